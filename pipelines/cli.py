@@ -1,0 +1,232 @@
+"""The `mmrag` command: settings in, one job out. Imports a job only when it runs.
+
+Results go to stdout; progress and errors go to stderr. Exit status: 0 done, 1 the job failed,
+2 the command was wrong, 3 done with rows in the dead-letter file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines import __version__
+from pipelines.core.errors import MmragError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.core.retriever import Query
+    from pipelines.settings import Settings
+
+REFUSED_ROWS = 3
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="mmrag",
+    help="Multimodal retrieval-augmented generation on Ray: pictures and text in one index.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train_app = typer.Typer(help="Train a part of the system on your own data.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, such as encoder.kind=clip. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+DEFAULT_INDEX = Path("mmrag-index")
+
+
+def main() -> None:
+    """Entry point: a failure ends in one line on stderr and the contract's exit status."""
+    try:
+        app()
+    except MmragError as exc:
+        print(f"mmrag: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_status)
+    except KeyboardInterrupt:
+        print("mmrag: interrupted; what was written stays, run the command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"mmrag {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: mmrag ingest ./manuals products.jsonl --index ./kb")
+def ingest(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders of pictures or HTML, or JSONL, CSV or Parquet manifests."
+        ),
+    ],
+    index: IndexDir = DEFAULT_INDEX,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring an index up to date with its sources. What did not change is not done again."""
+    settings = _settings(config, assignments)
+    from pipelines.console import print_summary, progress_bar
+    from pipelines.ingest.job import ingest as run_job
+
+    with progress_bar() as progress:
+        summary = run_job(sources, index, settings.index, settings.ingest, progress)
+    if as_json:
+        _print_json(summary.as_dict())
+    else:
+        print_summary(summary, index)
+    if summary.rejected or summary.known_rejected:
+        raise typer.Exit(REFUSED_ROWS)
+
+
+@app.command(epilog="Example: mmrag search '散热器的孔距' --filter 'year >= 2020' -k 5")
+def search(
+    text: Annotated[str | None, typer.Argument(help="The question, in Chinese or English.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to search with.")] = None,
+    mode: Annotated[str, typer.Option("--mode", help="auto, text, image or visually_similar.")] = "auto",
+    where: Annotated[
+        str | None, typer.Option("--filter", help='For example: product_id == "A1" and year >= 2020')
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
+    index: IndexDir = DEFAULT_INDEX,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find pictures and passages by text, by a picture, or by both."""
+    settings = _settings(config, assignments)
+    from pipelines.console import print_hits
+    from pipelines.core.index import Index
+    from pipelines.core.types import result_dict
+
+    with Index(index, settings.index) as opened:
+        query = _query(text, image, mode, where, k, opened.manifest().metadata_types)
+        result = opened.retriever(settings.search).search(query)
+    if as_json:
+        _print_json(result_dict(result))
+    else:
+        print_hits(result)
+
+
+def _query(text: str | None, image: Path | None, mode: str, where: str | None, k: int, types: Any) -> Query:
+    from pipelines.core import filters
+    from pipelines.core.retriever import MODES, Query
+
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode!r}: choose one of {', '.join(MODES)}")
+    parsed = filters.parse(where) if where is not None else None
+    if parsed is not None:
+        filters.check(parsed, types)
+    return Query(text, _read_picture(image) if image else None, mode, k, parsed)
+
+
+def _read_picture(path: Path) -> bytes:
+    from pipelines.core.errors import BadImage
+    from pipelines.core.images import MAX_BYTES
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as exc:
+        raise UsageError(f"--image {path}: {exc.strerror}") from exc
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"--image {path}: larger than {MAX_BYTES:,} bytes")
+    return data
+
+
+@app.command(epilog="Example: mmrag delete AC-120 --index ./kb")
+def delete(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Document ids.")],
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Only this tenant's documents.")] = None,
+    index: IndexDir = DEFAULT_INDEX,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Delete documents, with their pictures and chunks, from every store."""
+    settings = _settings(config, assignments)
+    from pipelines.core.index import Index
+    from pipelines.ingest.removal import delete_documents
+
+    with Index(index, settings.index, writable=True) as opened:
+        deleted, unknown = delete_documents(opened, ids, tenant)
+    print(f"deleted {deleted} of {len(ids)} documents", file=sys.stderr)
+    if unknown:
+        raise UsageError(f"no such document: {', '.join(unknown)}")
+
+
+@app.command(epilog="Example: mmrag status --index ./kb --json")
+def status(
+    index: IndexDir = DEFAULT_INDEX,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """What an index holds, and whether its stores agree with its ledger."""
+    settings = _settings(config, assignments)
+    from pipelines.console import print_status
+    from pipelines.core.index import Index
+    from pipelines.ingest.status import index_status
+
+    with Index(index, settings.index) as opened:
+        described = index_status(opened)
+    if as_json:
+        _print_json(described)
+    else:
+        print_status(described)
+
+
+@app.command(epilog="Example: mmrag demo --out ./demo")
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the corpus, its index and the report go.")] = Path(
+        "demo"
+    ),
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Draw a small bilingual corpus, ingest it, search it, and write a report with pictures."""
+    settings = _settings(config, assignments)
+    from pipelines.demo.run import run_demo
+
+    run_demo(out, settings)
+
+
+@train_app.command("encoder", epilog="Example: mmrag train encoder --data pairs.jsonl --out ./my-encoder")
+def train_encoder(
+    data: Annotated[Path, typer.Option("--data", help="JSONL of pictures and their texts.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the trained encoder goes.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the heads of the `lite` encoder on (picture, texts) pairs."""
+    settings = _settings(config, assignments)
+    from pipelines.train.job import train_encoder as run_job
+
+    summary = run_job(data, out, settings.train.encoder)
+    _print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
+
+
+def _settings(config: Path | None, assignments: list[str] | None) -> Settings:
+    from pipelines.settings import load_settings
+
+    return load_settings(config, assignments or ())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,115 @@
+"""What people see in a terminal: tables and progress bars. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipelines.core.types import SearchResult
+    from pipelines.ingest.job import Summary
+
+_TEXT_WIDTH = 160
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr, with what is being done, how far it is, the time it took and the time left.
+
+    Where stderr is no terminal, a line for each thing that is begun.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        yield report
+
+
+def _lines(console: Console) -> Callable[[str, int, int], None]:
+    last: list[str] = []
+
+    def report(what: str, done: int, total: int) -> None:
+        if last != [what]:
+            console.print(what + (f" ({total:,} rows)" if total else ""), highlight=False)
+            last[:] = [what]
+
+    return report
+
+
+def print_summary(summary: Summary, index: Path) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("documents", f"{summary.documents:,} ingested, {summary.unchanged:,} unchanged")
+    table.add_row(
+        "images", f"{summary.images:,} ({summary.encoded_images:,} encoded, the rest from the cache)"
+    )
+    table.add_row("chunks", f"{summary.chunks:,} ({summary.encoded_chunks:,} embedded)")
+    refused = f"{summary.rejected:,}"
+    if summary.known_rejected:
+        refused += f", and {summary.known_rejected:,} known from earlier runs"
+    if summary.rejected:
+        refused += f"; reasons in {index / 'rejected' / summary.run}.parquet"
+    table.add_row("rejected", refused)
+    table.add_row("time", f"{summary.elapsed_s:.1f} s, {summary.images_per_s:.1f} images/s")
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_s.items())
+    table.add_row("by stage", stages or "nothing to do")
+    totals = summary.index
+    table.add_row(
+        "index",
+        f"{totals['documents']:,} documents, {totals['images']:,} images, {totals['chunks']:,} chunks",
+    )
+    Console(soft_wrap=True).print(table)
+
+
+def print_hits(result: SearchResult) -> None:
+    console = Console()
+    table = Table("", "id", "score", "found by", "text", "picture")
+    for hit in result.hits:
+        branches = ", ".join(f"{branch} {rank}" for branch, rank in hit.sources.items())
+        text = " ".join(hit.text.split())[:_TEXT_WIDTH]
+        picture = Text("open", style=f"link {hit.image_uri}") if hit.image_uri else Text("")
+        table.add_row(str(hit.citation_id), Text(hit.id), f"{hit.score:.4f}", branches, Text(text), picture)
+    console.print(table if result.hits else "nothing found")
+    for missing in result.degraded:
+        Console(stderr=True).print(f"degraded: {missing}", style="yellow", highlight=False, markup=False)
+
+
+def print_status(status: dict[str, Any]) -> None:
+    table = Table("", "ledger", "store")
+    for store, count in status["stores"].items():
+        table.add_row(store, str(status["expected"][store]), str(count))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    totals = status["ledger"]
+    counted = [f"{totals[name]:,} {name}" for name in ("documents", "images", "chunks", "rejected")]
+    counted += [f"{n:,} {name}" for name, n in totals["status"].items()]
+    ledger = ", ".join(counted)
+    console.print(f"{status['index']}: {ledger}; dead letters {status['dead_letters']:,}", highlight=False)
+    if status["unfinished_runs"]:
+        console.print(f"unfinished runs, taken up by the next ingest: {', '.join(status['unfinished_runs'])}")

@@ -1,0 +1,83 @@
+"""A disk cache of vectors by (content hash, fingerprint). Knows nothing of what the vectors mean.
+
+One SQLite file in WAL mode: many readers and writers on one machine, no server. It is only a
+cache: losing it costs time, never correctness.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.core.lazy import Lazy
+
+Vector = NDArray[np.float32]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS vectors (
+    fingerprint TEXT NOT NULL, content TEXT NOT NULL, vector BLOB NOT NULL,
+    PRIMARY KEY (fingerprint, content)
+) WITHOUT ROWID
+"""
+_MAX_VARIABLES = 500  # below SQLite's historic limit of 999 host parameters
+
+
+class VectorCache:
+    """Vectors of one fingerprint. Safe to share between threads, and to send to other processes."""
+
+    def __init__(self, path: Path, fingerprint: str, *, timeout_s: float = 30.0) -> None:
+        self._path, self._timeout_s = path, timeout_s
+        self.fingerprint = fingerprint
+        self._lock = threading.Lock()
+        self._db = Lazy[sqlite3.Connection](self._connect)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return VectorCache, (self._path, self.fingerprint)
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(
+            self._path, timeout=self._timeout_s, check_same_thread=False, isolation_level=None
+        )
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute(_SCHEMA)
+        return db
+
+    def get(self, contents: Iterable[str]) -> dict[str, Vector]:
+        """The cached vectors among `contents`, by content hash."""
+        wanted = list(dict.fromkeys(contents))
+        found: dict[str, Vector] = {}
+        for start in range(0, len(wanted), _MAX_VARIABLES):
+            batch = wanted[start : start + _MAX_VARIABLES]
+            marks = ",".join("?" * len(batch))
+            query = f"SELECT content, vector FROM vectors WHERE fingerprint = ? AND content IN ({marks})"
+            with self._lock:
+                rows = self._db().execute(query, [self.fingerprint, *batch]).fetchall()
+            found |= {content: np.frombuffer(blob, dtype=np.float32) for content, blob in rows}
+        return found
+
+    def put(self, vectors: Mapping[str, Vector]) -> None:
+        """Store vectors by content hash; an entry that is already there stays."""
+        rows = [
+            (self.fingerprint, content, vector.astype(np.float32, copy=False).tobytes())
+            for content, vector in vectors.items()
+        ]
+        if not rows:
+            return
+        with self._lock:
+            db = self._db()
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
+            db.execute("COMMIT")
+
+    def close(self) -> None:
+        if self._db.made:
+            with self._lock:
+                self._db().close()

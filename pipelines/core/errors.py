@@ -1,0 +1,59 @@
+"""Every error that mmrag raises on purpose. Vendors' exceptions are translated into these once.
+
+A message says what the caller can do about it. `exit_status` is the command's exit status when
+the error ends it: 2 where the user asked for something wrong, 1 where the job failed.
+"""
+
+from __future__ import annotations
+
+
+class MmragError(Exception):
+    """Root of the tree."""
+
+    exit_status = 1
+
+
+class UsageError(MmragError, ValueError):
+    """The request is wrong: a bad setting, source, filter or query."""
+
+    exit_status = 2
+
+
+class FilterError(UsageError):
+    """A filter expression does not parse, or names a field that the index does not have."""
+
+
+class SourceError(UsageError):
+    """A source cannot be read at all: it is missing, or of no known form."""
+
+
+class SpaceMismatch(UsageError):
+    """The index was written in another vector space than the configured encoder's."""
+
+
+class BadPart(MmragError):
+    """One item of the corpus is unusable. A fact about data: it is recorded, not fatal."""
+
+
+class BadImage(BadPart):
+    """Bytes that are not a picture, are damaged, or are larger than the decoder's bounds."""
+
+
+class BadText(BadPart):
+    """Text that cannot be decoded or is larger than the bounds."""
+
+
+class StoreError(MmragError):
+    """A store refused an operation: wrong dimension, NaN, unknown index type, rejected rows."""
+
+
+class StoreUnavailable(StoreError):
+    """A store does not answer. Safe to retry."""
+
+
+class IndexLocked(MmragError):
+    """Another process is writing this index."""
+
+
+class MissingDependency(UsageError):
+    """An optional package is not installed; the message names the extra that brings it."""

@@ -1,0 +1,256 @@
+"""Hybrid retrieval: branches side by side, fused by rank. Knows protocols, no vendor and no Ray.
+
+Four branches: `image_to_image` and `text_to_image` search pictures, `text` and `lexical` search
+chunks. A chunk credits the pictures it is linked to at its own rank, so fusion runs over pictures
+and unlinked chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.core.cache import VectorCache
+from pipelines.core.embedder import Embedder
+from pipelines.core.encoder import Encoder
+from pipelines.core.errors import StoreUnavailable, UsageError
+from pipelines.core.filters import Filter
+from pipelines.core.fusion import Fused, fuse, side_weights
+from pipelines.core.stores import LexicalStore, VectorStore
+from pipelines.core.types import Found, Hit, Part, SearchResult
+
+Mode = Literal["auto", "text", "image", "visually_similar"]
+Branch = Literal["image_to_image", "text_to_image", "text", "lexical"]
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+VISUAL: tuple[Branch, ...] = ("image_to_image", "text_to_image")
+TEXT: tuple[Branch, ...] = ("text", "lexical")
+MAX_K = 1000
+
+
+class SearchConfig(BaseModel):
+    """How branches are weighed. α is the share of the visual side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha_text: float = Field(0.5, ge=0, le=1, description="α for a text query")
+    alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")
+    alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
+    rank_constant: int = Field(60, ge=0)
+    candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
+    branch_timeout_s: float = Field(30.0, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question: text, the bytes of a picture, or both."""
+
+    text: str | None = None
+    image: bytes | None = None
+    mode: Mode = "auto"
+    k: int = 10
+    where: Filter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a retriever searches. Each is a loader, called when a branch first needs it."""
+
+    encoder: Callable[[], Encoder]
+    embedder: Callable[[], Embedder]
+    visual: Callable[[], VectorStore]
+    text: Callable[[], VectorStore]
+    lexical: Callable[[], LexicalStore]
+    image_cache: Callable[[], VectorCache]
+    image_uri: Callable[[Part], str]
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRun:
+    """What one branch returned and how long it took; `failure` says why it has nothing to offer."""
+
+    found: Sequence[Found]
+    elapsed_s: float
+    failure: str = ""
+
+
+class _BranchUnfit(Exception):
+    """A branch that cannot answer this query; the message goes into `degraded`."""
+
+
+def plan(query: Query) -> tuple[Branch, ...]:
+    """The branches that answer a query. Raises UsageError for a query that makes no sense."""
+    has_text, has_image = bool(query.text and query.text.strip()), query.image is not None
+    if not (has_text or has_image):
+        raise UsageError("the query is empty: give a text, a picture or both")
+    if not 1 <= query.k <= MAX_K:
+        raise UsageError(f"k is {query.k}; it must be from 1 to {MAX_K}")
+    if query.mode == "text" and not has_text:
+        raise UsageError("mode text needs a text")
+    if query.mode in ("image", "visually_similar") and not has_image:
+        raise UsageError(f"mode {query.mode} needs a picture")
+    use_text = has_text and query.mode != "image"
+    use_image = has_image and query.mode != "text"
+    leans_on_picture = query.mode == "visually_similar"
+    wanted: dict[Branch, bool] = {
+        "image_to_image": use_image,
+        "text_to_image": use_text and not leans_on_picture,
+        "text": use_text,
+        "lexical": use_text,
+    }
+    return tuple(branch for branch, on in wanted.items() if on)
+
+
+class Retriever:
+    """Answers queries. Safe to call from several threads; close it to end its own."""
+
+    def __init__(self, knowledge: Knowledge, config: SearchConfig) -> None:
+        self._knowledge = knowledge
+        self._config = config
+        self._pool = ThreadPoolExecutor(max_workers=4 * len(VISUAL + TEXT), thread_name_prefix="branch")
+
+    def search(self, query: Query) -> SearchResult:
+        """Hits for a query, best first.
+
+        A branch whose store is down, that runs out of time or cannot read the language is named in
+        `degraded`; StoreUnavailable is raised when every branch failed. Raises UsageError, BadImage.
+        """
+        runs = self.run_branches(query)
+        degraded = tuple(f"{branch}: {run.failure}" for branch, run in runs.items() if run.failure)
+        if len(degraded) == len(runs):
+            raise StoreUnavailable("no branch could answer: " + "; ".join(degraded))
+        return SearchResult(self._fuse(query, {b: run.found for b, run in runs.items()}), degraded)
+
+    def run_branches(self, query: Query) -> dict[Branch, BranchRun]:
+        """Run the query's branches concurrently, each within the deadline."""
+        deadline = time.monotonic() + self._config.branch_timeout_s
+        futures = {branch: self._pool.submit(self._timed, branch, query) for branch in plan(query)}
+        wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
+        return {branch: self._collect(future) for branch, future in futures.items()}
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _collect(self, future: Future[BranchRun]) -> BranchRun:
+        if not future.done():
+            future.cancel()
+            timeout_s = self._config.branch_timeout_s
+            return BranchRun((), timeout_s, f"no answer within {timeout_s:g} s")
+        return future.result()
+
+    def _timed(self, branch: Branch, query: Query) -> BranchRun:
+        start, failure = time.perf_counter(), ""
+        found: Sequence[Found] = ()
+        try:
+            found = self._run(branch, query)
+        except (StoreUnavailable, _BranchUnfit) as exc:
+            failure = str(exc)
+        return BranchRun(found, time.perf_counter() - start, failure)
+
+    def _run(self, branch: Branch, query: Query) -> Sequence[Found]:
+        n = max(query.k, self._config.candidates)
+        know = self._knowledge
+        text = query.text or ""
+        if branch == "lexical":
+            return know.lexical().search(text, n, query.where)
+        if branch == "text":
+            return know.text().search(know.embedder().embed_queries([text])[0], n, query.where)
+        vector = (
+            self._picture_vector(query.image or b"")
+            if branch == "image_to_image"
+            else self._text_vector(text)
+        )
+        return know.visual().search(vector, n, query.where)
+
+    def _text_vector(self, text: str) -> NDArray[np.float32]:
+        encoder = self._knowledge.encoder()
+        if not encoder.has_text_tower:
+            raise _BranchUnfit("this index has no text-to-picture space (pooling mean)")
+        if not encoder.reads(text):
+            raise _BranchUnfit(f"{encoder.model.name} does not read the language of the question")
+        vector: NDArray[np.float32] = encoder.encode_texts([text])[0]
+        return vector
+
+    def _picture_vector(self, data: bytes) -> NDArray[np.float32]:
+        cache, content = self._knowledge.image_cache(), hashlib.sha256(data).hexdigest()
+        if (cached := cache.get([content]).get(content)) is not None:
+            return cached
+        vector = self._knowledge.encoder().encode_bytes(data)
+        cache.put({content: vector})
+        return vector
+
+    def _alpha(self, query: Query, branches: Sequence[Branch]) -> float:
+        if query.mode == "visually_similar":
+            return self._config.alpha_similar
+        return self._config.alpha_image if "image_to_image" in branches else self._config.alpha_text
+
+    def _fuse(self, query: Query, found: Mapping[Branch, Sequence[Found]]) -> tuple[Hit, ...]:
+        weights = side_weights(
+            self._alpha(query, list(found)),
+            [b for b in VISUAL if b in found],
+            [b for b in TEXT if b in found],
+        )
+        ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
+        fused = fuse(ranks, weights, self._config.rank_constant)
+        parts = {f.part.key: f.part for results in found.values() for f in results}
+        return self._hits(fused, parts, credits_of(found), query.k)
+
+    def _hits(
+        self, fused: Sequence[Fused[str]], parts: dict[str, Part], chunk_of: Mapping[str, Part], k: int
+    ) -> tuple[Hit, ...]:
+        """The first k fused items as hits. A credited picture that no visual branch returned is
+        fetched; where it was refused at ingest, its chunk stands for itself."""
+        hits: dict[str, Hit] = {}
+        for start in range(0, len(fused), k):
+            page = fused[start : start + k]
+            if missing := [f.item for f in page if f.item not in parts]:
+                parts |= self._knowledge.visual().fetch(missing)
+            for f in page:
+                part = parts.get(f.item) or chunk_of[f.item]
+                if part.key not in hits and len(hits) < k:
+                    hits[part.key] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1)
+            if len(hits) >= k:
+                break
+        return tuple(hits.values())
+
+    def _hit(self, part: Part, chunk: Part | None, fused: Fused[str], citation_id: int) -> Hit:
+        return Hit(
+            id=part.id,
+            document_id=part.document_id,
+            kind=part.kind,
+            score=fused.score,
+            text=chunk.text if chunk else part.text,
+            source=part.source,
+            image_uri=self._knowledge.image_uri(part) if part.kind == "image" else None,
+            metadata=part.metadata,
+            citation_id=citation_id,
+            sources=fused.ranks,
+        )
+
+
+def credited_ranks(results: Sequence[Found]) -> dict[str, int]:
+    """Ranks by key of pictures and unlinked chunks: a linked chunk passes its rank to its pictures."""
+    ranks: dict[str, int] = {}
+    for rank, found in enumerate(results, start=1):
+        for key in found.part.image_keys or (found.part.key,):
+            ranks.setdefault(key, rank)
+    return ranks
+
+
+def credits_of(found: Mapping[Branch, Sequence[Found]]) -> dict[str, Part]:
+    """For each credited picture's key, the best-ranked chunk that credits it."""
+    best: dict[str, tuple[int, Part]] = {}
+    for results in found.values():
+        for rank, result in enumerate(results, start=1):
+            for key in result.part.image_keys:
+                if key not in best or rank < best[key][0]:
+                    best[key] = (rank, result.part)
+    return {key: part for key, (_, part) in best.items()}

@@ -1,0 +1,121 @@
+"""The records that pass between parts of the system. Values only: frozen, no behaviour beyond naming."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["image", "chunk"]
+Scalar = str | int | float | bool
+Metadata = Mapping[str, Scalar]
+
+_ID_TAG: dict[Kind, str] = {"image": "img", "chunk": "txt"}
+
+
+def part_id(document_id: str, kind: Kind, ordinal: int) -> str:
+    """The readable id of a part: `doc#img-0`, `doc#txt-3`."""
+    return f"{document_id}#{_ID_TAG[kind]}-{ordinal}"
+
+
+def store_key(tenant: str, readable_id: str) -> str:
+    """The primary key in every store, of a document or a part: 32 hex characters.
+
+    A hash of (tenant, id), so a rerun overwrites and equal ids of two tenants never meet.
+    """
+    identity = f"{len(tenant)}:{tenant}{readable_id}".encode()
+    return hashlib.blake2b(identity, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Running text of a document, before chunking, with the ordinals of the pictures it belongs to."""
+
+    text: str
+    images: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One item of the corpus. `images` are addresses; a picture's ordinal is its position there.
+
+    `captions[n]` describes picture n in a few words ("" where nothing does): what a hit shows.
+    """
+
+    id: str
+    source: str
+    passages: tuple[Passage, ...] = ()
+    images: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An image or a chunk as the stores keep it.
+
+    `text` is a chunk's text, or a picture's caption. `content` is the SHA-256 of a picture's bytes
+    and names its preview. `image_ids` are the pictures (of the same document) that a chunk
+    captions, was read from or surrounds.
+    """
+
+    id: str
+    kind: Kind
+    document_id: str
+    source: str
+    text: str = ""
+    content: str = ""
+    image_ids: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+    tenant: str = ""
+
+    @property
+    def key(self) -> str:
+        return store_key(self.tenant, self.id)
+
+    @property
+    def document_key(self) -> str:
+        return store_key(self.tenant, self.document_id)
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        return tuple(store_key(self.tenant, image_id) for image_id in self.image_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A part that one branch returned, with that engine's own score (comparable within the branch only)."""
+
+    part: Part
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A part after fusion: what a user sees. `sources` maps each branch that found it to its rank from 1."""
+
+    id: str
+    document_id: str
+    kind: Kind
+    score: float
+    text: str
+    source: str
+    image_uri: str | None
+    metadata: Metadata
+    citation_id: int
+    sources: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, best first, and the names of what failed or was left out on the way."""
+
+    hits: tuple[Hit, ...]
+    degraded: tuple[str, ...] = ()
+
+
+def result_dict(result: SearchResult) -> dict[str, Any]:
+    """The object that `search --json` and `POST /v1/search` give."""
+    return {"hits": [asdict(hit) for hit in result.hits], "degraded": list(result.degraded)}

@@ -1,0 +1,31 @@
+"""Settings of the ingest job."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.ingest.chunk import ChunkConfig
+from pipelines.ingest.sources import SourceConfig
+
+
+class IngestConfig(BaseModel):
+    """How a corpus is read and how the job is sized.
+
+    On a CPU one encoder uses all cores, so `encoders` counts GPUs; 0 means one for each GPU of the
+    cluster, or one where there is none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: SourceConfig = SourceConfig()
+    chunking: ChunkConfig = ChunkConfig()
+    ray_address: str = Field("", description="a running Ray cluster; empty: RAY_ADDRESS, or start one here")
+    encoders: int = Field(0, ge=0, le=4096)
+    encoder_threads: int = Field(0, ge=0, le=1024, description="threads of a CPU encoder; 0: every core")
+    encoder_batch: int = Field(64, ge=1, le=4096, description="rows handed to an encoder at once")
+    load_batch: int = Field(32, ge=1, le=4096, description="pictures decoded by one call")
+    writers: int = Field(
+        4, ge=1, le=256, description="parallel writers on server stores; embedded ones have 1"
+    )
+    rows_per_write: int = Field(512, ge=1, le=100_000)
+    max_rejected_fraction: float = Field(1.0, ge=0, le=1, description="above it the job fails")

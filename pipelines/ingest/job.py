@@ -1,0 +1,295 @@
+"""The ingest job on Ray Data. Only wires: every stage is a plain callable from the modules beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, Datasink
+from ray.data.block import BlockAccessor
+from ray.exceptions import RayError
+
+from pipelines.core.embedder import load_embedder
+from pipelines.core.encoder import load_encoder
+from pipelines.core.errors import MmragError
+from pipelines.core.index import Index, IndexConfig
+from pipelines.core.space import digest
+from pipelines.ingest import chunk, metadata, sources
+from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.plan import ITEMS, Plan, make_plan
+from pipelines.ingest.rows import DOCUMENT, SCHEMA
+from pipelines.ingest.sink import Finished, Run, finish, unfinished_runs, write_rows
+from pipelines.ingest.sources import list_items
+from pipelines.ingest.stages import CheckMetadata, Encode, LoadPictures, ParseItems
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+
+_LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25  # they wait for disks and stores too; together they leave room on 2 cores
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run found and did. Times in seconds; a stage's time adds up over its parallel workers."""
+
+    run: str
+    documents: int
+    unchanged: int
+    images: int
+    chunks: int
+    rejected: int
+    known_rejected: int
+    encoded_images: int
+    encoded_chunks: int
+    elapsed_s: float
+    images_per_s: float
+    stage_s: dict[str, float]
+    index: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class IndexSink(Datasink[int]):
+    """Ray's face of `sink.write_rows`. Each write task opens the stores for itself."""
+
+    def __init__(self, directory: Path, config: IndexConfig, run: Run, rows_per_write: int) -> None:
+        self._directory, self._config, self._run = directory, config, run
+        self._rows_per_write = rows_per_write
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> int:
+        with Index(self._directory, self._config, writable=True) as index:
+            tables = (BlockAccessor.for_block(block).to_arrow() for block in blocks)
+            return sum(write_rows(rows, index, self._run) for rows in tables if len(rows))
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self._rows_per_write
+
+
+def ingest(
+    source_names: Sequence[str],
+    directory: Path,
+    index_config: IndexConfig,
+    config: IngestConfig,
+    progress: Progress = lambda what, done, total: None,
+) -> Summary:
+    """Bring the index up to date with the sources. Documents that did not change cost a hash.
+
+    Raises SourceError, SpaceMismatch, IndexLocked, StoreError, or MmragError when more than
+    `max_rejected_fraction` of the parts were refused (the rest is written all the same).
+    """
+    start = time.perf_counter()
+    listed = list_items(source_names, config.sources)
+    with Index(directory, index_config, writable=True) as index:
+        index.create()
+        with index.write_lock():
+            ledger = _recover(index)
+            run = Run(index.directory, _run_name(), _fingerprint(index, config))
+            run.begin()
+            progress("looking for changes", 0, 0)
+            plan = make_plan(listed, ledger, run.fingerprint, run.directory / "items")
+            encode_s = 0.0
+            if plan.to_do:
+                with _ray(config):
+                    encode_s = _process(index, run, config, progress)
+            ledger, finished = finish(index, run, ledger, plan.refused)
+    elapsed_s = time.perf_counter() - start
+    summary = _summary(run, plan, finished, ledger, elapsed_s, encode_s)
+    _check_rejected(summary, config.max_rejected_fraction)
+    return summary
+
+
+def _recover(index: Index) -> Ledger:
+    """The ledger, with what runs that were cut short had finished."""
+    ledger = Ledger.load(index.directory / "ledger.parquet")
+    for dead in unfinished_runs(index.directory):
+        ledger, _ = finish(index, dead, ledger)
+    return ledger
+
+
+def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -> float:
+    """Parse, then encode and write. Returns the seconds of the second part."""
+    parts = run.directory / "parts"
+    progress("reading documents", 0, 0)
+    items = ray.data.read_parquet(str(run.directory / "items"), columns=ITEMS.names)
+    items.map_batches(
+        ParseItems(config.sources, config.chunking), batch_format="pyarrow", batch_size=64
+    ).write_parquet(str(parts))
+    types = _extend_metadata_types(index, parts)
+    total = pads.dataset(parts, format="parquet").count_rows()
+    start = time.perf_counter()
+    with _reported(run, total, progress):
+        _encode_and_write(index, run, config, parts, types)
+    return time.perf_counter() - start
+
+
+def _encode_and_write(
+    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str]
+) -> None:
+    encoder = index.encoder()
+    image_cache = index.cache(encoder.cache_key)
+    text_cache = index.cache(index.embedder().space.fingerprint)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    actors = config.encoders or max(1, gpus)
+    rows = (
+        ray.data.read_parquet(str(parts), schema=SCHEMA)
+        .map_batches(CheckMetadata(types), batch_format="pyarrow")
+        .map_batches(
+            LoadPictures(encoder.scales, image_cache, index.previews, config.sources.max_file_bytes),
+            batch_format="pyarrow",
+            batch_size=config.load_batch,
+            num_cpus=_LOAD_CPUS,
+        )
+        .map_batches(
+            Encode,
+            fn_constructor_kwargs={
+                "load_encoder": partial(_load_encoder, index.config, 0 if gpus else config.encoder_threads),
+                "load_embedder": partial(load_embedder, index.config.embedder),
+                "image_cache": image_cache,
+                "text_cache": text_cache,
+            },
+            compute=ActorPoolStrategy(size=actors),
+            batch_format="pyarrow",
+            batch_size=config.encoder_batch,
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+        )
+    )
+    sink = IndexSink(index.directory, index.config, run, config.rows_per_write)
+    writers = 1 if index.embedded else config.writers
+    rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
+
+
+def _load_encoder(config: IndexConfig, threads: int) -> Any:
+    """The encoder of one worker. Ray gives a worker one thread; a CPU encoder uses the whole machine."""
+    import torch
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    return load_encoder(config.encoder)
+
+
+def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
+    documents = pads.dataset(parts, format="parquet").scanner(
+        columns=["metadata"], filter=pads.field("kind") == DOCUMENT
+    )
+    metadata_of = (
+        json.loads(value.as_py()) for batch in documents.to_batches() for value in batch["metadata"]
+    )
+    types = metadata.extend(index.manifest().metadata_types, metadata_of)
+    index.with_metadata_types(types)
+    return types
+
+
+@contextmanager
+def _ray(config: IngestConfig) -> Iterator[None]:
+    """A connection to the configured cluster, or a Ray of this machine that ends with the job."""
+    was_up = ray.is_initialized()
+    if not was_up:
+        address = config.ray_address or os.environ.get("RAY_ADDRESS") or None
+        ray.init(
+            address=address,
+            include_dashboard=None if address else False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    except RayError as exc:
+        raise _own_error(exc) from exc
+    finally:
+        if not was_up:
+            ray.shutdown()
+
+
+def _own_error(exc: BaseException) -> BaseException:
+    """The MmragError that a Ray error wraps, at whatever depth; else the error itself."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, MmragError):
+            return type(seen)(str(seen.args[0]) if seen.args else str(seen))
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return exc
+
+
+@contextmanager
+def _reported(run: Run, total: int, progress: Progress) -> Iterator[None]:
+    """Report acknowledged rows once a second."""
+    ended = threading.Event()
+
+    def report() -> None:
+        while not ended.wait(1.0):
+            progress("encoding and writing", run.acknowledged(), total)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    progress("encoding and writing", total, total)
+
+
+def _run_name() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+
+
+def _fingerprint(index: Index, config: IngestConfig) -> str:
+    """Of everything that decides what a document becomes: both spaces, the readers and the chunker."""
+    return digest(
+        {
+            "space": index.encoder().space.fingerprint,
+            "text_space": index.embedder().space.fingerprint,
+            "sources": sources.RULES,
+            "chunks": chunk.RULES,
+            "chunking": config.chunking.model_dump(mode="json"),
+        }
+    )
+
+
+def _summary(
+    run: Run, plan: Plan, finished: Finished, ledger: Ledger, elapsed_s: float, encode_s: float
+) -> Summary:
+    return Summary(
+        run=run.name,
+        documents=finished.documents,
+        unchanged=plan.unchanged,
+        images=finished.images,
+        chunks=finished.chunks,
+        rejected=finished.rejected,
+        known_rejected=plan.known_rejected,
+        encoded_images=finished.encoded_images,
+        encoded_chunks=finished.encoded_chunks,
+        elapsed_s=round(elapsed_s, 3),
+        images_per_s=round(finished.images / encode_s, 2) if encode_s else 0.0,
+        stage_s={stage: round(seconds, 3) for stage, seconds in finished.stage_s.items()},
+        index=ledger.totals(),
+    )
+
+
+def _check_rejected(summary: Summary, limit: float) -> None:
+    parts = summary.images + summary.chunks + summary.rejected
+    if parts and summary.rejected / parts > limit:
+        raise MmragError(
+            f"{summary.rejected} of {parts} parts were refused, more than ingest.max_rejected_fraction "
+            f"{limit:g}; the reasons are in rejected/{summary.run}.parquet of the index"
+        )

@@ -1,0 +1,86 @@
+"""What has been ingested: one row a document, in one Parquet file. Knows no store and no Ray.
+
+The ledger is written last. A document that is not in it, or stands there with another digest or
+fingerprint, is ingested again, which is safe because every write is an upsert by a fixed key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("document_key", pa.string()),
+        ("document_id", pa.string()),
+        ("tenant", pa.string()),
+        ("source", pa.string()),
+        ("inputs", pa.list_(pa.string())),
+        ("digest", pa.string()),
+        ("fingerprint", pa.string()),
+        ("images", pa.int32()),
+        ("chunks", pa.int32()),
+        ("rejected", pa.int32()),
+        ("status", pa.string()),  # complete | partial | rejected
+        ("run", pa.string()),
+    ]
+)
+
+
+class Ledger:
+    """The documents of an index, looked up by key."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        keys = rows.column("document_key").to_pylist()
+        self._row_of = {key: row for row, key in enumerate(keys)}
+
+    @classmethod
+    def load(cls, path: Path) -> Ledger:
+        if not path.exists():
+            return cls(SCHEMA.empty_table())
+        return cls(pq.read_table(path, schema=SCHEMA))
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def __contains__(self, document_key: str) -> bool:
+        return document_key in self._row_of
+
+    def get(self, document_key: str) -> dict[str, Any] | None:
+        row = self._row_of.get(document_key)
+        return None if row is None else self._rows.slice(row, 1).to_pylist()[0]
+
+    def with_documents_of(self, document_ids: Iterable[str], tenant: str | None = None) -> pa.Table:
+        """The rows of these document ids (of one tenant, or of all)."""
+        rows = self._rows.filter(
+            pc.is_in(self._rows["document_id"], pa.array(list(document_ids), pa.string()))
+        )
+        return rows if tenant is None else rows.filter(pc.equal(rows["tenant"], tenant))
+
+    def updated(self, rows: pa.Table) -> Ledger:
+        """A ledger in which `rows` replace the rows of the same documents."""
+        return Ledger(pa.concat_tables([self.without(rows["document_key"])._rows, rows.select(SCHEMA.names)]))
+
+    def without(self, document_keys: pa.ChunkedArray | pa.Array) -> Ledger:
+        gone = pc.is_in(self._rows["document_key"], pc.unique(document_keys))
+        return Ledger(self._rows.filter(pc.invert(gone)).combine_chunks())
+
+    def totals(self) -> dict[str, Any]:
+        """Sums over all documents, and how many documents have each status."""
+        sums = {name: pc.sum(self._rows[name]).as_py() or 0 for name in ("images", "chunks", "rejected")}
+        statuses = pc.value_counts(self._rows["status"].combine_chunks()).to_pylist() if len(self) else []
+        by_status = {entry["values"]: entry["counts"] for entry in statuses}
+        return {"documents": len(self), **sums, "status": by_status}
+
+    def save(self, path: Path) -> None:
+        """Replace the file at once, so that a reader or a crash sees the old ledger or the new one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        pq.write_table(self._rows, beside)
+        beside.replace(path)

@@ -1,0 +1,28 @@
+"""Delete documents from every store and the ledger. Knows no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.core.index import Index
+from pipelines.ingest.ledger import Ledger
+
+
+def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None) -> tuple[int, list[str]]:
+    """Delete documents by id, of one tenant or of all. Returns how many, and the ids not found.
+
+    The ledger goes last, so a deletion that was cut short is found and done again.
+    """
+    index.check_spaces()
+    with index.write_lock():
+        path = index.directory / "ledger.parquet"
+        ledger = Ledger.load(path)
+        doomed = ledger.with_documents_of(ids, tenant)
+        found = set(doomed["document_id"].to_pylist())
+        keys = doomed["document_key"].to_pylist()
+        if keys:
+            for store in (index.visual(), index.text(), index.lexical()):
+                store.delete_documents(keys)
+                store.flush()
+            ledger.without(doomed["document_key"]).save(path)
+    return len(keys), [document_id for document_id in ids if document_id not in found]

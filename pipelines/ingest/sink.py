@@ -1,0 +1,220 @@
+"""Write finished rows to the stores, and afterwards to the ledger. Knows no Ray.
+
+Upserts go first, then the acknowledgement of each row, then (at the end of the run) the removal of
+stale parts, the dead letters, and the ledger. Whatever is cut short is done again by the next run,
+and every step may be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.core.index import Index
+from pipelines.core.types import Part
+from pipelines.ingest import ledger as ledgers
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.rows import DOCUMENT, row_part
+from pipelines.ingest.sources import Rejected
+
+_ACK_COLUMNS = (
+    "document_key", "key", "kind", "document_id", "tenant", "source", "inputs", "digest", "num_parts",
+    "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
+)  # fmt: skip
+_STALE_BATCH = 200
+
+DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run's own directory: what was planned and what was acknowledged."""
+
+    root: Path
+    name: str
+    fingerprint: str
+
+    @property
+    def directory(self) -> Path:
+        return self.root / "runs" / self.name
+
+    @property
+    def acks(self) -> Path:
+        return self.directory / "acks"
+
+    def begin(self) -> None:
+        self.acks.mkdir(parents=True)
+        (self.directory / "run.json").write_text(json.dumps({"fingerprint": self.fingerprint}))
+
+    def acknowledged(self) -> int:
+        """Rows acknowledged so far; cheap, for a progress bar."""
+        return sum(int(path.stem.split("-")[0]) for path in self.acks.glob("*.parquet"))
+
+    def end(self) -> None:
+        shutil.rmtree(self.directory)
+
+
+def unfinished_runs(root: Path) -> Iterator[Run]:
+    """Runs that died before their end. Only the holder of the write lock may ask."""
+    for described in sorted((root / "runs").glob("*/run.json")):
+        body = json.loads(described.read_text())
+        yield Run(root, described.parent.name, body["fingerprint"])
+
+
+def write_rows(rows: pa.Table, index: Index, run: Run) -> int:
+    """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number."""
+    start = time.perf_counter()
+    good = rows.filter(pc.is_null(rows["reason"]))
+    pictures, picture_vectors = _records(good, "image")
+    chunks, chunk_vectors = _records(good, "chunk")
+    if pictures:
+        index.visual().upsert(pictures, picture_vectors)
+    if chunks:
+        index.text().upsert(chunks, chunk_vectors)
+        index.lexical().upsert(chunks)
+        index.lexical().flush()
+    acks = rows.select(_ACK_COLUMNS)
+    share = (time.perf_counter() - start) / max(1, len(rows))
+    acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
+    beside = run.acks / f".{uuid.uuid4().hex}"
+    pq.write_table(acks, beside)
+    beside.rename(run.acks / f"{len(rows)}-{beside.name[1:]}.parquet")
+    return len(rows)
+
+
+def _records(rows: pa.Table, kind: str) -> tuple[list[Part], NDArray[np.float32]]:
+    of_kind = rows.filter(pc.equal(rows["kind"], kind))
+    vectors = [np.frombuffer(blob.as_buffer(), dtype=np.float32) for blob in of_kind["vector"]]
+    parts = [row_part(row) for row in of_kind.drop_columns(["vector", "pixels"]).to_pylist()]
+    return parts, np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run did."""
+
+    documents: int
+    images: int
+    chunks: int
+    rejected: int
+    encoded_images: int
+    encoded_chunks: int
+    stage_s: dict[str, float]
+
+
+def finish(
+    index: Index, run: Run, known: Ledger, refused: Sequence[Rejected] = ()
+) -> tuple[Ledger, Finished]:
+    """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
+
+    A document of which some parts were not acknowledged stays out of the ledger.
+    """
+    acks = _distinct(pads.dataset(run.acks, format="parquet").to_table()) if run.acknowledged() else None
+    letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
+    done = ledgers.SCHEMA.empty_table()
+    if acks is not None:
+        done = _documents(acks, run)
+        index.visual().flush()
+        index.text().flush()
+        index.lexical().flush()
+        _delete_stale(index, acks, [key for key in done["document_key"].to_pylist() if key in known])
+        bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
+        letters += [tuple(row.values()) for row in bad.to_pylist()]
+    if letters:
+        _write_dead_letters(run, letters)
+    updated = known.updated(done) if len(done) else known
+    updated.save(run.root / "ledger.parquet")
+    run.end()
+    return updated, _summary(acks, done, len(letters))
+
+
+def _distinct(acks: pa.Table) -> pa.Table:
+    """One acknowledgement a row: a write that was tried again is acknowledged twice."""
+    numbered = acks.append_column("n", pa.array(np.arange(len(acks))))
+    first = numbered.group_by(["document_key", "key", "kind"]).aggregate([("n", "min")])["n_min"]
+    return acks.take(first.combine_chunks().sort())
+
+
+def _documents(acks: pa.Table, run: Run) -> pa.Table:
+    """Ledger rows of the documents whose every part was acknowledged."""
+    is_document = pc.equal(acks["kind"], DOCUMENT)
+    parts = acks.filter(pc.invert(is_document))
+    refused = pc.is_valid(parts["reason"])
+    flags = {
+        "images": pc.and_(pc.equal(parts["kind"], "image"), pc.invert(refused)),
+        "chunks": pc.and_(pc.equal(parts["kind"], "chunk"), pc.invert(refused)),
+        "rejected": refused,
+    }
+    counted = parts.select(["document_key"])
+    for name, flag in flags.items():
+        counted = counted.append_column(name, pc.cast(flag, pa.int32()))
+    sums = counted.group_by("document_key").aggregate(
+        [(name, "sum") for name in flags] + [("document_key", "count")]
+    )
+    names = ["document_key", "document_id", "tenant", "source", "inputs", "digest", "num_parts"]
+    joined = acks.filter(is_document).select(names).to_pylist()
+    by_key = {row["document_key"]: row for row in sums.to_pylist()}
+    rows: list[dict[str, Any]] = []
+    for document in joined:
+        count = by_key.get(document["document_key"])
+        if count is None or count["document_key_count"] != document["num_parts"]:
+            continue
+        kept, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
+        status = "complete" if not rejected else "partial" if kept else "rejected"
+        rows.append(
+            {name: document[name] for name in names[:-1]}
+            | {name: count[f"{name}_sum"] for name in flags}
+            | {"fingerprint": run.fingerprint, "status": status, "run": run.name}
+        )
+    return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
+
+
+def _delete_stale(index: Index, acks: pa.Table, document_keys: Sequence[str]) -> None:
+    """Delete what earlier versions of these documents left behind."""
+    good = acks.filter(pc.and_(pc.is_null(acks["reason"]), pc.not_equal(acks["kind"], DOCUMENT)))
+    for start in range(0, len(document_keys), _STALE_BATCH):
+        batch = document_keys[start : start + _STALE_BATCH]
+        keep = good.filter(pc.is_in(good["document_key"], pa.array(batch)))["key"].to_pylist()
+        for store in (index.visual(), index.text(), index.lexical()):
+            store.delete_documents(batch, keep=keep)
+    if document_keys:
+        index.lexical().flush()
+
+
+def _write_dead_letters(run: Run, letters: Sequence[tuple[str, ...]]) -> None:
+    folder = run.root / "rejected"
+    folder.mkdir(exist_ok=True)
+    columns = [pa.array(column, pa.string()) for column in zip(*letters, strict=True)]
+    pq.write_table(pa.table(columns, schema=DEAD_LETTERS), folder / f"{run.name}.parquet")
+
+
+def _summary(acks: pa.Table | None, done: pa.Table, rejected: int) -> Finished:
+    if acks is None:
+        return Finished(0, 0, 0, rejected, 0, 0, {})
+
+    def total(column: str) -> int:
+        return pc.sum(done[column]).as_py() or 0
+
+    def encoded(kind: str) -> int:
+        return (
+            pc.sum(pc.and_(pc.equal(acks["kind"], kind), pc.fill_null(acks["encoded"], False))).as_py() or 0
+        )
+
+    stages = ("parse", "load", "encode", "write")
+    stage_s = {stage: pc.sum(acks[f"{stage}_s"]).as_py() or 0.0 for stage in stages}
+    return Finished(
+        len(done), total("images"), total("chunks"), rejected, encoded("image"), encoded("chunk"), stage_s
+    )

@@ -1,0 +1,234 @@
+"""The stages of ingestion, each a callable on a batch of rows. Knows nothing of Ray or of stores.
+
+parse items -> rows;  load pictures -> pixels;  encode pixels and text -> vectors.
+A stage skips rows that an earlier one refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.core import images
+from pipelines.core.cache import VectorCache
+from pipelines.core.embedder import Embedder
+from pipelines.core.encoder import Encoder
+from pipelines.core.errors import BadImage, BadPart
+from pipelines.core.previews import preview_path, save_preview
+from pipelines.core.types import Document, Part, part_id, store_key
+from pipelines.ingest.chunk import ChunkConfig, chunks
+from pipelines.ingest.hashing import document_digest
+from pipelines.ingest.metadata import conflict
+from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, table
+from pipelines.ingest.sources import Item, SourceConfig, parse, read_bytes
+
+Array = NDArray[Any]
+
+
+class ParseItems:
+    """Items -> a row for each part and one for the document (its files, its digest, its part count)."""
+
+    def __init__(self, sources: SourceConfig, chunking: ChunkConfig) -> None:
+        self._sources, self._chunking = sources, chunking
+
+    def __call__(self, items: pa.Table) -> pa.Table:
+        rows: list[Row] = []
+        for fields in items.to_pylist():
+            start = time.perf_counter()
+            of_document = self._rows(Item(**fields))
+            share = (time.perf_counter() - start) / len(of_document)
+            rows += [row | {"parse_s": share} for row in of_document]
+        return table(rows)
+
+    def _rows(self, item: Item) -> list[Row]:
+        try:
+            parsed = parse(item, self._sources)
+        except BadPart as exc:
+            empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
+            refused = refuse(_document_part(empty, 0), "parse", str(exc))
+            return [refused, self._document_row(item, empty, num_parts=1)]
+        document = parsed.document
+        parts = [*_picture_rows(document), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
+        for n, bad in enumerate(parsed.rejected):
+            parts.append(refuse(_document_part(document, n), bad.stage, bad.reason))
+        if not parts:
+            parts.append(refuse(_document_part(document, 0), "parse", "it holds neither text nor a picture"))
+        return [*parts, self._document_row(item, document, num_parts=len(parts))]
+
+    def _document_row(self, item: Item, document: Document, num_parts: int) -> Row:
+        inputs = list(dict.fromkeys((*item.inputs, *document.images)))
+        digest = document_digest(item, inputs)
+        row = part_row(Part(document.id, "chunk", document.id, document.source, tenant=document.tenant))
+        metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+        return row | {
+            "kind": DOCUMENT,
+            "key": row["document_key"],
+            "metadata": metadata,
+            "inputs": inputs,
+            "digest": digest,
+            "num_parts": num_parts,
+        }
+
+
+def _picture_rows(document: Document) -> list[Row]:
+    captions = document.captions or ("",) * len(document.images)
+    return [
+        part_row(
+            Part(
+                id=part_id(document.id, "image", n),
+                kind="image",
+                document_id=document.id,
+                source=address,
+                text=caption,
+                metadata=document.metadata,
+                tenant=document.tenant,
+            ),
+            address=address,
+        )
+        for n, (address, caption) in enumerate(zip(document.images, captions, strict=True))
+    ]
+
+
+def _document_part(document: Document, n: int) -> Row:
+    """A row for what is refused before it becomes an image or a chunk."""
+    part = Part(f"{document.id}#refused-{n}", "chunk", document.id, document.source, tenant=document.tenant)
+    return part_row(part) | {"key": store_key(document.tenant, part.id)}
+
+
+class CheckMetadata:
+    """Refuse the parts of documents whose metadata types conflict with the index's."""
+
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self._types = types
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return table(self._checked(row) for row in batch.to_pylist())
+
+    def _checked(self, row: Row) -> Row:
+        if row["reason"] is None and row["kind"] != DOCUMENT:
+            reason = conflict(json.loads(row["metadata"]), self._types)
+            if reason:
+                return refuse(row, "metadata", reason)
+        return row
+
+
+class LoadPictures:
+    """Image rows -> content hash, preview, and pixels at every scale; or the vector, if it is cached."""
+
+    def __init__(self, scales: Sequence[int], cache: VectorCache, previews: Path, max_bytes: int) -> None:
+        self._scales, self._cache, self._previews, self._max_bytes = scales, cache, previews, max_bytes
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return table(self._load(row) if _is_open(row, "image") else row for row in batch.to_pylist())
+
+    def _load(self, row: Row) -> Row:
+        start = time.perf_counter()
+        try:
+            loaded = self._read(row)
+        except BadImage as exc:
+            loaded = refuse(row, "decode", f"{row['address']}: {exc}")
+        except BadPart as exc:
+            loaded = refuse(row, "read", str(exc))
+        return loaded | {"load_s": time.perf_counter() - start}
+
+    def _read(self, row: Row) -> Row:
+        data = read_bytes(row["address"], self._max_bytes)
+        content = hashlib.sha256(data).hexdigest()
+        cached = self._cache.get([content]).get(content)
+        known = {} if cached is None else {"vector": cached.tobytes()}
+        if known and preview_path(self._previews, content).exists():
+            return row | {"content": content} | known
+        picture = images.decode(data)
+        save_preview(self._previews, content, picture)
+        if known:
+            return row | {"content": content} | known
+        pixels = b"".join(scale.tobytes() for scale in images.pyramid(picture, self._scales))
+        return row | {"content": content, "pixels": pixels}
+
+
+class Encode:
+    """Pixels and chunk text -> vectors. Loads each model at its first batch, once a worker.
+
+    A picture or text that occurs again, in this batch or in the cache, is not encoded again.
+    """
+
+    def __init__(
+        self,
+        load_encoder: Callable[[], Encoder],
+        load_embedder: Callable[[], Embedder],
+        image_cache: VectorCache,
+        text_cache: VectorCache,
+    ) -> None:
+        self._encoder, self._embedder = load_encoder, load_embedder
+        self._image_cache, self._text_cache = image_cache, text_cache
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        start = time.perf_counter()
+        rows = batch.to_pylist()
+        pictures = {r["content"]: r["pixels"] for r in rows if _is_open(r, "image") and r["vector"] is None}
+        texts = {text_content(r["text"]): r["text"] for r in rows if _is_open(r, "chunk")}
+        vectors, new_pictures = _through(self._image_cache, pictures, self._encode_pictures)
+        text_vectors, new_texts = _through(self._text_cache, texts, self._embed_texts)
+        vectors |= text_vectors
+        share = (time.perf_counter() - start) / max(1, len(pictures) + len(texts))
+        return table(self._with_vector(row, vectors, new_pictures | new_texts, share) for row in rows)
+
+    def _encode_pictures(self, pictures: Mapping[str, bytes]) -> Array:
+        encoder = self._encoder()
+        return encoder.encode_images([split_pixels(data, encoder.scales) for data in pictures.values()])
+
+    def _embed_texts(self, texts: Mapping[str, str]) -> Array:
+        return self._embedder().embed_passages(list(texts.values()))
+
+    def _with_vector(self, row: Row, vectors: Mapping[str, Any], new: set[str], share: float) -> Row:
+        row = row | {"pixels": None}
+        if row["reason"] is not None or row["kind"] == DOCUMENT or row["vector"] is not None:
+            return row
+        content = row["content"] if row["kind"] == "image" else text_content(row["text"])
+        if content not in vectors:
+            return refuse(row, "encode", "the model gave a vector that is not finite")
+        encoded = content in new
+        return row | {"vector": vectors[content].tobytes(), "encoded": encoded, "encode_s": share}
+
+
+def _through(
+    cache: VectorCache, items: Mapping[str, Any], compute: Callable[[Mapping[str, Any]], Array]
+) -> tuple[dict[str, Any], set[str]]:
+    """Vectors by content hash, computed only where the cache has none, and which were computed.
+
+    A vector that is not finite is left out.
+    """
+    vectors: dict[str, Any] = dict(cache.get(items))
+    missing = {content: item for content, item in items.items() if content not in vectors}
+    if not missing:
+        return vectors, set()
+    computed = dict(zip(missing, compute(missing), strict=True))
+    finite = {content: vector for content, vector in computed.items() if np.isfinite(vector).all()}
+    cache.put(finite)
+    return vectors | finite, set(finite)
+
+
+def split_pixels(data: bytes, scales: Sequence[int]) -> list[Array]:
+    """The arrays (side, side, 3) of each scale, as views of one buffer."""
+    pixels, start, arrays = np.frombuffer(data, dtype=np.uint8), 0, []
+    for side in scales:
+        size = side * side * 3
+        arrays.append(pixels[start : start + size].reshape(side, side, 3))
+        start += size
+    return arrays
+
+
+def text_content(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_open(row: Row, kind: str) -> bool:
+    return row["kind"] == kind and row["reason"] is None

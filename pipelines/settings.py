@@ -1,0 +1,106 @@
+"""Every setting: a typed model beside its owner, composed here from defaults, YAML, environment and `--set`.
+
+Later wins: defaults, the YAML file, `MMRAG_*` variables (`MMRAG_STORES__MILVUS__TOKEN=...`, meant for
+secrets), `--set a.b=c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+
+from pipelines.core.embedder import EmbedderConfig
+from pipelines.core.encoder import EncoderConfig
+from pipelines.core.errors import UsageError
+from pipelines.core.index import IndexConfig, StoresConfig
+from pipelines.core.retriever import SearchConfig
+from pipelines.ingest.config import IngestConfig
+from pipelines.train.config import EncoderTraining
+
+
+class TrainConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: EncoderTraining = EncoderTraining()
+
+
+class Settings(BaseSettings):
+    """The root of `--set` and of the YAML file."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="MMRAG_", env_nested_delimiter="__"
+    )
+
+    encoder: EncoderConfig = EncoderConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    stores: StoresConfig = StoresConfig()
+    search: SearchConfig = SearchConfig()
+    ingest: IngestConfig = IngestConfig()
+    train: TrainConfig = TrainConfig()
+
+    @property
+    def index(self) -> IndexConfig:
+        """The part that an index is made of."""
+        return IndexConfig(encoder=self.encoder, embedder=self.embedder, stores=self.stores)
+
+
+def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -> Settings:
+    """The effective settings. Raises UsageError, naming each setting that is wrong."""
+    from_file = _read_yaml(config) if config else {}
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(cls, settings_cls: Any, *sources: Any, **named: Any) -> Any:
+            return (
+                named["init_settings"],
+                named["env_settings"],
+                InitSettingsSource(settings_cls, init_kwargs=from_file),
+            )
+
+    try:
+        return Layered(**_assigned(assignments))
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_explained(e)}" for e in exc.errors())
+        raise UsageError(f"settings: {problems}") from exc
+
+
+def _explained(error: Any) -> str:
+    return "no such setting" if error["type"] == "extra_forbidden" else str(error["msg"])
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as exc:
+        raise UsageError(f"--config {path}: there is no such file") from exc
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise UsageError(f"--config {path}: {' '.join(str(exc).split())}") from exc
+    if not isinstance(body, dict):
+        raise UsageError(f"--config {path}: wanted settings such as 'encoder: {{kind: lite}}'")
+    return body
+
+
+def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["a.b=1", "a.c=x"]` -> `{"a": {"b": 1, "c": "x"}}`; a value is read as YAML."""
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise UsageError(f"--set {assignment!r}: write it as name.of.setting=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from exc
+        branch = tree
+        for key in keys[:-1]:
+            branch = branch.setdefault(key, {})
+            if not isinstance(branch, dict):
+                raise UsageError(f"--set {assignment!r}: {key} is set to a value already")
+        branch[keys[-1]] = value
+    return tree
