@@ -95,8 +95,9 @@ def merged(passages: tuple[Passage, ...], config: ChunkConfig) -> Iterator[Passa
 
 def split(body: str, heading: str, config: ChunkConfig) -> Iterator[str]:
     """Pieces of the body that fit below the heading: whole sentences while they fit, else cut smaller."""
+    above = f"{heading}\n" if heading else ""
     room = ChunkConfig.model_construct(
-        max_chars=config.max_chars - len(heading) - 1, max_bytes=config.max_bytes - len(heading.encode()) - 1
+        max_chars=config.max_chars - len(above), max_bytes=config.max_bytes - len(above.encode())
     )
     piece = ""
     for sentence in _sentences(body, room, 0):

@@ -1,0 +1,126 @@
+"""Where documents come from: SOURCE arguments in, items out, and each item's document.
+
+`list_items` runs on the driver, streams, and is cheap: it decodes no picture and parses no page.
+`parse` runs anywhere and reads one document's texts. A source that cannot be read at all raises
+SourceError; whatever is wrong with one document is data. Nothing here knows Ray, stores or pixels.
+
+In a passage, a line break parts its heading from its text; there is no other line break in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from pipelines.core.errors import BadPart, SourceError
+from pipelines.ingest.sources import files
+from pipelines.ingest.sources.files import opened, read_bytes
+from pipelines.ingest.sources.folder import (
+    PAGES,
+    PICTURES,
+    TEXTS,
+    list_file,
+    list_folder,
+    parse_picture,
+    parse_text,
+    suffix,
+)
+from pipelines.ingest.sources.html import parse_html
+from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
+from pipelines.ingest.sources.records import RULES, Form, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.rows import parse_row
+
+__all__ = [
+    "RULES",
+    "Item",
+    "Parsed",
+    "Rejected",
+    "SourceConfig",
+    "list_items",
+    "opened",
+    "parse",
+    "read_bytes",
+]
+
+_Listing = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
+
+_ACCEPTED = (
+    "a folder of pictures (with .txt, .md or .json beside them) or of HTML pages, "
+    "a .jsonl, .csv or .parquet manifest, or one picture, .txt, .md or .html file"
+)
+_NOT_YET = {
+    ".pdf": "PDF documents are",
+    ".json": "LLaVA-style JSON is",
+    ".tar": "WebDataset tars are",
+}
+
+_PARSERS: dict[Form, Callable[[Item, SourceConfig], Parsed]] = {
+    "picture": parse_picture,
+    "text": parse_text,
+    "row": parse_row,
+    "html": parse_html,
+}
+
+
+def list_items(sources: Sequence[str], config: SourceConfig) -> Iterator[Item | Rejected]:
+    """Every document of the sources, in a stable order. Of equal (tenant, id) the first one stands.
+
+    Raises SourceError at once for a source that is missing or of no known form, and while it
+    streams for one that turns out to be unreadable.
+    """
+    classified = dict(_classify(source, config) for source in sources)
+    return _distinct(_listed(classified, config))
+
+
+def parse(item: Item, config: SourceConfig) -> Parsed:
+    """The item's document, and the parts of it that cannot be used.
+
+    Raises BadText or BadPart when there is no usable document.
+    """
+    return _PARSERS[item.form](item, config)
+
+
+def _listed(classified: dict[str, _Listing], config: SourceConfig) -> Iterator[Item | Rejected]:
+    for address, listing in classified.items():
+        yield from listing(address, config)
+
+
+def _distinct(found: Iterator[Item | Rejected]) -> Iterator[Item | Rejected]:
+    seen: set[bytes] = set()  # 16 bytes an item, whatever the ids' length
+    for item in found:
+        if isinstance(item, Item):
+            key = blake2b(f"{item.tenant}\0{item.document_id}".encode(), digest_size=16).digest()
+            if key in seen:
+                reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
+                yield Rejected(item.document_id, item.address, "list", reason)
+                continue
+            seen.add(key)
+        yield item
+
+
+def _classify(source: str, config: SourceConfig) -> tuple[str, _Listing]:
+    """The source's canonical address, and how it is listed. The one place that knows the forms."""
+    try:
+        if files.is_remote(source):
+            address = files.remote_address(source, config)
+            filesystem, path = files.open_filesystem(address)
+            is_folder = files.remote_is_folder(filesystem, path, address)
+        else:
+            address = os.path.realpath(Path(files.strip_file_scheme(source)).expanduser())
+            is_folder = Path(address).is_dir()
+    except BadPart as exc:
+        raise SourceError(str(exc)) from exc
+    if is_folder:
+        return address, list_folder
+    if not files.is_remote(address) and not Path(address).exists():
+        raise SourceError(f"{source}: does not exist; a SOURCE is {_ACCEPTED}")
+    form = suffix(address)
+    if form in MANIFESTS:
+        return address, list_manifest
+    if form in PICTURES | TEXTS | PAGES:
+        return address, list_file
+    if form in _NOT_YET:
+        raise SourceError(f"{source}: {_NOT_YET[form]} not read yet; a SOURCE is {_ACCEPTED}")
+    raise SourceError(f"{source}: of no known form; a SOURCE is {_ACCEPTED}")

@@ -1,0 +1,235 @@
+"""Addresses and bytes: which files may be read, and reading them with bounds. Knows nothing of their forms.
+
+An address is canonical: an absolute path without links, or `scheme://bucket/path`. Links are
+followed and checked once, when an address is made (`locate`); `read_bytes` follows none.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import ArrowException
+from pyarrow import fs as arrow_fs
+
+from pipelines.core.errors import BadPart, SourceError
+from pipelines.ingest.sources.records import SourceConfig
+from pipelines.ingest.sources.text import decode
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
+_READ_AHEAD_BYTES = 1024**2
+_UNREADABLE = (OSError, ArrowException, NotImplementedError)
+
+
+def is_remote(address: str) -> bool:
+    return _SCHEME.match(address) is not None and not address.lower().startswith("file://")
+
+
+def strip_file_scheme(address: str) -> str:
+    """`file:///a%20b` → `/a b`; anything else as it is."""
+    if not address.lower().startswith("file://"):
+        return address
+    # Not by urlsplit: a "#" may stand in a file's name.
+    path = address[len("file://") :].removeprefix("localhost")
+    if not path.startswith("/"):
+        raise BadPart(f"{address}: names a file on another machine; write file:///path")
+    return unquote(path)
+
+
+def printable(path: str) -> str:
+    """A path for a message: bytes of the file name that are no UTF-8 are spelled out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(path: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether canonical `path` is `folder` or below it."""
+    return path == folder or path.startswith(folder if folder.endswith("/") else folder + "/")
+
+
+def is_allowed(path: str, root: str, config: SourceConfig) -> bool:
+    """Whether a canonical path lies in `root` or in a folder or address that the settings allow."""
+    if is_remote(path):
+        return is_inside(path, root) or any(path.startswith(prefix) for prefix in config.allowed_addresses)
+    folders = (os.path.realpath(Path(folder).expanduser()) for folder in config.allowed_roots)
+    return is_inside(path, root) or any(is_inside(path, folder) for folder in folders)
+
+
+def remote_address(name: str, config: SourceConfig) -> str:
+    """The canonical form of `scheme://…`. Raises BadPart unless the settings allow it."""
+    if any(part in (".", "..") for part in name.split("/")):
+        raise BadPart(f"{name}: has '.' or '..' in its path; write the address without")
+    if not any((name + "/").startswith(prefix) for prefix in config.allowed_addresses):
+        raise BadPart(f"{name}: is a network address; copy it here, or add its bucket to allowed_addresses")
+    return name.rstrip("/")
+
+
+def locate(name: str, base: str, root: str, config: SourceConfig) -> str:
+    """As `resolve`, for a file that can be read.
+
+    Raises BadPart also when it is missing, empty, too large or not a regular file. Of a remote file
+    this is not looked up.
+    """
+    address = resolve(name, base, root, config)
+    check(address, name, config)
+    return address
+
+
+def resolve(name: str, base: str, root: str, config: SourceConfig) -> str:
+    """The address of the file that a document calls `name`, relative to `base`.
+
+    Raises BadPart for one outside `root` and everything that the settings allow.
+    """
+    if "\0" in name:
+        raise BadPart(f"{name!r}: has a NUL character in its path")
+    if is_remote(name):
+        return remote_address(name, config)
+    if is_remote(base):
+        joined = posixpath.normpath(posixpath.join(urlsplit(base).path, name))
+        address = f"{base.split('://', 1)[0]}://{urlsplit(base).netloc}{joined}"
+        if not is_allowed(address, root, config):
+            raise BadPart(f"{name}: leaves {root}; move it inside, or add its bucket to allowed_addresses")
+        return address
+    path = os.path.realpath(os.path.join(base, strip_file_scheme(name)))  # noqa: PTH118 (realpath does not loop)
+    if not is_allowed(path, root, config):
+        raise BadPart(f"{name}: leaves {root}; move it inside, or add its folder to allowed_roots")
+    return path
+
+
+def check(address: str, name: str, config: SourceConfig) -> None:
+    """Raises BadPart, which calls the file `name`, unless it is a local file that can be read, or remote."""
+    if is_remote(address):
+        return
+    try:
+        _check(os.stat(address), printable(name), config.max_file_bytes)  # noqa: PTH116
+    except OSError as exc:
+        raise BadPart(f"{printable(name)}: {_why(exc)}") from exc
+
+
+def _check(status: os.stat_result, name: str, max_bytes: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise BadPart(f"{name}: is a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise BadPart(f"{name}: is a pipe, socket or device, not a file")
+    if status.st_size > max_bytes:
+        raise BadPart(f"{name}: has {status.st_size:,} bytes, more than the {max_bytes:,} allowed")
+    if status.st_size == 0:
+        raise BadPart(f"{name}: is empty (0 bytes)")
+
+
+def _why(exc: BaseException) -> str:
+    if isinstance(exc, FileNotFoundError):
+        return "does not exist"
+    if isinstance(exc, PermissionError):
+        return "may not be read (permission denied)"
+    if isinstance(exc, OSError) and exc.errno == errno.ELOOP:
+        return "is a symbolic link"
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"cannot be read ({exc.strerror})"
+    return f"cannot be read ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"
+
+
+@contextmanager
+def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart.
+
+    With `max_bytes`, a file that is empty or larger is refused before it is read.
+    """
+    if is_remote(address):
+        with opened_by_pyarrow(address, max_bytes) as stream:
+            yield stream
+        return
+    try:
+        if os.path.realpath(address) != address:
+            raise BadPart(f"{printable(address)}: leads over a symbolic link")
+        # A pipe that nobody writes would block open() for ever without O_NONBLOCK.
+        handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
+    try:
+        status = os.fstat(handle)
+        _check(status, printable(address), status.st_size if max_bytes is None else max_bytes)
+    except BadPart:
+        os.close(handle)
+        raise
+    with os.fdopen(handle, "rb") as stream:
+        yield stream
+
+
+@contextmanager
+def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]:
+    """As `opened`, for any address that pyarrow's file systems read."""
+    filesystem, path = open_filesystem(address)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type is not arrow_fs.FileType.File:
+            raise BadPart(f"{address}: is a folder or does not exist")
+        if max_bytes is not None and info.size is not None and info.size > max_bytes:
+            raise BadPart(f"{address}: has {info.size:,} bytes, more than the {max_bytes:,} allowed")
+        if info.size == 0:
+            raise BadPart(f"{address}: is empty (0 bytes)")
+        stream = filesystem.open_input_file(path)
+    except _UNREADABLE as exc:
+        raise BadPart(f"{address}: {_why(exc)}") from exc
+    # pyarrow's own stream has no readline.
+    with io.BufferedReader(stream, _READ_AHEAD_BYTES) as buffered:
+        yield cast(BinaryIO, buffered)
+
+
+def open_filesystem(address: str) -> tuple[Any, str]:
+    """pyarrow's file system for a remote address, and the path in it. Raises SourceError."""
+    try:
+        filesystem, path = arrow_fs.FileSystem.from_uri(address)
+    except (ValueError, *_UNREADABLE) as exc:
+        raise SourceError(f"{address}: {_why(exc)}; s3://, gs://, hdfs:// and abfs:// can be read") from exc
+    return filesystem, path
+
+
+def remote_is_folder(filesystem: Any, path: str, address: str) -> bool:
+    """Raises SourceError for an address where nothing is, or whose store does not answer."""
+    try:
+        kind = filesystem.get_file_info(path).type
+    except _UNREADABLE as exc:
+        raise SourceError(f"{address}: {_why(exc)}") from exc
+    if kind is arrow_fs.FileType.NotFound:
+        raise SourceError(f"{address}: does not exist")
+    return kind is arrow_fs.FileType.Directory
+
+
+def read_bytes(address: str, max_bytes: int) -> bytes:
+    """The whole file. Raises BadPart when it is missing, empty, larger, or not a regular file."""
+    with opened(address, max_bytes) as stream:
+        try:
+            raw = stream.read(max_bytes + 1)
+        except _UNREADABLE as exc:
+            raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
+    if len(raw) > max_bytes:
+        raise BadPart(f"{printable(address)}: has more than the {max_bytes:,} bytes allowed")
+    if not raw:
+        raise BadPart(f"{printable(address)}: is empty (0 bytes)")
+    return raw
+
+
+def read_text(address: str, max_bytes: int) -> str:
+    """The text of a UTF-8 file (or of one with a byte-order mark). Raises BadText or BadPart."""
+    return decode(read_bytes(address, max_bytes), base_name(address))
+
+
+def base_name(address: str) -> str:
+    return posixpath.basename(address.rstrip("/"))
+
+
+def parent(address: str) -> str:
+    return posixpath.dirname(address.rstrip("/"))

@@ -1,0 +1,221 @@
+"""A folder as a source: its pictures with their side-cars, its texts, or its HTML pages.
+
+The rule: a folder with an .html or .htm file anywhere in it is a corpus of pages, and its pictures
+are read where a page shows them; `pictures_beside_html` reads pictures and texts of their own too.
+In any other folder every picture is a document, with the `.txt`, `.md` and `.json` beside it that
+have its name (`cat.txt` or `cat.jpg.txt` for `cat.jpg`), and so is every `.txt` and `.md` without a
+picture. A `.json` without a picture and files of other forms are left alone. Hidden names are skipped.
+
+An id is the file's path below the folder, behind the folder's own name: two folders that both hold
+`1.png` stay apart, whether they are read in one run or in two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pipelines.core.errors import BadPart, BadText
+from pipelines.ingest.sources import files, rows
+from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
+TEXTS = frozenset({".txt", ".md"})
+PAGES = frozenset({".html", ".htm"})
+_SIDE_CARS = TEXTS | {".json"}
+_MANIFESTS = frozenset({".jsonl", ".csv", ".parquet"})
+
+log = logging.getLogger(__name__)
+
+
+def suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def document_id(root: str, below: str) -> str:
+    """`manual/de/index.html` for de/index.html below /data/manual."""
+    name = files.base_name(root)
+    return f"{name}/{below}" if name else below
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file is listed: its directory, and the folder whose document it is."""
+
+    directory: Directory
+    root: str
+    scope: str
+    config: SourceConfig
+
+    def id_of(self, name: str) -> str:
+        return document_id(self.root, self.directory.path_of(name))
+
+    def address_of(self, name: str) -> str:
+        return address_of(self.directory, name, self.root, self.config)
+
+    def rejected(self, name: str, reason: str) -> Rejected:
+        shown = files.printable(name)
+        source = f"{self.directory.address.rstrip('/')}/{shown}"
+        return Rejected(files.printable(self.id_of(name)), source, "list", reason)
+
+
+def list_folder(root: str, config: SourceConfig) -> Iterator[Item | Rejected]:
+    """The documents of the folder whose canonical address is `root`."""
+    is_corpus_of_pages = _holds_pages(root, config)
+    left_out = manifests = 0
+    for directory in walk(root, config):
+        if isinstance(directory, Refused):
+            yield Rejected(document_id(root, directory.path), directory.address, "list", directory.reason)
+            continue
+        # A folder that is named like a picture is walked like any other, but its owner should hear of it.
+        if directory.below and suffix(directory.below) in PICTURES:
+            name = document_id(root, directory.below)
+            yield Rejected(name, directory.address, "list", f"{directory.below}: is a folder, not a picture")
+        place = _Place(directory, root, root, config)
+        pictures = [name for name in directory.names if suffix(name) in PICTURES]
+        side_cars = _side_cars(directory, pictures)
+        taken = {side_car for beside in side_cars.values() for side_car in beside}
+        texts = [name for name in directory.names if suffix(name) in TEXTS and name not in taken]
+        manifests += sum(suffix(name) in _MANIFESTS for name in directory.names)
+        if is_corpus_of_pages and not config.pictures_beside_html:
+            left_out += len(pictures) + len(texts)
+            pictures, texts = [], []
+        for name in directory.names:
+            if suffix(name) in PAGES:
+                yield from _file_item("html", place, name)
+            elif suffix(name) == ".pdf":
+                yield place.rejected(
+                    name, f"{files.printable(name)}: a PDF needs the pdf extra, and is not read yet"
+                )
+        for name in pictures:
+            yield from _picture_item(place, name, side_cars.get(name, []))
+        for name in texts:
+            yield from _file_item("text", place, name)
+    if left_out:
+        log.info(
+            "%s holds HTML: %d pictures and texts are read only where a page shows them "
+            "(pictures_beside_html: true reads each of them too)",
+            root,
+            left_out,
+        )
+    if manifests:
+        log.warning(
+            "%s: its %d .jsonl, .csv or .parquet files are not read; name one as SOURCE", root, manifests
+        )
+
+
+def list_file(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
+    """One picture, text or page, with the id that it would have as part of its folder."""
+    root, name = files.parent(address), files.base_name(address)
+    names = [name]
+    if suffix(name) in PICTURES and not files.is_remote(address):
+        names = sorted(os.listdir(root))  # noqa: PTH208 (plain strings; for its side-cars)
+    place = _Place(Directory("", root, tuple(names)), root, address, config)
+    if suffix(name) in PICTURES:
+        yield from _picture_item(place, name, _side_cars(place.directory, [name]).get(name, []))
+    else:
+        yield from _file_item("html" if suffix(name) in PAGES else "text", place, name)
+
+
+def _holds_pages(root: str, config: SourceConfig) -> bool:
+    return any(
+        suffix(name) in PAGES
+        for directory in walk(root, config)
+        if isinstance(directory, Directory)
+        for name in directory.names
+    )
+
+
+def _side_cars(directory: Directory, pictures: list[str]) -> dict[str, list[str]]:
+    """Picture → the side-cars beside it."""
+    named: dict[str, list[str]] = {}
+    for name in directory.names:
+        if suffix(name) in _SIDE_CARS:
+            named.setdefault(PurePosixPath(name).stem, []).append(name)
+    found = {name: named.get(PurePosixPath(name).stem, []) + named.get(name, []) for name in pictures}
+    return {name: beside for name, beside in found.items() if beside}
+
+
+def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected]:
+    try:
+        address = place.address_of(name)
+        identity = rows.check_id(place.id_of(name))
+    except BadPart as exc:
+        yield place.rejected(name, str(exc))
+        return
+    yield Item(
+        form, identity, address, place.scope, place.root, inputs=(address,), tenant=place.config.tenant
+    )
+
+
+def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[Item | Rejected]:
+    """The picture, with what its usable side-cars say; an unusable one is rejected alone."""
+    row = rows.Row()
+    inputs: list[str] = []
+    try:
+        picture = place.address_of(name)
+        identity = rows.check_id(place.id_of(name))
+    except BadPart as exc:
+        yield place.rejected(name, str(exc))
+        return
+    for side_car in side_cars:
+        try:
+            address = place.address_of(side_car)
+            if suffix(side_car) == ".json":
+                row = read_side_car(address, place.config)
+            inputs.append(address)
+        except BadPart as exc:
+            yield Rejected(row.id or identity, f"{place.directory.address}/{side_car}", "list", str(exc))
+    yield Item(
+        "picture",
+        row.id or identity,
+        picture,
+        place.scope,
+        place.root,
+        rows.pack(row) if row != rows.Row() else b"",
+        (picture, *inputs),
+        place.config.tenant if row.tenant is None else row.tenant,
+    )
+
+
+def read_side_car(address: str, config: SourceConfig) -> rows.Row:
+    """The row that a `.json` beside a picture holds. Raises BadPart."""
+    text = files.read_text(address, config.max_row_bytes)
+    try:
+        cells = rows.load_object(text)
+        return rows.read_row(
+            {name: value for name, value in cells.items() if name not in ("image", "images")}
+        )
+    except BadPart as exc:
+        raise BadPart(f"{files.base_name(address)}: {exc}") from exc
+
+
+def parse_picture(item: Item, config: SourceConfig) -> Parsed:
+    """A picture and its side-cars: `inputs` names the picture first."""
+    picture, *side_cars = item.inputs
+    row = rows.unpack(item.payload)
+    texts = [row.text]
+    images: list[str] = []
+    rejected: list[Rejected] = []
+    for address in (picture, *side_cars):
+        try:
+            if address == picture:
+                images.append(files.locate(address, item.root, item.root, config))
+            elif suffix(address) != ".json":  # which is in the payload
+                texts.append(files.read_text(address, config.max_text_bytes))
+        except BadPart as exc:
+            rejected.append(Rejected(item.document_id, address, "parse", str(exc)))
+    return rows.assemble(item, row, images, texts, rejected)
+
+
+def parse_text(item: Item, config: SourceConfig) -> Parsed:
+    """A text without a picture. Raises BadText."""
+    try:
+        text = files.read_text(item.address, config.max_text_bytes)
+        return rows.assemble(item, rows.Row(), (), (text,))
+    except BadPart as exc:
+        raise BadText(str(exc)) from exc

@@ -1,0 +1,315 @@
+"""A manifest as a source: one document a row of JSON lines, CSV or Parquet, streamed.
+
+A broken row is rejected with its line number and the next one is read. What a row means is not
+known here (`rows`), but whether it names a document at all is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+import pyarrow.parquet as pq
+import pyarrow.types as arrow_types
+from pyarrow import ArrowException, RecordBatch
+
+from pipelines.core.errors import BadPart, BadText, SourceError
+from pipelines.core.types import Scalar
+from pipelines.ingest.sources import files, rows
+from pipelines.ingest.sources.records import Item, Rejected, SourceConfig
+from pipelines.ingest.sources.text import decode
+
+MANIFESTS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A row as its file gives it, or why it cannot be read. `line` counts from 1."""
+
+    line: int
+    values: Mapping[str, object] | None = None
+    reason: str = ""
+
+
+def list_manifest(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
+    """The documents of a manifest. Raises SourceError when it cannot be read or has no known column."""
+    read = _json_lines
+    if address.lower().endswith(".csv"):
+        read = _csv
+    elif address.lower().endswith(".parquet"):
+        read = _parquet
+    try:
+        for cells in read(address, config):
+            yield _item(cells, address, config)
+    except BadPart as exc:  # the file itself; its rows give theirs as data
+        raise SourceError(str(exc)) from exc
+
+
+def _item(cells: Cells, address: str, config: SourceConfig) -> Item | Rejected:
+    """The row's document. Whatever is wrong with the row becomes a rejection that names its line."""
+    where = f"{files.base_name(address)}:{cells.line}"
+    known_as = where
+    root = files.parent(address)
+    try:
+        if cells.values is None:
+            raise BadPart(cells.reason)
+        row = rows.read_row(cells.values)
+        known_as = row.id or where
+        if not row.images and not row.text and not row.caption:
+            raise BadPart("has neither 'image' (or 'images') nor 'text'")
+        if not row.id and not row.images:
+            raise BadPart("has no 'id' and no 'image' that could name it")
+        inputs = tuple(_usable(row.images, root, config))
+        identity = row.id or _id_of_picture(row.images[0], root)
+        tenant = config.tenant if row.tenant is None else row.tenant
+        # The id and the tenant stand in the item; what a payload holds is what makes a row another row.
+        payload = rows.pack(replace(row, id="", tenant=None))
+        if len(payload) > config.max_row_bytes:
+            raise BadPart(
+                f"has {len(payload):,} bytes, more than the {config.max_row_bytes:,} of sources.max_row_bytes"
+            )
+        return Item("row", identity, address, address, root, payload, inputs, tenant)
+    except BadPart as exc:
+        return Rejected(known_as, f"{address}:{cells.line}", "list", f"{where}: {exc}")
+
+
+def _usable(images: tuple[str, ...], root: str, config: SourceConfig) -> Iterator[str]:
+    """The addresses of the pictures that are there. Parsing says what is wrong with the others."""
+    for image in images:
+        try:
+            yield files.locate(image, root, root, config)
+        except BadPart:
+            continue
+
+
+def _id_of_picture(path: str, root: str) -> str:
+    """As a folder would name it: behind the folder's name when the path is relative to it."""
+    path = files.strip_file_scheme(path)
+    if not files.is_remote(path):
+        path = path.removeprefix(root + "/").removeprefix("./")
+        path = path if path.startswith("/") else f"{files.base_name(root)}/{path}"
+    return rows.check_id(path)
+
+
+def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Line number and line; None for one that is longer than the bound, which is skipped unread."""
+    number = 0
+    while line := stream.readline(max_bytes + 1):
+        number += 1
+        if len(line) > max_bytes and not line.endswith(b"\n"):
+            while (rest := stream.readline(max_bytes)) and not rest.endswith(b"\n"):
+                pass
+            yield number, None
+        else:
+            yield number, line
+
+
+def _too_long(config: SourceConfig) -> str:
+    return f"is longer than the {config.max_row_bytes:,} bytes of max_row_bytes"
+
+
+def _json_lines(address: str, config: SourceConfig) -> Iterator[Cells]:
+    with files.opened(address) as stream:
+        for number, line in _lines(stream, config.max_row_bytes):
+            if line is None:
+                yield Cells(number, reason=_too_long(config))
+                continue
+            try:
+                text = decode(line, "the line").strip()
+                if text:
+                    yield Cells(number, rows.load_object(text))
+            except BadPart as exc:
+                yield Cells(number, reason=str(exc))
+
+
+def _parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
+    with files.opened(address) as stream:
+        try:
+            table = pq.ParquetFile(stream, pre_buffer=False)
+            _check_columns(table.schema_arrow.names, address)
+            for name in ("image", "images"):
+                if name in table.schema_arrow.names:
+                    _check_paths(name, table.schema_arrow.field(name).type, address)
+            line = 0
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                for row in range(batch.num_rows):
+                    line += 1
+                    yield _parquet_row(batch.slice(row, 1), line)
+        except (ArrowException, OSError) as exc:
+            raise SourceError(f"{address}: no readable Parquet ({str(exc).splitlines()[0]})") from exc
+
+
+def _parquet_row(row: RecordBatch, line: int) -> Cells:
+    try:
+        return Cells(line, row.to_pylist(maps_as_pydicts="strict")[0])
+    except (UnicodeDecodeError, KeyError) as exc:  # not UTF-8 in a text column; a map with a key twice
+        return Cells(line, reason=f"cannot be read ({exc})")
+
+
+def _check_paths(name: str, kind: object, address: str) -> None:
+    if arrow_types.is_struct(kind) or arrow_types.is_binary(kind) or arrow_types.is_large_binary(kind):
+        raise SourceError(f"{address}: column {name!r} holds pictures themselves; it must hold paths")
+
+
+def _check_columns(names: list[str], address: str) -> None:
+    if not {"id", "image", "images", "text"} & set(names):
+        listed = ", ".join(repr(name) for name in names[:20]) or "none"
+        raise SourceError(f"{address}: needs a column 'id', 'image', 'images' or 'text'; it has {listed}")
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise SourceError(f"{address}: has the column {doubled[0]!r} more than once")
+
+
+def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
+    """Rows with typed metadata: a column is whole numbers, numbers or truth values if all of its cells are.
+
+    So the file is read twice: types that were settled row by row would conflict within a column.
+    """
+    types: dict[str, _Type] = {}
+    names: list[str] = []
+    for line, cells in _csv_rows(address, config):
+        if isinstance(cells, str):
+            if not names:
+                raise SourceError(f"{address}:{line}: the header {cells}")
+            continue
+        if not names:
+            names = cells
+            _check_columns(names, address)
+            types = {name: _Type() for name in names if name not in rows.KNOWN}
+        elif len(cells) == len(names):
+            for name, cell in zip(names, cells, strict=True):
+                if name in types:
+                    types[name].see(cell)
+    if not names:
+        raise SourceError(f"{address}: is empty; its first line must name the columns")
+    header = True
+    for line, cells in _csv_rows(address, config):
+        if isinstance(cells, str):
+            yield Cells(line, reason=cells)
+        elif header:
+            header = False
+        elif len(cells) != len(names):
+            yield Cells(line, reason=f"has {len(cells)} cells, the header {len(names)}")
+        else:
+            yield _typed(line, dict(zip(names, cells, strict=True)), types)
+
+
+def _typed(line: int, cells: Mapping[str, str], types: Mapping[str, _Type]) -> Cells:
+    values: dict[str, object] = {}
+    try:
+        for name, cell in cells.items():
+            if cell == "":
+                continue
+            if name in types:
+                values[name] = types[name].convert(cell)
+            elif name == "metadata" or (name in ("image", "images") and cell.lstrip().startswith("[")):
+                values[name] = json.loads(cell)
+            else:
+                values[name] = cell
+    except (ValueError, RecursionError) as exc:
+        return Cells(line, reason=f"column {name!r} holds broken JSON: {exc}")
+    return Cells(line, values)
+
+
+# No leading zero (007 is a code), no digit groups, no nan.
+_INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
+_BOOL = {"true": True, "false": False}
+
+
+def _int(cell: str) -> int | None:
+    return int(cell) if _INT.fullmatch(cell) else None
+
+
+def _float(cell: str) -> float | None:
+    return float(cell) if len(cell) <= 40 and _FLOAT.fullmatch(cell) else None
+
+
+def _bool(cell: str) -> bool | None:
+    return _BOOL.get(cell.lower())
+
+
+class _Type:
+    """The narrowest type that reads every cell of a column that was seen."""
+
+    def __init__(self) -> None:
+        self._readers: list[Callable[[str], Scalar | None]] = [_bool, _int, _float, str]
+
+    def see(self, cell: str) -> None:
+        while cell and self._readers[0](cell) is None:
+            del self._readers[0]
+
+    def convert(self, cell: str) -> Scalar | None:
+        return self._readers[0](cell)
+
+
+class _RowTooLongError(Exception):
+    """A quoted field went on past the bound."""
+
+
+def _csv_rows(address: str, config: SourceConfig) -> Iterator[tuple[int, list[str] | str]]:
+    """The line a row starts on, and its cells, or why it cannot be read.
+
+    A quote that is never closed swallows the lines after it: on an error only the first line of
+    the row is given up, and reading goes on with the second.
+    """
+    # The module's own limit (128 KiB a field) holds for the process; ours holds for a row.
+    csv.field_size_limit(max(csv.field_size_limit(), config.max_row_bytes))
+    with files.opened(address) as stream:
+        feed = _Feed(stream, config)
+        reader = csv.reader(feed, strict=True)
+        while True:
+            feed.start_row()
+            reason = ""
+            cells: list[str] = []
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except _RowTooLongError:
+                reason = _too_long(config)
+            except (csv.Error, BadText) as exc:
+                reason = str(exc)
+            if reason:
+                yield feed.first, reason
+                feed.give_up_first()
+                reader = csv.reader(feed, strict=True)
+            elif cells:
+                yield feed.first, cells
+
+
+class _Feed:
+    """Lines for a csv reader, which remembers those of the current row, to read them again."""
+
+    def __init__(self, stream: BinaryIO, config: SourceConfig) -> None:
+        self._lines = _lines(stream, config.max_row_bytes)
+        self._config = config
+        self._row: list[tuple[int, bytes | None]] = []
+        self._again: list[tuple[int, bytes | None]] = []
+        self._bytes = 0
+
+    @property
+    def first(self) -> int:
+        return self._row[0][0] if self._row else 0
+
+    def start_row(self) -> None:
+        self._row, self._bytes = [], 0
+
+    def give_up_first(self) -> None:
+        self._again = self._row[1:] + self._again
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        number, line = self._again.pop(0) if self._again else next(self._lines)
+        self._row.append((number, line))
+        self._bytes += len(line or b"")
+        if line is None or self._bytes > self._config.max_row_bytes:
+            raise _RowTooLongError
+        return decode(line, "the line")

@@ -1,0 +1,88 @@
+"""What listing hands to parsing, what parsing hands back, and the settings of both. Reads no file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipelines.core.types import Document
+
+RULES = "sources/1"
+"""The version of the readers' rules, for the parts fingerprint: another one re-ingests the text."""
+
+Form = Literal["picture", "text", "row", "html"]
+
+
+class SourceConfig(BaseModel):
+    """What may be read, and how much of it.
+
+    `allowed_roots` are folders that links and manifests may point into beside their own folder;
+    `allowed_addresses` are object-store prefixes ("s3://bucket/") that may be read at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: str = ""
+    allowed_roots: tuple[str, ...] = ()
+    allowed_addresses: tuple[str, ...] = ()
+    pictures_beside_html: bool = False
+    max_file_bytes: int = Field(64 * 1024**2, gt=0)
+    max_text_bytes: int = Field(8 * 1024**2, gt=0)
+    max_row_bytes: int = Field(1024**2, gt=0)
+
+    @field_validator("allowed_addresses")
+    @classmethod
+    def _each_is_a_prefix(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            if "://" not in prefix:
+                raise ValueError(
+                    f"{prefix!r} is no address such as s3://bucket/ (allowed_roots is for folders)"
+                )
+        # "s3://bucket" must not open "s3://bucket-of-another".
+        return tuple(prefix if prefix.endswith("/") else prefix + "/" for prefix in prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One document of a source, found but not yet read.
+
+    `scope` is the source as it was named on the command line, made absolute: what is missing from
+    it in a later run was removed there. `address` is the file that holds the document (its page,
+    picture, text or manifest). `root` is the folder that its files must stay in. `payload` is what
+    parsing needs beside the files. `inputs` are the files, known without parsing, whose bytes the
+    document depends on.
+    """
+
+    form: Form
+    document_id: str
+    address: str
+    scope: str
+    root: str
+    payload: bytes = b""
+    inputs: tuple[str, ...] = ()
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A document, or a part of one, that cannot be used, and why: a line for the dead letters."""
+
+    document_id: str
+    source: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A document that can be used, and the parts of it that cannot.
+
+    `wanted` are the addresses of files that could not be used and that listing does not know:
+    the document depends on them too, as they may be put right.
+    """
+
+    document: Document
+    rejected: tuple[Rejected, ...] = ()
+    wanted: tuple[str, ...] = ()

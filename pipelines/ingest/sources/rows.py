@@ -1,0 +1,184 @@
+"""A described document: the fields of a manifest's row or of a side-car, checked. Reads no manifest.
+
+Fields: `id`, `image` or `images`, `text`, `caption`, `source`, `tenant`, `metadata` (an object).
+Every other field is metadata as well, and metadata are single texts, numbers and truth values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from pipelines.core.errors import BadPart
+from pipelines.core.types import Document, Metadata, Passage, Scalar
+from pipelines.ingest.sources import files
+from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.text import paragraphs, shorten, storable, tidy
+
+KNOWN = frozenset({"id", "image", "images", "text", "caption", "source", "tenant", "metadata"})
+MAX_ID_BYTES = 1024
+_INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`images` are the paths as the row wrote them; `tenant` is None where it names none."""
+
+    id: str = ""
+    images: tuple[str, ...] = ()
+    text: str = ""
+    caption: str = ""
+    source: str = ""
+    tenant: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+def read_row(cells: Mapping[str, object]) -> Row:
+    """The row that these fields describe. Raises BadPart that names the field."""
+    images = (*_paths(cells.get("image"), "image"), *_paths(cells.get("images"), "images"))
+    tenant = cells.get("tenant")
+    own = cells.get("metadata")
+    if own is not None and not isinstance(own, Mapping):
+        raise BadPart(f"field 'metadata' is {_kind(own)}; it must be an object")
+    others = {name: value for name, value in cells.items() if name not in KNOWN}
+    return Row(
+        id=_id(cells.get("id")),
+        images=tuple(dict.fromkeys(images)),
+        text=_text(cells.get("text"), "text"),
+        caption=_text(cells.get("caption"), "caption"),
+        source=_text(cells.get("source"), "source"),
+        tenant=None if tenant is None else _text(tenant, "tenant"),
+        metadata=_metadata(others | dict(own or {})),
+    )
+
+
+def load_object(text: str) -> Mapping[str, object]:
+    """The JSON object. Raises BadPart for other JSON, broken JSON, and NaN or Infinity."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as exc:
+        raise BadPart("JSON is nested too deeply") from exc
+    except json.JSONDecodeError as exc:
+        raise BadPart(f"broken JSON: {exc.msg} at character {exc.pos + 1}") from exc
+    except ValueError as exc:  # a number of more digits than Python converts
+        raise BadPart(f"broken JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise BadPart(f"JSON is {_kind(value)}, not an object")
+    return value
+
+
+def _refuse_constant(name: str) -> object:
+    raise BadPart(f"JSON holds {name}, which is no number")
+
+
+def check_id(identity: str) -> str:
+    """The id. Raises BadPart for one that the stores cannot keep."""
+    if identity != storable(identity):
+        raise BadPart(f"id {storable(identity)!r} holds invisible or broken characters")
+    if len(identity.encode()) > MAX_ID_BYTES:
+        raise BadPart(f"id {identity[:60]!r}… has more than {MAX_ID_BYTES} bytes")
+    return identity
+
+
+def _id(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadPart(f"field 'id' is {_kind(value)}; it must be a text or a whole number")
+    return check_id(str(value).strip())
+
+
+def _paths(value: object, name: str) -> tuple[str, ...]:
+    found = [value] if isinstance(value, str) else value
+    if found is None:
+        return ()
+    if not isinstance(found, Sequence) or not all(isinstance(path, str) for path in found):
+        raise BadPart(f"field {name!r} is {_kind(value)}; it must be a path or a list of paths")
+    if not all(files.is_utf8(path) for path in found):
+        raise BadPart(f"field {name!r} holds a path with broken characters")
+    return tuple(path.strip() for path in found if path.strip())
+
+
+def _text(value: object, name: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadPart(f"field {name!r} is {_kind(value)}; it must be a text")
+    return storable(str(value)).strip()
+
+
+def _metadata(values: Mapping[str, object]) -> dict[str, Scalar]:
+    return {storable(name): _scalar(name, value) for name, value in values.items() if value is not None}
+
+
+def _scalar(name: str, value: object) -> Scalar:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise BadPart(
+        f"metadata field {name!r} is {_kind(value)}; it must be a text, a finite number, true or false"
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "a number beyond 64 bits" if abs(value) >= _INT64 else "a number"
+    names = {bool: "true or false", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def pack(row: Row) -> bytes:
+    """The row as an item's payload: equal rows give equal bytes."""
+    return json.dumps(asdict(row), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def unpack(payload: bytes) -> Row:
+    if not payload:
+        return Row()
+    fields = json.loads(payload)
+    return Row(**fields | {"images": tuple(fields["images"])})
+
+
+def parse_row(item: Item, config: SourceConfig) -> Parsed:
+    """The document of a manifest's row; a picture that cannot be used is rejected alone."""
+    row = unpack(item.payload)
+    images: list[str] = []
+    rejected: list[Rejected] = []
+    for path in row.images:
+        try:
+            images.append(files.locate(path, files.parent(item.address), item.root, config))
+        except BadPart as exc:
+            rejected.append(Rejected(item.document_id, item.address, "parse", str(exc)))
+    return assemble(item, row, images, (row.text,), rejected)
+
+
+def assemble(
+    item: Item, row: Row, images: Sequence[str], texts: Sequence[str], rejected: Sequence[Rejected] = ()
+) -> Parsed:
+    """A document whose texts all belong to all of its pictures. Raises BadPart when nothing is left of it."""
+    images = tuple(dict.fromkeys(images))
+    said = [paragraph for text in texts for paragraph in paragraphs(text)]
+    caption = tidy(row.caption)
+    if not said and not caption and not images:
+        raise BadPart(rejected[0].reason if rejected else "holds neither a picture nor text")
+    passages = ([caption] if caption else []) + said
+    shown = caption or shorten(said[0] if said else "")
+    document = Document(
+        id=item.document_id,
+        source=row.source or (images[0] if images else item.address),
+        passages=tuple(Passage(text, tuple(range(len(images)))) for text in passages),
+        images=images,
+        captions=(shown,) * len(images),
+        metadata=row.metadata,
+        tenant=item.tenant,
+    )
+    return Parsed(document, tuple(rejected))
