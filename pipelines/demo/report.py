@@ -1,0 +1,217 @@
+"""The demo's report: one HTML file that needs nothing else, and a table for the terminal.
+
+Knows nothing of how hits were found; their pictures come from the caller's `load_image`. All text
+is data and is escaped; pictures are decoded by the same rules as at ingest and embedded as small
+JPEGs.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich import markup
+from rich.table import Table
+
+from pipelines.core.images import decode
+from pipelines.demo.runs import SHOWN, IngestSummary, QueryRun, totals
+
+LoadImage = Callable[[Mapping[str, Any]], bytes | None]
+
+_THUMBNAIL = 560
+_LONGEST_TEXT = 170
+_RULE = (
+    f"A question counts as found when a document that was named beforehand is among the first {SHOWN} "
+    "hits. Questions and expected documents were written before any search was run."
+)
+
+
+def write_report(
+    path: Path,
+    corpus_dir: Path,
+    runs: Sequence[QueryRun],
+    *,
+    load_image: LoadImage,
+    ingest: IngestSummary | None = None,
+    models: str = "",
+) -> None:
+    """Write the report. `models` names what encoded and searched, in the reader's words.
+
+    `load_image` returns the picture of a hit (any form that ingest reads), or None where it has none.
+    """
+    body = "\n".join([
+        _header(models),
+        _tiles(runs, ingest),
+        _summary(runs, corpus_dir),
+        *(_section(n, run, corpus_dir, load_image) for n, run in enumerate(runs, 1)),
+    ])  # fmt: skip
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'\">\n"
+        f"<title>mmrag demo</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8", newline="\n")
+
+
+def table(runs: Sequence[QueryRun]) -> Table:
+    """The summary for the terminal."""
+    total = totals(runs)
+    out = Table(
+        title="Questions to the example corpus",
+        caption=f"{total.found} of {total.questions} found in the first {SHOWN}, "
+        f"{total.first} at the top, median {total.median_ms:.0f} ms",
+    )
+    out.add_column("")
+    out.add_column("Question", overflow="fold", ratio=5)
+    out.add_column("Expected", overflow="fold", ratio=3)
+    out.add_column("First hit", overflow="fold", ratio=3)
+    out.add_column("Rank", justify="right")
+    out.add_column("ms", justify="right")
+    for run in runs:
+        out.add_row(
+            "[green]✓[/]" if run.rank else "[red]✗[/]",
+            markup.escape(_asked(run)),
+            markup.escape(", ".join(run.question.expected)),
+            markup.escape(run.hits[0]["document_id"] if run.hits else "–"),
+            str(run.rank or "–"),
+            f"{run.elapsed_ms:.0f}",
+        )
+    return out
+
+
+def _style() -> str:
+    """The style sheet, and the corpus's font for machines that have none with Chinese characters."""
+    here = files("pipelines.demo")
+    font = base64.b64encode((here / "fonts" / "NotoSansSC-subset.otf").read_bytes()).decode("ascii")
+    face = (
+        '@font-face { font-family: "Demo CJK"; unicode-range: U+2E80-9FFF, U+FF00-FFEF; '
+        f"src: url(data:font/otf;base64,{font}); }}\n"
+    )
+    return face + (here / "report.css").read_text("utf-8")
+
+
+def _header(models: str) -> str:
+    line = f"<p class=models>{escape(models)}</p>" if models else ""
+    return (
+        "<header><h1>mmrag <span>demo</span></h1>"
+        "<p>Pictures and text, asked in English, in Chinese and with pictures. The drawings, charts and "
+        f"exercises hold what their text does not say.</p>{line}</header>"
+    )
+
+
+def _tiles(runs: Sequence[QueryRun], ingest: IngestSummary | None) -> str:
+    total = totals(runs)
+    tiles = [
+        (f"{total.found} / {total.questions}", f"found in the first {SHOWN}"),
+        (f"{total.first} / {total.questions}", "found as the first hit"),
+        (f"{total.median_ms:.0f} ms", "median search"),
+    ]
+    if ingest is not None:
+        tiles += [
+            (str(ingest.documents), "documents"),
+            (str(ingest.images), "images"),
+            (str(ingest.chunks), "chunks of text"),
+            (str(ingest.rejected), "rejected"),
+            (f"{ingest.images_per_s:.1f}", f"images/s over {ingest.seconds:.0f} s of ingest"),
+        ]
+    cells = "".join(
+        f"<div><b>{escape(value)}</b><small>{escape(name)}</small></div>" for value, name in tiles
+    )
+    warning = (
+        f"<p class=degraded>{total.degraded} of the searches ran degraded: see below.</p>"
+        if total.degraded
+        else ""
+    )
+    return f"<section class=tiles>{cells}</section>{warning}<p class=rule>{escape(_RULE)}</p>"
+
+
+def _summary(runs: Sequence[QueryRun], corpus_dir: Path) -> str:
+    rows = "".join(
+        f"<tr><td>{_mark(run)}</td>"
+        f"<td><a href='#q{n}'>{_small(run, corpus_dir)}{escape(_asked(run))}</a></td>"
+        f"<td>{escape(run.question.shows)}</td>"
+        f"<td><code>{escape(', '.join(run.question.expected))}</code></td>"
+        f"<td class=n>{run.rank or '–'}</td><td class=n>{run.elapsed_ms:.0f}</td></tr>"
+        for n, run in enumerate(runs, 1)
+    )
+    head = "<tr><th></th><th>Question</th><th>Shows</th><th>Expected</th><th>Rank</th><th>ms</th></tr>"
+    return f"<div class=scroll><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
+
+
+def _section(number: int, run: QueryRun, corpus_dir: Path, load_image: LoadImage) -> str:
+    question = run.question
+    asked = ""
+    if question.image:
+        picture = (corpus_dir / question.image).read_bytes()
+        asked += f"<img class=asked src='{_thumbnail(picture)}' alt='the picture that was asked with'>"
+    if question.text:
+        asked += f"<q>{escape(question.text)}</q>"
+    labels = [f"mode {question.mode}", *([f"filter {question.filter}"] if question.filter else [])]
+    chips = "".join(f"<span class=chip>{escape(label)}</span>" for label in labels)
+    degraded = "".join(f"<p class=degraded>degraded: {escape(reason)}</p>" for reason in run.degraded)
+    hits = "".join(_card(n, hit, run, load_image) for n, hit in enumerate(run.hits, 1))
+    return (
+        f"<section class=question id=q{number}><h2>{_mark(run)} {escape(question.shows)}</h2>"
+        f"<div class=asking>{asked}<p>{chips}<span class=chip>{run.elapsed_ms:.0f} ms</span></p>"
+        f"<p class=wanted>expected: <code>{escape(', '.join(question.expected))}</code></p>{degraded}</div>"
+        f"<ol class=hits>{hits or '<li class=none>nothing was found</li>'}</ol></section>"
+    )
+
+
+def _card(rank: int, hit: Mapping[str, Any], run: QueryRun, load_image: LoadImage) -> str:
+    content = load_image(hit)
+    picture = (
+        f"<div class=picture><img loading=lazy src='{_thumbnail(content)}' alt='{escape(hit['id'])}'></div>"
+        if content is not None
+        else "<div class='picture words'>¶</div>"
+    )
+    text = hit["text"] if len(hit["text"]) <= _LONGEST_TEXT else hit["text"][:_LONGEST_TEXT].rstrip() + " …"
+    sources = "".join(
+        f"<span class=chip>{escape(str(branch))} <b>{place}</b></span>"
+        for branch, place in sorted(hit["sources"].items(), key=lambda source: source[1])
+    )
+    expected = run.expects(hit)
+    tick = "<span class=tick title='expected'>✓</span>" if expected else ""
+    return (
+        f"<li class='{'hit expected' if expected else 'hit'}'>{picture}"
+        f"<div class=line><span class=rank>{rank}</span><code>{escape(hit['document_id'])}</code>{tick}</div>"
+        f"<p>{escape(text) or '<i>no text</i>'}</p>"
+        f"<div class=line><span class=score>score {hit['score']:.4f}</span>{sources}</div></li>"
+    )
+
+
+def _mark(run: QueryRun) -> str:
+    return "<span class=yes>✓</span>" if run.rank else "<span class=no>✗</span>"
+
+
+def _asked(run: QueryRun) -> str:
+    """The question in one line; its picture by name."""
+    question = run.question
+    picture = f"[{Path(question.image).stem}]" if question.image else ""
+    condition = f"({question.filter})" if question.filter else ""
+    return " ".join(part for part in (picture, question.text, condition) if part)
+
+
+def _small(run: QueryRun, corpus_dir: Path) -> str:
+    """The question's picture, small enough to stand in a line."""
+    if not run.question.image:
+        return ""
+    content = (corpus_dir / run.question.image).read_bytes()
+    return f"<img class=small src='{_thumbnail(content, 96)}' alt=''>"
+
+
+def _thumbnail(content: bytes, side: int = _THUMBNAIL) -> str:
+    image = decode(content).image.copy()
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
