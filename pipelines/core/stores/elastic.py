@@ -1,0 +1,292 @@
+"""LexicalStore on Elasticsearch 8 or 9: BM25 over one index. Knows no models and no jobs.
+
+One text field serves Chinese and English with built-in filters: pairs of neighbouring characters
+for Chinese, stems for English. Metadata is kept as it came and not mapped; filters go through
+`facets`, so no field of a user's can change the mapping, or conflict with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+from elasticsearch import ApiError, Elasticsearch, TransportError
+from elasticsearch.helpers import streaming_bulk
+
+from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.filters import Filter
+from pipelines.core.stores import facets
+from pipelines.core.stores.config import ElasticConfig
+from pipelines.core.stores.records import check_parts, from_row, last_of_each, to_row
+from pipelines.core.types import Found, Part
+
+MAX_K: Final = 10_000  # index.max_result_window
+_TRANSIENT: Final = (429, 502, 503, 504)
+_BULK_ACTIONS: Final = 500
+_BULK_BYTES: Final = 10 << 20
+_KEYS_A_REQUEST: Final = 1_000
+_REASONS_SHOWN: Final = 3
+
+_STORED_ONLY: Final = {"type": "keyword", "index": False, "doc_values": False}
+_MAPPINGS: Final[Mapping[str, Any]] = {
+    "dynamic": "strict",
+    "properties": {
+        "key": {"type": "keyword"},
+        "document_key": {"type": "keyword"},
+        "facets": {"type": "keyword"},
+        "text": {"type": "text", "analyzer": "mmrag_index", "search_analyzer": "mmrag_query"},
+        "id": _STORED_ONLY,
+        "kind": _STORED_ONLY,
+        "document_id": _STORED_ONLY,
+        "source": _STORED_ONLY,
+        "tenant": _STORED_ONLY,
+        "content": _STORED_ONLY,
+        "image_ids": _STORED_ONLY,
+        "metadata": {"type": "object", "enabled": False},
+    },
+}
+_SETTINGS: Final[Mapping[str, Any]] = {
+    "analysis": {
+        "filter": {
+            # Single characters are indexed beside the pairs, so that a query of one character finds
+            # them; a longer query is cut into pairs only.
+            "mmrag_cjk": {"type": "cjk_bigram", "output_unigrams": True},
+            "mmrag_stem": {"type": "stemmer", "language": "english"},
+        },
+        # The standard tokenizer keeps `size:32` and `a_b` in one piece.
+        "char_filter": {
+            "mmrag_breaks": {"type": "mapping", "mappings": [f"{sign}=>\\u0020" for sign in ":_.'’"]}
+        },
+        "analyzer": {
+            "mmrag_index": {
+                "char_filter": ["mmrag_breaks"],
+                "tokenizer": "standard",
+                "filter": ["cjk_width", "lowercase", "mmrag_cjk", "mmrag_stem"],
+            },
+            "mmrag_query": {
+                "char_filter": ["mmrag_breaks"],
+                "tokenizer": "standard",
+                "filter": ["cjk_width", "lowercase", "cjk_bigram", "mmrag_stem"],
+            },
+        },
+    }
+}
+
+
+class ElasticStore:
+    """A LexicalStore. Use `open`."""
+
+    def __init__(self, client: Elasticsearch, config: ElasticConfig, index: str) -> None:
+        self._client = client
+        self._config = config
+        self._index = index
+
+    @classmethod
+    def open(cls, config: ElasticConfig, index: str, *, create: bool = True) -> Self:
+        """Open `prefix + index`, and create it if it is not there and `create` says so.
+
+        StoreUnavailable when nothing answers at `url`; StoreError when the index is missing or not
+        ours.
+        """
+        name = config.prefix + index
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,200}", name):
+            raise StoreError(
+                f"index {name!r}: use lower-case letters, digits, - and _, starting with no sign"
+            )
+        client = _connect(config)
+        try:
+            with _translated(config.url, f"open index {name}"):
+                if not client.indices.exists(index=name):
+                    if not create:
+                        raise StoreError(f"{config.url}: no index {name}; run `mmrag ingest` first")
+                    _create(client, name)
+                _check_existing(client, config.url, name)
+        except BaseException:
+            client.close()
+            raise
+        return cls(client, config, name)
+
+    def upsert(self, parts: Sequence[Part]) -> None:
+        check_parts(parts)
+        self._bulk(
+            {
+                "_op_type": "index",
+                "_index": self._index,
+                "_id": key,
+                "_source": to_row(parts[position])
+                | {
+                    "image_ids": list(parts[position].image_ids),
+                    "metadata": dict(parts[position].metadata),
+                    "facets": facets.terms(parts[position]),
+                },
+            }
+            for key, position in last_of_each(parts).items()
+        )
+
+    def search(self, text: str, k: int, where: Filter | None = None) -> list[Found]:
+        if not 1 <= k <= MAX_K:
+            raise StoreError(f"k is {k}; Elasticsearch answers 1 to {MAX_K} hits")
+        query: dict[str, Any] = {"must": [{"match": {"text": {"query": text}}}]}
+        if where is not None:
+            query["filter"] = [_plan(facets.plan(where))]
+        with _translated(self._config.url, "search"):
+            answer = self._client.search(
+                index=self._index,
+                query={"bool": query},
+                size=k,
+                source_excludes=["facets"],
+                track_total_hits=False,
+            )
+        return [Found(from_row(hit["_source"]), float(hit["_score"])) for hit in answer["hits"]["hits"]]
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._bulk({"_op_type": "delete", "_index": self._index, "_id": key} for key in dict.fromkeys(keys))
+
+    def delete_documents(self, document_keys: Sequence[str], keep: Sequence[str] = ()) -> None:
+        self._refresh()  # a delete by query sees what a search sees
+        for start in range(0, len(document_keys), _KEYS_A_REQUEST):
+            batch = list(document_keys[start : start + _KEYS_A_REQUEST])
+            query: dict[str, Any] = {"filter": [{"terms": {"document_key": batch}}]}
+            if keep:
+                query["must_not"] = [{"terms": {"key": list(keep)}}]
+            with _translated(self._config.url, "delete"):
+                answer = self._client.delete_by_query(index=self._index, query={"bool": query}, refresh=True)
+            if answer.get("failures"):
+                raise StoreError(
+                    f"{self._config.url}: {len(answer['failures'])} parts were not deleted; run it again"
+                )
+
+    def fetch(self, keys: Sequence[str]) -> dict[str, Part]:
+        found: dict[str, Part] = {}
+        for start in range(0, len(keys), _KEYS_A_REQUEST):
+            with _translated(self._config.url, "fetch"):
+                answer = self._client.mget(
+                    index=self._index,
+                    ids=list(dict.fromkeys(keys[start : start + _KEYS_A_REQUEST])),
+                    source_excludes=["facets"],
+                )
+            found |= {doc["_id"]: from_row(doc["_source"]) for doc in answer["docs"] if doc.get("found")}
+        return found
+
+    def count(self) -> int:
+        self._refresh()
+        with _translated(self._config.url, "count"):
+            return int(self._client.count(index=self._index)["count"])
+
+    def flush(self) -> None:
+        """Acknowledged writes are durable already; a refresh makes them searchable."""
+        self._refresh()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _refresh(self) -> None:
+        with _translated(self._config.url, "refresh"):
+            self._client.indices.refresh(index=self._index)
+
+    def _bulk(self, actions: Iterable[dict[str, Any]]) -> None:
+        """Send all actions; StoreError with the count and the first reasons if some failed for good."""
+        failed: list[str] = []
+        with _translated(self._config.url, "write"):
+            for ok, item in streaming_bulk(
+                self._client,
+                actions,
+                chunk_size=_BULK_ACTIONS,
+                max_chunk_bytes=_BULK_BYTES,
+                raise_on_error=False,
+                max_retries=self._config.max_retries,
+                initial_backoff=1,
+                max_backoff=30,
+                retry_on_status=_TRANSIENT,
+            ):
+                (operation, outcome), *_ = item.items()
+                if not ok and not (operation == "delete" and outcome.get("status") == 404):
+                    failed.append(f"{outcome.get('_id')}: {_reason(outcome.get('error'))}")
+        if failed:
+            shown = "; ".join(failed[:_REASONS_SHOWN])
+            raise StoreError(f"{self._config.url}: {len(failed)} parts were refused, among them {shown}")
+
+
+def _connect(config: ElasticConfig) -> Elasticsearch:
+    options: dict[str, Any] = {
+        "request_timeout": config.timeout_s,
+        "max_retries": config.max_retries,
+        "retry_on_status": _TRANSIENT,
+    }
+    if config.api_key is not None:
+        options["api_key"] = config.api_key.get_secret_value()
+    if config.username is not None and config.password is not None:
+        options["basic_auth"] = (config.username, config.password.get_secret_value())
+    if config.url.startswith("https"):
+        options |= {"verify_certs": config.verify_certs, "ca_certs": config.ca_certs}
+    return Elasticsearch(config.url, **options)
+
+
+def _create(client: Elasticsearch, name: str) -> None:
+    try:
+        client.indices.create(index=name, mappings=_MAPPINGS, settings=_SETTINGS)
+    except ApiError as exc:
+        if exc.error != "resource_already_exists_exception":
+            raise  # Otherwise another process was faster, and what it made is checked next.
+
+
+def _check_existing(client: Elasticsearch, url: str, name: str) -> None:
+    for found in client.indices.get_mapping(index=name).values():
+        missing = _MAPPINGS["properties"].keys() - found["mappings"].get("properties", {}).keys()
+        if missing:
+            raise StoreError(
+                f"{url}: index {name} is not mmrag's (no field {', '.join(sorted(missing))}); "
+                "set another prefix"
+            )
+
+
+def _plan(plan: facets.Plan) -> dict[str, Any]:
+    match plan:
+        case facets.AnyTerm(terms):
+            return {"terms": {"facets": list(terms)}}
+        case facets.TermRange(lower, upper, include_lower, include_upper):
+            low, high = "gte" if include_lower else "gt", "lte" if include_upper else "lt"
+            return {"range": {"facets": {low: lower, high: upper}}}
+        case facets.Any(plans):
+            return {"bool": {"should": [_plan(inner) for inner in plans], "minimum_should_match": 1}}
+        case facets.All(plans, without):
+            return {
+                "bool": {
+                    "filter": [{"match_all": {}}, *(_plan(inner) for inner in plans)],
+                    "must_not": [_plan(inner) for inner in without],
+                }
+            }
+
+
+@contextmanager
+def _translated(url: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except TransportError as exc:
+        raise StoreUnavailable(f"{url}: {doing} failed; is Elasticsearch running there? ({exc})") from exc
+    except ApiError as exc:
+        if exc.status_code in _TRANSIENT:
+            raise StoreUnavailable(f"{url}: {doing} failed, the server is busy: {exc.message}") from exc
+        if exc.status_code in (401, 403):
+            raise StoreError(
+                f"{url}: {doing} is not allowed; check api_key or username and password"
+            ) from exc
+        raise StoreError(f"{url}: {doing} refused: {_reason(exc.body)}") from exc
+
+
+def _reason(error: Any) -> str:
+    """The sentence inside an error of Elasticsearch's, which may be text or nested objects."""
+    if isinstance(error, dict):
+        return _reason(error.get("reason") or error.get("error") or str(error))
+    return str(error)[:500]

@@ -1,0 +1,105 @@
+"""The vector contract on the fake, on milvus-lite, and on a Milvus server; then what is Milvus's own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from servers import free_port
+from shelf import part
+from store_contract import DIM, VectorStoreContract
+
+from pipelines.core.errors import StoreError
+from pipelines.core.stores.config import MilvusConfig
+from pipelines.core.stores.memory import MemoryVectorStore
+from pipelines.core.stores.milvus import MilvusStore
+
+_NUMBER = itertools.count()
+
+
+@contextmanager
+def fresh_collection(uri: str) -> Iterator[MilvusStore]:
+    with MilvusStore.open(MilvusConfig(uri=uri), f"c{next(_NUMBER)}", DIM) as store:
+        yield store
+        store._client.drop_collection(store._collection)
+
+
+class TestMemory(VectorStoreContract):
+    def new_store(self, server: object) -> MemoryVectorStore:
+        return MemoryVectorStore(DIM)
+
+
+class _Milvus(VectorStoreContract):
+    mixed_types = False
+    new_store = staticmethod(fresh_collection)
+
+    def unreachable(self) -> MilvusStore:
+        return MilvusStore.open(MilvusConfig(uri=f"http://127.0.0.1:{free_port()}"), "c", DIM)
+
+    def test_another_dimension_is_refused(self, server: str) -> None:
+        with fresh_collection(server) as store, pytest.raises(StoreError, match="8 dimensions, not 16"):
+            MilvusStore.open(MilvusConfig(uri=server), store._collection, 16)
+
+    def test_another_index_is_refused(self, server: str) -> None:
+        with fresh_collection(server) as store, pytest.raises(StoreError, match="set index_type"):
+            MilvusStore.open(MilvusConfig(uri=server, index_type="IVF_FLAT"), store._collection, DIM)
+
+    def test_a_missing_collection_is_not_made_unasked(self, server: str) -> None:
+        with pytest.raises(StoreError, match="mmrag ingest"):
+            MilvusStore.open(MilvusConfig(uri=server), "nowhere", DIM, create=False)
+
+    def test_a_second_client_sees_what_was_flushed(self, server: str) -> None:
+        with fresh_collection(server) as store:
+            self.put(store, [part("a")])
+            store.flush()
+            with MilvusStore.open(MilvusConfig(uri=server), store._collection, DIM, create=False) as other:
+                assert len(self.find(other, 5)) == 1
+
+    def test_a_load_larger_than_a_message_is_split(self, server: str) -> None:
+        rows, dim = 3_000, 4_096  # 47 MiB
+        with MilvusStore.open(MilvusConfig(uri=server), f"c{next(_NUMBER)}", dim) as store:
+            store.upsert([part(f"d{n}") for n in range(rows)], np.ones((rows, dim), np.float32))
+            assert store.count() == rows
+            store._client.drop_collection(store._collection)
+
+
+@pytest.mark.slow
+class TestMilvusLite(_Milvus):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, milvus_lite_uri: str) -> str:
+        return milvus_lite_uri
+
+
+@pytest.mark.slow
+class TestMilvusServer(_Milvus):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, milvus_uri: str) -> str:
+        return milvus_uri
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"index_type": "HNSW", "build": {"M": 1}},
+        {"index_type": "HNSW", "search": {"nprobe": 8}},
+        {"index_type": "FLAT", "build": {"M": 16}},
+        {"index_type": "auto", "build": {"M": 16}},
+        {"index_type": "DISKANN"},
+        {"prefix": "has-dash"},
+        {"uri": "index.db"},
+        {"urk": "x"},
+    ],
+)
+def test_wrong_settings_fail_before_anything_is_created(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        MilvusConfig.model_validate({"uri": "http://127.0.0.1:19530"} | settings)
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "sesame" not in repr(MilvusConfig(uri="http://h:1", token="sesame"))  # type: ignore[arg-type]
