@@ -1,0 +1,59 @@
+# The README's commands; `make` alone lists them. Each installs first what it needs, once, into .venv.
+
+SHELL := bash
+PYTHON ?= python3
+# Linux's torch on a plain package index is the CUDA build, of several GB. TORCH_INDEX names an index of CPU
+# wheels, and torch alone comes from there.
+TORCH_INDEX ?=
+# More words for pytest, `mmrag demo` or the benchmarks: make test ARGS="-k fusion -x".
+ARGS ?=
+BENCHMARKS ?= $(wildcard benchmarks/*.py)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+# A configuration of pip's with `user = true` fails inside an environment.
+PIP := PIP_USER=0 $(BIN)/python -m pip
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=<index of CPU wheels>  ARGS='<more arguments>'"
+
+install: $(STAMP) ## look before the leap, then make .venv and install everything into it
+	@:
+
+# An environment that was left half made has no pip, and is made anew. Touched last: what was interrupted
+# is done again.
+$(STAMP): pyproject.toml
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) scripts/preflight.py --venv $(VENV) $(if $(TORCH_INDEX),--cpu-wheels) \
+	  && $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing mmrag and its tools into $(VENV): some minutes, and some GB"
+	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
+	$(PIP) install --editable '.[dev]'
+	@touch $@
+	@echo "installed; next: make demo"
+
+demo: install ## ingest a small bilingual corpus, search it, write demo/report.html
+	$(BIN)/mmrag demo --out demo $(ARGS)
+
+test: install ## all tests, those that start servers or Ray included
+	$(BIN)/pytest $(ARGS)
+
+lint: install ## ruff, mypy, and the layers of the imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## every benchmark in benchmarks/, one after the other
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done
+
+clean: ## delete what the other commands made, except .venv
+	rm -rf demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +

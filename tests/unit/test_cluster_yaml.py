@@ -1,0 +1,107 @@
+"""cluster.yaml is what Ray's launcher accepts, and what its own comments say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "cluster.yaml"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load(FILE.read_text())
+
+
+@pytest.fixture(scope="module")
+def prepared() -> dict[str, Any]:
+    """As `ray up` sees it: merged with the provider's defaults, checked by Ray. Needs no cloud."""
+    # In a process of its own: unit tests do not import Ray.
+    program = (
+        "import json, sys, yaml\n"
+        "from ray.autoscaler._private.util import prepare_config, validate_config\n"
+        "config = prepare_config(yaml.safe_load(open(sys.argv[1])))\n"
+        "validate_config(config)\n"
+        "print(json.dumps(config))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, FILE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_it_obeys_the_schema_in_the_ray_wheel(cluster):
+    ray = importlib.util.find_spec("ray")
+    assert ray is not None
+    assert ray.origin is not None
+    schema = json.loads((Path(ray.origin).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+
+
+def test_it_has_a_head_a_cpu_type_and_a_gpu_type(cluster):
+    types = cluster["available_node_types"]
+    assert cluster["head_node_type"] == "head"
+    assert set(types) == {"head", "cpu_decode", "gpu_encode"}
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert "GPU" not in types["cpu_decode"]["resources"]
+    assert types["gpu_encode"]["resources"]["GPU"] >= 1
+
+
+def test_workers_scale_from_nothing_to_what_the_cluster_allows(prepared):
+    types = prepared["available_node_types"]
+    assert types["head"]["max_workers"] == 0
+    workers = [types[name] for name in ("cpu_decode", "gpu_encode")]
+    assert all(worker["min_workers"] == 0 < worker["max_workers"] for worker in workers)
+    assert sum(worker["max_workers"] for worker in workers) <= prepared["max_workers"]
+    assert prepared["upscaling_speed"] > 0
+    assert prepared["idle_timeout_minutes"] > 0
+
+
+def test_every_node_type_installs_the_project_and_only_gpu_nodes_the_gpu_extra(prepared):
+    cpu = prepared["worker_setup_commands"]
+    gpu = prepared["available_node_types"]["gpu_encode"]["worker_setup_commands"]
+    assert cpu == prepared["head_setup_commands"][: len(cpu)]
+    # A type's commands replace the common ones; all but the last are the same.
+    assert gpu[:-1] == cpu[:-1]
+    assert cpu[-1].endswith("install ~/mmrag")
+    assert gpu[-1].endswith('install "$HOME/mmrag[gpu]"')
+    extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    assert "\ngpu = [" in extras
+
+
+def test_what_pip_installs_from_is_sent_and_exists(cluster):
+    sent = {remote: local for remote, local in cluster["file_mounts"].items() if "mmrag" in remote}
+    assert {Path(remote).name for remote in sent} == {"pipelines", "pyproject.toml", "README.md", "LICENSE"}
+    assert all((ROOT / local).exists() for local in sent.values())
+
+
+def test_the_cluster_asks_for_the_token_that_is_sent(cluster):
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert any("RAY_AUTH_MODE=token" in command for command in cluster["setup_commands"])
+
+
+def test_setup_commands_are_valid_shell(prepared):
+    types = prepared["available_node_types"].values()
+    commands = [
+        *(command for key, value in prepared.items() if key.endswith("_commands") for command in value),
+        *(command for node_type in types for command in node_type.get("worker_setup_commands", ())),
+    ]
+    assert len(commands) >= 10
+    for command in commands:
+        done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def test_every_placeholder_is_marked(cluster):
+    lines = FILE.read_text().splitlines()
+    samples = [line for line in lines if "InstanceType:" in line or "ImageId:" in line or "region:" in line]
+    assert len(samples) == 7
+    assert all("# CHANGE" in line for line in samples)
