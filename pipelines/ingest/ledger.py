@@ -1,7 +1,8 @@
 """What has been ingested: one row a document, in one Parquet file. Knows no store and no Ray.
 
 The ledger is written last. A document that is not in it, or stands there with another digest or
-fingerprint, is ingested again, which is safe because every write is an upsert by a fixed key.
+fingerprint, is ingested again, which is safe because every write is an upsert by a fixed key. An
+unfinished one, whose run was cut short, has no digest.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SCHEMA = pa.schema(
         ("images", pa.int32()),
         ("chunks", pa.int32()),
         ("rejected", pa.int32()),
-        ("status", pa.string()),  # complete | partial | rejected
+        ("status", pa.string()),  # complete | partial | rejected | unfinished
         ("run", pa.string()),
     ]
 )

@@ -62,9 +62,9 @@ def make_plan(listed: Iterable[Item | Rejected], ledger: Ledger, fingerprint: st
                 yield item
 
     for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
-        pq.write_table(
-            pa.Table.from_pylist([asdict(i) for i in batch], schema=ITEMS), out / f"{n:06d}.parquet"
-        )
+        beside = out / f".{n:06d}"
+        pq.write_table(pa.Table.from_pylist([asdict(i) for i in batch], schema=ITEMS), beside)
+        beside.replace(out / f"{n:06d}.parquet")  # whole or not at all, for the recovery of this run
     return Plan(**counts, refused=tuple(refused))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.index import Index
-from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.sink import recover
 
 
 def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None) -> tuple[int, list[str]]:
@@ -13,10 +13,10 @@ def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None
 
     The ledger goes last, so a deletion that was cut short is found and done again.
     """
-    index.check_spaces()
+    index.manifest()
     with index.write_lock():
         path = index.directory / "ledger.parquet"
-        ledger = Ledger.load(path)
+        ledger = recover(index)
         doomed = ledger.with_documents_of(ids, tenant)
         found = set(doomed["document_id"].to_pylist())
         keys = doomed["document_key"].to_pylist()

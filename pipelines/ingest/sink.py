@@ -2,7 +2,8 @@
 
 Upserts go first, then the acknowledgement of each row, then (at the end of the run) the removal of
 stale parts, the dead letters, and the ledger. Whatever is cut short is done again by the next run,
-and every step may be repeated.
+and every step may be repeated. Until then its documents stand in the ledger as unfinished, so that
+what was written of them is found again, to be overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.core.index import Index
-from pipelines.core.types import Part
+from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.rows import DOCUMENT, row_part
@@ -52,26 +53,45 @@ class Run:
         return self.root / "runs" / self.name
 
     @property
+    def items(self) -> Path:
+        return self.directory / "items"
+
+    @property
     def acks(self) -> Path:
         return self.directory / "acks"
 
     def begin(self) -> None:
         self.acks.mkdir(parents=True)
-        (self.directory / "run.json").write_text(json.dumps({"fingerprint": self.fingerprint}))
+        beside = self.directory / ".run.json"
+        beside.write_text(json.dumps({"fingerprint": self.fingerprint}))
+        beside.replace(self.directory / "run.json")
 
     def acknowledged(self) -> int:
         """Rows acknowledged so far; cheap, for a progress bar."""
         return sum(int(path.stem.split("-")[0]) for path in self.acks.glob("*.parquet"))
 
     def end(self) -> None:
+        (self.directory / "run.json").unlink(missing_ok=True)  # first: half a run is not to be taken up
         shutil.rmtree(self.directory)
 
 
 def unfinished_runs(root: Path) -> Iterator[Run]:
-    """Runs that died before their end. Only the holder of the write lock may ask."""
+    """Runs that did not come to their end: dead ones, for the holder of the write lock."""
     for described in sorted((root / "runs").glob("*/run.json")):
-        body = json.loads(described.read_text())
+        try:
+            body = json.loads(described.read_text())
+        except FileNotFoundError:
+            continue  # it ended meanwhile
         yield Run(root, described.parent.name, body["fingerprint"])
+
+
+def recover(index: Index) -> Ledger:
+    """The ledger, with what runs that were cut short had finished. Only for the holder of the write lock."""
+    ledger = Ledger.load(index.directory / "ledger.parquet")
+    for dead in unfinished_runs(index.directory):
+        ledger, _ = finish(index, dead, ledger)
+    shutil.rmtree(index.directory / "runs", ignore_errors=True)  # runs that had hardly begun, or nearly ended
+    return ledger
 
 
 def write_rows(rows: pa.Table, index: Index, run: Run) -> int:
@@ -110,6 +130,7 @@ class Finished:
     images: int
     chunks: int
     rejected: int
+    unfinished: int
     encoded_images: int
     encoded_chunks: int
     stage_s: dict[str, float]
@@ -120,7 +141,7 @@ def finish(
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
 
-    A document of which some parts were not acknowledged stays out of the ledger.
+    A document of which some parts were not acknowledged stands there as unfinished.
     """
     acks = _distinct(pads.dataset(run.acks, format="parquet").to_table()) if run.acknowledged() else None
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
@@ -135,10 +156,11 @@ def finish(
         letters += [tuple(row.values()) for row in bad.to_pylist()]
     if letters:
         _write_dead_letters(run, letters)
-    updated = known.updated(done) if len(done) else known
+    unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
+    updated = known.updated(pa.concat_tables([done, unfinished]))
     updated.save(run.root / "ledger.parquet")
     run.end()
-    return updated, _summary(acks, done, len(letters))
+    return updated, _summary(acks, done, len(unfinished), len(letters))
 
 
 def _distinct(acks: pa.Table) -> pa.Table:
@@ -182,6 +204,29 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
 
 
+def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
+    """Ledger rows of the planned documents that were not done. Their digest fits nothing."""
+    rows: list[dict[str, Any]] = []
+    planned = pads.dataset(run.items, format="parquet").to_batches() if run.items.is_dir() else ()
+    for item in (item for batch in planned for item in batch.drop_columns(["payload"]).to_pylist()):
+        key = store_key(item["tenant"], item["document_id"])
+        if key not in done:
+            new = {
+                "images": 0,
+                "chunks": 0,
+                "rejected": 0,
+                "source": item["address"],
+                "inputs": item["inputs"],
+            }
+            same = {"document_key": key, "document_id": item["document_id"], "tenant": item["tenant"]}
+            rows.append(
+                (known.get(key) or new)
+                | same
+                | {"digest": "", "fingerprint": run.fingerprint, "status": "unfinished", "run": run.name}
+            )
+    return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
+
+
 def _delete_stale(index: Index, acks: pa.Table, document_keys: Sequence[str]) -> None:
     """Delete what earlier versions of these documents left behind."""
     good = acks.filter(pc.and_(pc.is_null(acks["reason"]), pc.not_equal(acks["kind"], DOCUMENT)))
@@ -198,12 +243,14 @@ def _write_dead_letters(run: Run, letters: Sequence[tuple[str, ...]]) -> None:
     folder = run.root / "rejected"
     folder.mkdir(exist_ok=True)
     columns = [pa.array(column, pa.string()) for column in zip(*letters, strict=True)]
-    pq.write_table(pa.table(columns, schema=DEAD_LETTERS), folder / f"{run.name}.parquet")
+    beside = folder / f".{run.name}"
+    pq.write_table(pa.table(columns, schema=DEAD_LETTERS), beside)
+    beside.replace(folder / f"{run.name}.parquet")
 
 
-def _summary(acks: pa.Table | None, done: pa.Table, rejected: int) -> Finished:
+def _summary(acks: pa.Table | None, done: pa.Table, unfinished: int, rejected: int) -> Finished:
     if acks is None:
-        return Finished(0, 0, 0, rejected, 0, 0, {})
+        return Finished(0, 0, 0, rejected, unfinished, 0, 0, {})
 
     def total(column: str) -> int:
         return pc.sum(done[column]).as_py() or 0
@@ -216,5 +263,12 @@ def _summary(acks: pa.Table | None, done: pa.Table, rejected: int) -> Finished:
     stages = ("parse", "load", "encode", "write")
     stage_s = {stage: pc.sum(acks[f"{stage}_s"]).as_py() or 0.0 for stage in stages}
     return Finished(
-        len(done), total("images"), total("chunks"), rejected, encoded("image"), encoded("chunk"), stage_s
+        documents=len(done),
+        images=total("images"),
+        chunks=total("chunks"),
+        rejected=rejected,
+        unfinished=unfinished,
+        encoded_images=encoded("image"),
+        encoded_chunks=encoded("chunk"),
+        stage_s=stage_s,
     )

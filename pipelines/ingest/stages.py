@@ -21,13 +21,14 @@ from pipelines.core import images
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import BadImage, BadPart
+from pipelines.core.errors import BadImage, BadPart, StoreError
 from pipelines.core.previews import preview_path, save_preview
+from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
 from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.metadata import conflict
-from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, table
+from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
 from pipelines.ingest.sources import Item, SourceConfig, parse, read_bytes
 
 Array = NDArray[Any]
@@ -54,17 +55,17 @@ class ParseItems:
         except BadPart as exc:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
             refused = refuse(_document_part(empty, 0), "parse", str(exc))
-            return [refused, self._document_row(item, empty, num_parts=1)]
+            return [refused, self._document_row(item, empty, (), num_parts=1)]
         document = parsed.document
         parts = [*_picture_rows(document), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
         for n, bad in enumerate(parsed.rejected):
             parts.append(refuse(_document_part(document, n), bad.stage, bad.reason))
         if not parts:
             parts.append(refuse(_document_part(document, 0), "parse", "it holds neither text nor a picture"))
-        return [*parts, self._document_row(item, document, num_parts=len(parts))]
+        return [*parts, self._document_row(item, document, parsed.wanted, num_parts=len(parts))]
 
-    def _document_row(self, item: Item, document: Document, num_parts: int) -> Row:
-        inputs = list(dict.fromkeys((*item.inputs, *document.images)))
+    def _document_row(self, item: Item, document: Document, wanted: Sequence[str], num_parts: int) -> Row:
+        inputs = list(dict.fromkeys((*item.inputs, *document.images, *wanted)))
         digest = document_digest(item, inputs)
         row = part_row(Part(document.id, "chunk", document.id, document.source, tenant=document.tenant))
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
@@ -103,8 +104,11 @@ def _document_part(document: Document, n: int) -> Row:
     return part_row(part) | {"key": store_key(document.tenant, part.id)}
 
 
-class CheckMetadata:
-    """Refuse the parts of documents whose metadata types conflict with the index's."""
+class CheckParts:
+    """Refuse the parts that the index cannot keep: metadata of another type, or a field beyond the limits.
+
+    A store would refuse the whole batch for one such part.
+    """
 
     def __init__(self, types: Mapping[str, str]) -> None:
         self._types = types
@@ -113,10 +117,15 @@ class CheckMetadata:
         return table(self._checked(row) for row in batch.to_pylist())
 
     def _checked(self, row: Row) -> Row:
-        if row["reason"] is None and row["kind"] != DOCUMENT:
-            reason = conflict(json.loads(row["metadata"]), self._types)
-            if reason:
-                return refuse(row, "metadata", reason)
+        if row["reason"] is not None or row["kind"] == DOCUMENT:
+            return row
+        part = row_part(row)
+        if reason := conflict(part.metadata, self._types):
+            return refuse(row, "metadata", reason)
+        try:
+            check_parts([part])
+        except StoreError as exc:
+            return refuse(row, "store", str(exc))
         return row
 
 
@@ -179,7 +188,8 @@ class Encode:
         text_vectors, new_texts = _through(self._text_cache, texts, self._embed_texts)
         vectors |= text_vectors
         share = (time.perf_counter() - start) / max(1, len(pictures) + len(texts))
-        return table(self._with_vector(row, vectors, new_pictures | new_texts, share) for row in rows)
+        new = new_pictures | new_texts
+        return table(self._with_vector(row, vectors, new, share) for row in rows)
 
     def _encode_pictures(self, pictures: Mapping[str, bytes]) -> Array:
         encoder = self._encoder()
@@ -196,6 +206,7 @@ class Encode:
         if content not in vectors:
             return refuse(row, "encode", "the model gave a vector that is not finite")
         encoded = content in new
+        new.discard(content)  # of rows with equal content, the first one stands for the work
         return row | {"vector": vectors[content].tobytes(), "encoded": encoded, "encode_s": share}
 
 

@@ -1,0 +1,174 @@
+"""How fast ingestion is against a bare PyTorch loop, in float32 against bfloat16, and how much memory it takes.
+
+    python benchmarks/ingest.py [--work DIR] [--pictures DIR] [--pairs 5] [--count 3000]
+
+The bare loop runs the model over the same pictures, already decoded and resized in memory, with the same
+threads, batch and dtype, in a process of its own. The job is `mmrag ingest` over a folder of the files: it
+lists, reads, hashes, decodes, writes previews, encodes, and writes the vectors. Start-up is apart: of the
+job by the time of the same job over 64 pictures, of the loop by a batch before the clock starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data.pictures import build
+from measure import Ratio, peak_memory, ratio
+
+from pipelines.core import images
+from pipelines.core.encoder import EncoderConfig, load_encoder
+
+START_UP = 64
+BATCH = EncoderConfig().batch_size
+
+
+def ingest(folder: Path, dtype: str) -> tuple[dict[str, Any], float, float]:
+    """The job's summary, its whole time in seconds, and the peak memory of all its processes in MiB."""
+    with tempfile.TemporaryDirectory() as index:
+        command = [
+            Path(sys.executable).with_name("mmrag"), "ingest", folder, "--index", index, "--json",
+            "--set", f"encoder.dtype={dtype}",
+        ]  # fmt: skip
+        start = time.perf_counter()
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with peak_memory(process.pid) as memory:
+            out, _ = process.communicate()
+        elapsed = time.perf_counter() - start
+        if process.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))} failed with status {process.returncode}")
+        return json.loads(out), elapsed, memory["peak_mb"]
+
+
+def bare_loop(pixels: Path, dtype: str) -> float:
+    """Pictures a second of the model alone, in a fresh process."""
+    command = [sys.executable, __file__, "--bare", str(pixels), "--dtype", dtype]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def run_bare(pixels: Path, dtype: str) -> float:
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = load_encoder(EncoderConfig(dtype=dtype)).model
+    scales = [np.load(pixels / f"{side}.npy") for side in model.scales]
+    for scale in scales:
+        model.embed_pixels(scale[:BATCH])
+    start = time.perf_counter()
+    for first in range(0, len(scales[0]), BATCH):
+        for scale in scales:
+            model.embed_pixels(scale[first : first + BATCH])
+    return len(scales[0]) / (time.perf_counter() - start)
+
+
+def decode_all(files: list[Path], scales: tuple[int, ...], out: Path) -> float:
+    """Decode every picture once to `out`; returns the seconds that this takes on one thread."""
+    out.mkdir()
+    arrays = [np.empty((len(files), side, side, 3), np.uint8) for side in scales]
+    start = time.perf_counter()
+    for n, path in enumerate(files):
+        for array, scale in zip(
+            arrays, images.pyramid(images.decode(path.read_bytes()), scales), strict=True
+        ):
+            array[n] = scale
+    elapsed = time.perf_counter() - start
+    for side, array in zip(scales, arrays, strict=True):
+        np.save(out / f"{side}.npy", array)
+    return elapsed
+
+
+def subset(files: list[Path], count: int, out: Path) -> Path:
+    out.mkdir()
+    for path in files[:count]:
+        shutil.copyfile(path, out / path.name)
+    return out
+
+
+def against_bare_loop(folders: dict[int, Path], pixels: Path, count: int, dtype: str, pairs: int) -> None:
+    bare, stage, job = [], [], []
+    for n in range(pairs):
+        bare.append(bare_loop(pixels, dtype))
+        _, start_up, _ = ingest(folders[START_UP], dtype)
+        summary, elapsed, peak = ingest(folders[count], dtype)
+        stage.append(summary["encoded_images"] / summary["stage_s"]["encode"])
+        job.append((count - START_UP) / (elapsed - start_up))
+        print(
+            f"  pair {n + 1}: bare {bare[-1]:.1f}, encode stage {stage[-1]:.1f}, job {job[-1]:.1f} pictures/s; "
+            f"start-up {start_up:.1f} s, peak {peak:.0f} MiB, stages {summary['stage_s']}",
+            flush=True,
+        )
+    print(f"{dtype}, {count} pictures: encode stage / bare loop: {ratio(stage, bare)}")
+    print(f"{dtype}, {count} pictures: whole job / bare loop: {ratio(job, bare)}", flush=True)
+
+
+def dtypes(folders: dict[int, Path], count: int, pairs: int) -> Ratio:
+    rates: dict[str, list[float]] = {"bfloat16": [], "float32": []}
+    for _ in range(pairs):
+        for dtype, found in rates.items():
+            _, start_up, _ = ingest(folders[START_UP], dtype)
+            _, elapsed, _ = ingest(folders[count], dtype)
+            found.append((count - START_UP) / (elapsed - start_up))
+        print(
+            f"  whole job: {', '.join(f'{k} {v[-1]:.1f}' for k, v in rates.items())} pictures/s", flush=True
+        )
+    return ratio(rates["bfloat16"], rates["float32"])
+
+
+def fidelity(pixels: Path) -> float:
+    """The lowest cosine of any of 256 pictures' vectors, bfloat16 against float32."""
+    vectors = []
+    for dtype in ("float32", "bfloat16"):
+        model = load_encoder(EncoderConfig(dtype=dtype)).model
+        found = [
+            model.embed_pixels(np.load(pixels / f"{side}.npy", mmap_mode="r")[:256]) for side in model.scales
+        ]
+        vectors.append(np.concatenate(found, axis=1) / np.sqrt(len(model.scales)))
+    return float((vectors[0] * vectors[1]).sum(axis=1).min())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mmrag-benchmarks")
+    parser.add_argument(
+        "--pictures", type=Path, help="a folder of at least --count pictures; fetched otherwise"
+    )
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--dtype-count", type=int, default=1000, help="pictures for float32 against bfloat16")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="auto")
+    arguments = parser.parse_args()
+    if arguments.bare:
+        print(run_bare(arguments.bare, arguments.dtype))
+        return
+    encoder = load_encoder(EncoderConfig())
+    source = arguments.pictures or build(arguments.work)
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    # A fixed shuffle, so that every size holds the same mixture.
+    files = [files[n] for n in np.random.default_rng(0).permutation(len(files))]
+    with tempfile.TemporaryDirectory() as work:
+        here = Path(work)
+        counts = sorted({START_UP, 300, arguments.dtype_count, arguments.count})
+        folders = {count: subset(files, count, here / str(count)) for count in counts}
+        decoding = decode_all(sorted(folders[arguments.count].iterdir()), encoder.scales, here / "pixels")
+        print(
+            f"scales {encoder.scales}; decode and resize: {arguments.count / decoding:.0f} pictures/s a thread"
+        )
+        print(f"bfloat16 against float32, lowest cosine of 256 pictures: {fidelity(here / 'pixels'):.5f}")
+        against_bare_loop(folders, here / "pixels", arguments.count, arguments.dtype, arguments.pairs)
+        print(f"whole job, bfloat16 / float32: {dtypes(folders, arguments.dtype_count, arguments.pairs)}")
+        peaks = {count: ingest(folders[count], arguments.dtype)[2] for count in (300, arguments.count)}
+        print("peak memory, MiB: " + ", ".join(f"{n} pictures {mb:.0f}" for n, mb in peaks.items()))
+
+
+if __name__ == "__main__":
+    main()
