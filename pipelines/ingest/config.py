@@ -11,8 +11,8 @@ from pipelines.ingest.sources import SourceConfig
 class IngestConfig(BaseModel):
     """How a corpus is read and how the job is sized.
 
-    On a CPU one encoder uses all cores, so `encoders` counts GPUs; 0 means one for each GPU of the
-    cluster, or one where there is none.
+    With `encoders` 0 there is one for each GPU of the cluster; where there is none, up to eight share
+    out the cores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -21,7 +21,9 @@ class IngestConfig(BaseModel):
     chunking: ChunkConfig = ChunkConfig()
     ray_address: str = Field("", description="a running Ray cluster; empty: RAY_ADDRESS, or start one here")
     encoders: int = Field(0, ge=0, le=4096)
-    encoder_threads: int = Field(0, ge=0, le=1024, description="threads of a CPU encoder; 0: every core")
+    encoder_threads: int = Field(
+        0, ge=0, le=1024, description="threads of a CPU encoder; 0: its share of the cores"
+    )
     encoder_batch: int = Field(64, ge=1, le=4096, description="rows handed to an encoder at once")
     load_batch: int = Field(32, ge=1, le=4096, description="pictures decoded by one call")
     writers: int = Field(

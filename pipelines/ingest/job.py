@@ -23,7 +23,7 @@ from ray.data.block import BlockAccessor
 from ray.exceptions import RayError
 
 from pipelines.core.embedder import load_embedder
-from pipelines.core.encoder import load_encoder
+from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.space import digest
@@ -39,7 +39,11 @@ from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
-_LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25  # they wait for disks and stores too; together they leave room on 2 cores
+# Ray's count of CPUs, not the cores that are used: low enough that every stage finds room even on one.
+_READ_CPUS, _LOAD_CPUS, _WRITE_CPUS = 0.25, 0.5, 0
+# A block is what one task works on: small enough to share out, to spread in time, and to fit in memory decoded.
+_ITEMS_PER_BLOCK, _ROWS_PER_BLOCK, _MAX_BLOCKS = 128, 128, 20_000
+_MAX_CPU_ENCODERS = 8  # each holds the models
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def ingest(
         encode_s = 0.0
         if plan.to_do:
             with _ray(config):
-                encode_s = _process(index, run, config, progress)
+                encode_s = _process(index, run, plan.to_do, config, progress)
         ledger, finished = finish(index, run, ledger, plan.refused)
     elapsed_s = time.perf_counter() - start
     summary = _summary(run, plan, finished, ledger, elapsed_s, encode_s)
@@ -117,13 +121,15 @@ def ingest(
     return summary
 
 
-def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -> float:
+def _process(index: Index, run: Run, num_items: int, config: IngestConfig, progress: Progress) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
     for store in (index.visual, index.text, index.lexical):
         store()  # here, before any work: a store that is down ends the job at once, and one creates it
     parts = run.directory / "parts"
     progress("reading documents", 0, 0)
-    items = ray.data.read_parquet(str(run.items), columns=ITEMS.names)
+    items = ray.data.read_parquet(
+        str(run.items), columns=ITEMS.names, override_num_blocks=_blocks(num_items, _ITEMS_PER_BLOCK)
+    )
     items.map_batches(
         ParseItems(config.sources, config.chunking), batch_format="pyarrow", batch_size=64
     ).write_parquet(str(parts))
@@ -131,21 +137,25 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
     total = pads.dataset(parts, format="parquet").count_rows()
     start = time.perf_counter()
     with _reported(run, total, progress):
-        _encode_and_write(index, run, config, parts, types)
+        _encode_and_write(index, run, config, parts, total, types)
     return time.perf_counter() - start
 
 
 def _encode_and_write(
-    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str]
+    index: Index, run: Run, config: IngestConfig, parts: Path, total: int, types: dict[str, str]
 ) -> None:
     encoder = index.encoder()
     image_cache = index.cache(encoder.cache_key)
     text_cache = index.cache(index.embedder().space.fingerprint)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    actors = config.encoders or max(1, gpus)
+    actors, threads, gpus = _encoders(config)
     rows = (
-        ray.data.read_parquet(str(parts), schema=SCHEMA)
-        .map_batches(CheckParts(types), batch_format="pyarrow")
+        ray.data.read_parquet(
+            str(parts),
+            schema=SCHEMA,
+            override_num_blocks=_blocks(total, _ROWS_PER_BLOCK),
+            ray_remote_args={"num_cpus": _READ_CPUS},
+        )
+        .map_batches(CheckParts(types), batch_format="pyarrow", num_cpus=_READ_CPUS)
         .map_batches(
             LoadPictures(encoder.scales, image_cache, index.previews, config.sources.max_file_bytes),
             batch_format="pyarrow",
@@ -155,7 +165,7 @@ def _encode_and_write(
         .map_batches(
             Encode,
             fn_constructor_kwargs={
-                "load_encoder": partial(_load_encoder, index.config, 0 if gpus else config.encoder_threads),
+                "load_encoder": partial(_load_encoder, index.config, threads),
                 "load_embedder": partial(load_embedder, index.config.embedder),
                 "image_cache": image_cache,
                 "text_cache": text_cache,
@@ -163,8 +173,8 @@ def _encode_and_write(
             compute=ActorPoolStrategy(size=actors),
             batch_format="pyarrow",
             batch_size=config.encoder_batch,
-            num_cpus=1,
-            num_gpus=1 if gpus else 0,
+            num_cpus=0.5 if threads == 1 else threads // 2,
+            num_gpus=gpus,
         )
     )
     sink = IndexSink(index.directory, index.config, run, config.rows_per_write)
@@ -172,11 +182,28 @@ def _encode_and_write(
     rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
 
 
-def _load_encoder(config: IndexConfig, threads: int) -> Any:
-    """The encoder of one worker. Ray gives a worker one thread; a CPU encoder uses the whole machine."""
+def _blocks(rows: int, rows_per_block: int) -> int:
+    return min(_MAX_BLOCKS, -(-rows // rows_per_block))
+
+
+def _encoders(config: IngestConfig) -> tuple[int, int, int]:
+    """(encoders, threads of each, GPUs of each): one a GPU, else the cores shared out among a few.
+
+    Several encoders of one thread beat one of several, whose threads wait for each other while the
+    same cores decode.
+    """
+    resources = ray.cluster_resources()
+    if gpus := int(resources.get("GPU", 0)):
+        return config.encoders or gpus, 1, 1
+    cpus = int(resources.get("CPU", 1))
+    actors = config.encoders or min(cpus, _MAX_CPU_ENCODERS)
+    return actors, config.encoder_threads or max(1, cpus // actors), 0
+
+
+def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
     import torch
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     return load_encoder(config.encoder)
 
 

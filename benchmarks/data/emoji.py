@@ -1,0 +1,286 @@
+"""Fetch emoji artwork, its names and Openclipart, and write the training file of the `lite` encoder.
+
+    python benchmarks/data/emoji.py --out DIR [--held-out-fold 0]
+
+DIR/train.jsonl        rows for `mmrag train encoder`: google, twitter and Openclipart pictures
+DIR/concepts.json      the 1,852 concepts with names, tags and fold, for benchmarks/joint_encoder.py
+DIR/pictures/VENDOR/   google, twitter (trained on); apple, facebook (only ever measured on)
+
+Needs npm, and apt-get and dpkg for Openclipart. Nothing fetched is part of this repository.
+
+| source | licence |
+|---|---|
+| emoji-datasource-google (Noto Emoji) | Apache-2.0 |
+| emoji-datasource-twitter (Twemoji) | CC-BY-4.0 |
+| emoji-datasource-apple, -facebook | not free: measured on, never trained on |
+| emojibase-data (names and tags, from Unicode CLDR) | MIT; CLDR: Unicode licence |
+| Openclipart 0.18 (Debian openclipart-png, -svg) | public domain; rows that say otherwise are left out |
+
+The split is fixed before any training: concepts sorted by the SHA-256 of their hexcode; a concept's fold
+is its rank modulo 5. An Openclipart picture whose texts hold every word of a held-out concept's English
+name is left out as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+TRAINED_VENDORS = ("google", "twitter")
+MEASURED_VENDORS = ("apple", "facebook")
+EMOJI_VERSION = "16.0.0"
+EMOJIBASE = "emojibase-data@17.0.0"
+LANGUAGES = ("en", "zh", "zh-hant")
+FOLDS = 5
+
+CLIPART_SIDE = 320  # pixels; the largest scale is 224
+CLIPART_MAX_PIXELS = 30_000_000
+CLIPART_PER_NAME = 4
+# Drawn less often than emoji: their names are noisy, and there are more of them.
+CLIPART_WEIGHT = 0.25
+# Series whose names say little of the single picture, and flags: knowing one does not help to name another.
+_GENERIC_FOLDERS = (
+    *("shapes/stars", "special/", "computer/icons", "computer/buttons"),
+    *("signs_and_symbols/flags", "signs_and_symbols/led"),
+)
+_GENERIC_KEYWORDS = frozenset(
+    (
+        *("hash", "computer", "icons", "icon", "action", "application", "mimeicon", "filesystem"),
+        *("unsorted", "clipart", "image", "png", "svg", "inkscape", "colour"),
+    )
+)
+_STOP_WORDS = frozenset(["of", "the", "a", "with", "and", "in", "on", "flag"])
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    id: str
+    picture: str
+    names: dict[str, str]
+    tags: tuple[str, ...]
+    fold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clipart:
+    picture: str
+    label: str
+    keywords: tuple[str, ...]
+    words: frozenset[str]
+
+
+def fetch_emoji(out: Path) -> None:
+    """The four vendors' 64-pixel pictures, emoji.json and emojibase's names, from the npm registry."""
+    packages = [f"emoji-datasource-{vendor}@{EMOJI_VERSION}" for vendor in TRAINED_VENDORS + MEASURED_VENDORS]
+    for package in [*packages, EMOJIBASE]:
+        archive = out / "downloads" / (package.replace("@", "-") + ".tgz")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        if not archive.exists():
+            print(f"fetching {package}", file=sys.stderr)
+            subprocess.run(
+                ["npm", "pack", package], cwd=archive.parent, check=True, stdout=subprocess.DEVNULL
+            )
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                target = _target(member.name, package)
+                if target and member.isfile() and not (out / target).exists():
+                    (out / target).parent.mkdir(parents=True, exist_ok=True)
+                    (out / target).write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+
+
+def _target(member: str, package: str) -> str | None:
+    if found := re.fullmatch(r"package/img/(\w+)/64/([\w-]+\.png)", member):
+        return f"pictures/{found[1]}/{found[2]}"
+    if member == "package/emoji.json" and "google" in package:
+        return "downloads/emoji.json"
+    if found := re.fullmatch(r"package/(en|zh|zh-hant)/data\.json", member):
+        return f"downloads/names-{found[1]}.json"
+    return None
+
+
+def read_concepts(out: Path) -> list[Concept]:
+    """Every emoji that all four vendors drew and emojibase names, but the five skin-tone swatches."""
+    names: dict[str, dict[str, Any]] = {
+        language: {entry["hexcode"]: entry for entry in _json(out / f"downloads/names-{language}.json")}
+        for language in LANGUAGES
+    }
+    found = []
+    for emoji in _json(out / "downloads/emoji.json"):
+        code = emoji["unified"]
+        vendors = TRAINED_VENDORS + MEASURED_VENDORS
+        drawn = all((out / "pictures" / vendor / emoji["image"]).exists() for vendor in vendors)
+        if emoji["category"] == "Component" or not drawn:
+            continue
+        spellings = (code, code.replace("-FE0F", ""), f"{code}-FE0F")
+        entries = {
+            language: next((known[s] for s in spellings if s in known), None)
+            for language, known in names.items()
+        }
+        labels = {language: entry["label"] for language, entry in entries.items() if entry}
+        if {"en", "zh"} <= labels.keys():
+            tags = [tag for entry in entries.values() if entry for tag in entry.get("tags", [])]
+            found.append((code, emoji["image"], labels, tuple(dict.fromkeys(tags))))
+    found.sort(key=lambda concept: hashlib.sha256(concept[0].encode()).hexdigest())
+    return [Concept(*fields, fold=rank % FOLDS) for rank, fields in enumerate(found)]
+
+
+def fetch_clipart(out: Path) -> None:
+    """Debian's Openclipart pictures, and their SVG twins, whose metadata hold title, keywords and licence."""
+    downloads = out / "downloads"
+    for package in ("openclipart-png", "openclipart-svg"):
+        if not list(downloads.glob(f"{package}_*.deb")):
+            print(f"fetching {package}", file=sys.stderr)
+            subprocess.run(
+                ["apt-get", "download", package], cwd=downloads, check=True, stdout=subprocess.DEVNULL
+            )
+        if not (downloads / package).exists():
+            [archive] = downloads.glob(f"{package}_*.deb")
+            subprocess.run(["dpkg", "-x", archive.name, package], cwd=downloads, check=True)
+
+
+def read_clipart(out: Path) -> list[Clipart]:
+    """Public-domain pictures with a usable English name, copied small and on white under pictures/."""
+    base = out / "downloads/openclipart-svg/usr/share/openclipart/svg"
+    entries = []
+    for svg in sorted(base.rglob("*.svg")):
+        name = svg.relative_to(base).with_suffix("").as_posix()
+        metadata = re.search(r"<metadata.*?</metadata>", svg.read_text("utf-8", errors="replace"), re.DOTALL)
+        if metadata and not name.startswith(_GENERIC_FOLDERS):
+            people = r"<dc:(creator|publisher|rights|contributor)>.*?</dc:\1>"
+            about = re.sub(people, "", metadata[0], flags=re.DOTALL)
+            licences = re.findall(r'license[^>]*resource="([^"]*)"', about)
+            if any("PublicDomain" in licence for licence in licences):
+                title = re.search(r"<dc:title>(.*?)</dc:title>", about, re.DOTALL)
+                entries.append(
+                    (name, title[1] if title else "", re.findall(r"<rdf:li>(.*?)</rdf:li>", about))
+                )
+    titles = collections.Counter(title.lower() for _, title, _ in entries)
+    used: collections.Counter[str] = collections.Counter()
+    found = []
+    for name, title, keywords in entries:
+        file_name = _clean(name.rsplit("/", 1)[-1])
+        # A title shared by many is a collection's, not the picture's.
+        own = titles[title.lower()] <= 3 and not re.search(
+            r"collection|theme|untitled|created by|part of", title, re.I
+        )
+        label = (_clean(title) if own else "") or file_name
+        used[label] += 1
+        if not 3 <= len(label) <= 60 or used[label] > CLIPART_PER_NAME:
+            continue
+        words = [_clean(word) for word in keywords if not word.startswith("0x") and "theme" not in word]
+        tags = tuple(dict.fromkeys(word for word in words if len(word) > 1 and word not in _GENERIC_KEYWORDS))
+        picture = f"pictures/clipart/{name}.png"
+        if _shrink(out / f"downloads/openclipart-png/usr/share/openclipart/png/{name}.png", out / picture):
+            found.append(
+                Clipart(picture, label, tags, frozenset(_words(" ".join((label, file_name, *tags)))))
+            )
+    return found
+
+
+def training_rows(
+    concepts: list[Concept], clipart: list[Clipart], held_out_fold: int
+) -> list[dict[str, Any]]:
+    """Rows of train.jsonl. Held-out concepts keep their rows, marked: training measures itself on them."""
+    rows: list[dict[str, Any]] = [
+        {
+            "image": f"pictures/{vendor}/{concept.picture}",
+            "concept": concept.id,
+            "texts": list(dict.fromkeys(concept.names.values())),
+            "tags": list(concept.tags),
+            "split": "held-out" if concept.fold == held_out_fold else "train",
+        }
+        for vendor in TRAINED_VENDORS
+        for concept in concepts
+    ]
+    held_out = [_words(concept.names["en"]) for concept in concepts if concept.fold == held_out_fold]
+    for picture in clipart:
+        if not any(words and words <= picture.words for words in held_out):
+            texts, tags = [picture.label], list(picture.keywords)
+            row = {
+                "image": picture.picture,
+                "concept": f"clipart:{picture.label}",
+                "texts": texts,
+                "tags": tags,
+            }
+            rows.append(row | {"split": "train", "weight": CLIPART_WEIGHT})
+    return rows
+
+
+def build(out: Path) -> tuple[list[Concept], list[Clipart]]:
+    """Fetch what is missing and return the concepts and Openclipart pictures under `out`."""
+    fetch_emoji(out)
+    fetch_clipart(out)
+    return read_concepts(out), read_clipart(out)
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def _shrink(source: Path, target: Path) -> bool:
+    if target.exists():
+        return True
+    if not source.exists():
+        return False
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the header is read first, and judged here
+    try:
+        with Image.open(source) as picture:
+            if picture.width * picture.height > CLIPART_MAX_PIXELS:
+                return False
+            rgba = picture.convert("RGBA")
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    rgba.thumbnail((CLIPART_SIDE, CLIPART_SIDE), Image.Resampling.BICUBIC)
+    white = Image.new("RGBA", rgba.size, "white")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.alpha_composite(white, rgba).convert("RGB").save(target)
+    return True
+
+
+def _clean(name: str) -> str:
+    name = re.sub(r"^clip ?art by .*? - ", "", name, flags=re.IGNORECASE)
+    name = re.sub(r"[_\-]+", " ", name)
+    name = re.sub(r"\b0x\w+\b|\b\d+\w?\b|(?<=[a-zA-Z]{3})\d+\b", "", name)
+    return re.sub(r"\s+", " ", name).strip(" .,").lower()
+
+
+def _words(text: str) -> set[str]:
+    return {word.rstrip("s") for word in re.findall(r"[a-z]+", text.lower())} - _STOP_WORDS
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--held-out-fold", type=int, default=0, choices=range(FOLDS))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    concepts, clipart = build(args.out)
+    rows = training_rows(concepts, clipart, args.held_out_fold)
+    write_rows(args.out / "train.jsonl", rows)
+    described = [asdict(concept) for concept in concepts]
+    (args.out / "concepts.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), "utf-8")
+    print(
+        f"{len(concepts):,} concepts, {len(clipart):,} Openclipart pictures, {len(rows):,} rows",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training jobs. Only `job.py` knows Ray."""

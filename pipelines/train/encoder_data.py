@@ -1,0 +1,205 @@
+"""Training rows of the `lite` encoder, and the cached trunk features of their pictures.
+
+A row of the JSONL file is one picture of one concept:
+
+    {"image": "img/apple.png", "concept": "1F34E", "texts": ["red apple", "红苹果"], "split": "train"}
+
+`image` is relative to the file and stays in its folder. `texts` name the concept in any language that the
+text tower reads. `split` is "train" or "held-out", one for all rows of a concept. Optional: `tags`, looser
+words for it, and `weight` (default 1), how often the concept is drawn. Knows nothing of heads, losses or Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.core import images
+from pipelines.core.errors import BadImage, UsageError
+from pipelines.train.encoder_config import EncoderTraining
+
+Features = NDArray[np.float16]
+
+# Raise it when `alter` or the trunk changes: cached features are then made anew.
+_FEATURES_VERSION = 2
+
+
+class Row(BaseModel):
+    """One line of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str = Field(min_length=1)
+    concept: str = Field(min_length=1)
+    texts: tuple[str, ...] = Field(min_length=1)
+    tags: tuple[str, ...] = ()
+    split: Literal["train", "held-out"]
+    weight: float = Field(1.0, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows with their pictures' features: (rows, views, scales, F). `skipped` counts unusable pictures."""
+
+    rows: tuple[Row, ...]
+    features: Features
+    skipped: int
+
+    def only(self, split: str) -> Table:
+        keep = [number for number, row in enumerate(self.rows) if row.split == split]
+        return Table(tuple(self.rows[number] for number in keep), self.features[keep], self.skipped)
+
+
+def read_rows(file: Path) -> tuple[Row, ...]:
+    """Raises UsageError, which names the line, for a row that is wrong or a picture that is not there."""
+    rows: list[Row] = []
+    splits: dict[str, str] = {}
+    folder = file.parent.resolve()
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{file.name}:{number}"
+        try:
+            row = Row.model_validate_json(line)
+        except ValidationError as exc:
+            problem = exc.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"])
+            raise UsageError(f"{where}: {field + ': ' if field else ''}{problem['msg']}") from exc
+        path = (folder / row.image).resolve()
+        if not path.is_relative_to(folder):
+            raise UsageError(f"{where}: image {row.image!r} is outside the file's folder")
+        if not path.is_file():
+            raise UsageError(f"{where}: image {row.image!r} does not exist")
+        if any(not text.strip() for text in row.texts + row.tags):
+            raise UsageError(f"{where}: an empty text")
+        if splits.setdefault(row.concept, row.split) != row.split:
+            raise UsageError(f"{where}: concept {row.concept!r} is in both splits")
+        rows.append(row)
+    if len({row.concept for row in rows if row.split == "train"}) < 2:
+        raise UsageError(f"{file}: wanted at least two concepts in split 'train'")
+    return tuple(rows)
+
+
+def alter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A picture of the same thing: mirrored, turned, moved in a wider frame, tinted, grayed or dimmed."""
+    if rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    white = (255, 255, 255)
+    if rng.random() < 0.5:
+        image = image.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC, fillcolor=white)
+    margin = rng.uniform(0, 0.45)
+    width, height = (round(side * (1 + margin * rng.uniform(0.6, 1.0))) for side in image.size)
+    frame = Image.new("RGB", (width, height), white)
+    corner = (int(rng.integers(width - image.width + 1)), int(rng.integers(height - image.height + 1)))
+    frame.paste(image, corner)
+    if rng.random() < 0.25:
+        frame = ImageOps.grayscale(frame).convert("RGB")
+    if rng.random() < 0.4:
+        frame = ImageEnhance.Brightness(frame).enhance(rng.uniform(0.7, 1.2))
+        frame = ImageEnhance.Color(frame).enhance(rng.uniform(0.5, 1.5))
+    if rng.random() < 0.5:  # a coloured ground: white becomes the tint, black stays
+        tint = rng.uniform(0.35, 1.0, size=3)
+        frame = Image.fromarray((np.asarray(frame) * tint).astype(np.uint8))
+    return frame
+
+
+def pyramids(data: bytes, config: EncoderTraining) -> list[tuple[NDArray[np.uint8], ...]]:
+    """The picture's views, each at every scale. The views depend on the bytes and the seed only."""
+    picture = images.decode(data)
+    seed = int.from_bytes(hashlib.sha256(data).digest()[:8], "big") ^ config.seed
+    rng = np.random.default_rng(seed)
+    altered = [alter(picture.image, rng) for _ in range(config.views - 1)]
+    pictures = [picture, *(images.Picture(image, image.width, image.height) for image in altered)]
+    return [images.pyramid(one, config.scales) for one in pictures]
+
+
+def extract(
+    rows: Sequence[Row],
+    folder: Path,
+    config: EncoderTraining,
+    pooled: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    cache: Path,
+) -> Table:
+    """Features of the rows' pictures, from `cache` (a directory) where they are there.
+
+    A picture that cannot be decoded is left out and counted. Pictures are known by their content.
+    """
+    contents = [(folder / row.image).read_bytes() for row in rows]
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    made_by = (config.scales, config.views, config.seed, config.extraction_dtype, _FEATURES_VERSION)
+    file = cache / f"features-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]}.npz"
+    known = _read_cache(file)
+    missing = {
+        digest: content for digest, content in zip(digests, contents, strict=True) if digest not in known
+    }
+    if missing:
+        known |= _pool(missing, config, pooled)
+        _write_cache(file, known)
+    usable = [number for number, digest in enumerate(digests) if digest in known]
+    if not usable:
+        raise UsageError("none of the pictures can be read")
+    kept = np.stack([known[digests[number]] for number in usable])
+    return Table(tuple(rows[number] for number in usable), kept, len(rows) - len(usable))
+
+
+def _read_cache(file: Path) -> dict[str, Features]:
+    if not file.exists():
+        return {}
+    with np.load(file) as stored:
+        return dict(zip(stored["digests"].tolist(), stored["features"], strict=True))
+
+
+def _write_cache(file: Path, known: dict[str, Features]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as out:
+        np.savez(out, digests=np.array(list(known)), features=np.stack(list(known.values())))
+    partial.replace(file)  # a reader sees the old file or the new one, whole
+
+
+def _pool(
+    contents: dict[str, bytes],
+    config: EncoderTraining,
+    pooled: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+) -> dict[str, Features]:
+    known: dict[str, Features] = {}
+    waiting: list[str] = []
+    batch: list[list[tuple[NDArray[np.uint8], ...]]] = []
+
+    def flush() -> None:
+        if not batch:
+            return
+        per_scale = []
+        for scale in range(len(config.scales)):
+            pixels = np.stack([view[scale] for views in batch for view in views])
+            per_scale.append(pooled(pixels).reshape(len(batch), config.views, -1))
+        stacked = np.stack(per_scale, axis=2).astype(np.float16)
+        known.update(zip(waiting, stacked, strict=True))
+        waiting.clear()
+        batch.clear()
+
+    per_batch = max(1, config.extraction_batch // config.views)
+    for number, (digest, content) in enumerate(contents.items(), start=1):
+        try:
+            batch.append(pyramids(content, config))
+            waiting.append(digest)
+        except BadImage as exc:
+            print(f"left out a picture: {exc}", file=sys.stderr)
+        if len(batch) == per_batch or number == len(contents):
+            flush()
+        if number % 500 == 0 or number == len(contents):
+            print(f"features of {number:,}/{len(contents):,} pictures", file=sys.stderr, flush=True)
+    return known
