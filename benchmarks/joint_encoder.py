@@ -21,7 +21,7 @@ import numpy as np
 from data import emoji
 from numpy.typing import NDArray
 
-from pipelines.core.lite import Heads, LiteEncoder, load_sentence_encoder
+from pipelines.core.lite import Heads, LiteEncoder
 from pipelines.core.lite_trunk import Trunk, raw_features
 from pipelines.core.torch_runtime import pick_dtype
 from pipelines.train.encoder_config import EncoderTraining
@@ -97,7 +97,7 @@ def load_tables(
 ) -> tuple[Table, Pictures]:
     """All rows to train on, and every vendor's clean pictures."""
     dtype = pick_dtype(config.extraction_dtype, "cpu")
-    towers = Towers(lambda: Trunk("cpu", dtype), load_sentence_encoder)
+    towers = Towers(lambda: Trunk("cpu", dtype))
     rows = [Row.model_validate(row) for row in emoji.training_rows(concepts, clipart, held_out_fold=-1)]
     table = extract(rows, out, config, towers.pooled, out / "cache")
     place = {row.image: number for number, row in enumerate(table.rows)}

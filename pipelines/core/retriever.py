@@ -165,7 +165,9 @@ class Retriever:
         if branch == "lexical":
             return know.lexical().search(text, n, query.where)
         if branch == "text":
-            return know.text().search(know.embedder().embed_queries([text])[0], n, query.where)
+            embedder = know.embedder()
+            found = know.text().search(embedder.embed_queries([text])[0], n, query.where)
+            return [f for f in found if f.score >= embedder.floor]
         vector = (
             self.picture_vector(query.image or b"") if branch == "image_to_image" else self._text_vector(text)
         )

@@ -77,7 +77,7 @@ def _items(photographs: Path, seed: int) -> Iterator[Item]:
             product.caption,
             {
                 "product_id": product.id,
-                "kind": "spec_sheet",
+                "category": "spec_sheet",
                 "topic": product.form,
                 "lang": product.lang,
                 "year": product.year,
@@ -90,7 +90,7 @@ def _items(photographs: Path, seed: int) -> Iterator[Item]:
             partial(maths.draw, problem, _random(seed, n)),
             problem.text,
             problem.caption,
-            {"kind": "maths", "topic": problem.topic, "lang": problem.lang},
+            {"category": "maths", "topic": problem.topic, "lang": problem.lang},
         )
     for chart in charts.CHARTS:
         yield Item(
@@ -99,7 +99,7 @@ def _items(photographs: Path, seed: int) -> Iterator[Item]:
             partial(charts.draw, chart),
             chart.text,
             chart.caption,
-            {"kind": "chart", "topic": chart.form, "lang": chart.lang, "year": chart.year},
+            {"category": "chart", "topic": chart.form, "lang": chart.lang, "year": chart.year},
         )
     for photo in PHOTOGRAPHS:
         yield Item(
@@ -108,7 +108,7 @@ def _items(photographs: Path, seed: int) -> Iterator[Item]:
             photographs / photo.file,
             "\n\n".join(text for text in (photo.en, photo.zh) if text),
             metadata={
-                "kind": "photograph",
+                "category": "photograph",
                 "topic": photo.topic,
                 "lang": photo.lang,
                 "licence": photo.licence,

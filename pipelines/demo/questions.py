@@ -91,7 +91,7 @@ QUESTIONS = (
     Question(
         "spending", "Chinese text to a chart, filtered",
         ("chart-household-spending",),
-        text="每个月的房租占多少？", filter='kind == "chart" and lang == "zh"',
+        text="每个月的房租占多少？", filter='category == "chart" and lang == "zh"',
     ),
     Question(
         "one-product", "A filter on one product: nothing else may be found",

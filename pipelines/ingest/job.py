@@ -39,9 +39,9 @@ from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
-# Ray's count of CPUs, not the cores that are used: low enough that every stage finds room even on one.
-_READ_CPUS, _LOAD_CPUS, _WRITE_CPUS = 0.25, 0.5, 0
-# A block is what one task works on: small enough to share out, to spread in time, and to fit in memory decoded.
+# Ray's count of CPUs, not the cores that are used: low enough that every stage finds room on two.
+_LOAD_CPUS, _WRITE_CPUS = 0.5, 0
+# A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK, _MAX_BLOCKS = 128, 128, 20_000
 _MAX_CPU_ENCODERS = 8  # each holds the models
 
@@ -149,13 +149,8 @@ def _encode_and_write(
     text_cache = index.cache(index.embedder().space.fingerprint)
     actors, threads, gpus = _encoders(config)
     rows = (
-        ray.data.read_parquet(
-            str(parts),
-            schema=SCHEMA,
-            override_num_blocks=_blocks(total, _ROWS_PER_BLOCK),
-            ray_remote_args={"num_cpus": _READ_CPUS},
-        )
-        .map_batches(CheckParts(types), batch_format="pyarrow", num_cpus=_READ_CPUS)
+        ray.data.read_parquet(str(parts), schema=SCHEMA, override_num_blocks=_blocks(total, _ROWS_PER_BLOCK))
+        .map_batches(CheckParts(types), batch_format="pyarrow")
         .map_batches(
             LoadPictures(encoder.scales, image_cache, index.previews, config.sources.max_file_bytes),
             batch_format="pyarrow",
@@ -203,7 +198,10 @@ def _encoders(config: IngestConfig) -> tuple[int, int, int]:
 def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
     import torch
 
+    from pipelines.core.torch_runtime import keep_freed_memory
+
     torch.set_num_threads(threads)
+    keep_freed_memory()
     return load_encoder(config.encoder)
 
 

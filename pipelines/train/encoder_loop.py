@@ -21,8 +21,9 @@ from safetensors.numpy import save as to_bytes
 from torch import Tensor, nn
 
 from pipelines.core.lazy import Lazy
-from pipelines.core.lite import CONFIG_FILE, HEADS_FILE, LiteConfig, class_probabilities, sentence_vectors
+from pipelines.core.lite import CONFIG_FILE, HEADS_FILE, LiteConfig, class_probabilities
 from pipelines.core.lite_trunk import Trunk
+from pipelines.core.sentences import sentence_vectors
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.encoder_data import Table
 from pipelines.train.encoder_model import CLASS_NAMES, Batch, JointHeads
@@ -39,8 +40,8 @@ _CHUNK = 2048
 class Towers:
     """The two pretrained towers, frozen. The image trunk is loaded when it is first needed."""
 
-    def __init__(self, trunk: Callable[[], Trunk], sentences: Callable[[], Any]) -> None:
-        self._trunk, self._sentences = Lazy(trunk), Lazy(sentences)
+    def __init__(self, trunk: Callable[[], Trunk]) -> None:
+        self._trunk = Lazy(trunk)
         self._known: dict[str, Array] = {}
 
     def pooled(self, pixels_NHWC: Pixels) -> Array:
@@ -64,7 +65,7 @@ class Towers:
         """(N, 512) unit rows. Each text is encoded once: the folds of a benchmark share most of theirs."""
         new = list(dict.fromkeys(text for text in texts if text not in self._known))
         if new:
-            self._known.update(zip(new, sentence_vectors(self._sentences(), new), strict=True))
+            self._known.update(zip(new, sentence_vectors(new), strict=True))
         return np.stack([self._known[text] for text in texts])
 
 

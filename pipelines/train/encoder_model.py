@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.core.lite import PACKAGED, TEXT_DIM
+from pipelines.core.lite import PACKAGED
+from pipelines.core.sentences import DIM as TEXT_DIM
 from pipelines.train.encoder_config import EncoderTraining
 
 CLASS_NAMES = PACKAGED / "imagenet_classes.txt"

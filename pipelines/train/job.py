@@ -15,7 +15,6 @@ from ray import train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
-from pipelines.core.lite import load_sentence_encoder
 from pipelines.core.lite_trunk import Trunk
 from pipelines.core.torch_runtime import pick_dtype
 from pipelines.train.encoder_config import EncoderTraining
@@ -48,7 +47,7 @@ def _train_encoder_worker(settings: dict[str, Any]) -> None:
     data, out = Path(settings["data"]), Path(settings["out"])
     rank, device = train.get_context().get_world_rank(), get_device()
     dtype = pick_dtype(config.extraction_dtype, device.type)
-    towers = Towers(partial(Trunk, str(device), dtype), load_sentence_encoder)
+    towers = Towers(partial(Trunk, str(device), dtype))
     prepare = partial(extract, read_rows(data), data.parent, config, towers.pooled, out / "cache")
     table = prepare() if rank == 0 else None
     if config.num_workers > 1:

@@ -21,6 +21,7 @@ from pipelines.core.filters import Filter
 from pipelines.core.stores import facets
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.records import check_parts, from_row, last_of_each, to_row
+from pipelines.core.stores.words import query_words
 from pipelines.core.types import Found, Part
 
 MAX_K: Final = 10_000  # index.max_result_window
@@ -129,7 +130,10 @@ class ElasticStore:
     def search(self, text: str, k: int, where: Filter | None = None) -> list[Found]:
         if not 1 <= k <= MAX_K:
             raise StoreError(f"k is {k}; Elasticsearch answers 1 to {MAX_K} hits")
-        query: dict[str, Any] = {"must": [{"match": {"text": {"query": text}}}]}
+        wanted = " ".join(query_words(text))
+        if not wanted:
+            return []
+        query: dict[str, Any] = {"must": [{"match": {"text": {"query": wanted}}}]}
         if where is not None:
             query["filter"] = [_plan(facets.plan(where))]
         with _translated(self._config.url, "search"):

@@ -21,7 +21,7 @@ from pipelines.core.errors import IndexLocked, StoreError
 from pipelines.core.filters import Filter
 from pipelines.core.stores import facets
 from pipelines.core.stores.records import check_parts, dump, from_row, last_of_each, to_row
-from pipelines.core.stores.words import words
+from pipelines.core.stores.words import query_words, words
 from pipelines.core.types import Found, Part
 
 _HEAP_BYTES: Final = 64 << 20
@@ -70,7 +70,7 @@ class TantivyStore:
         if k < 1:
             raise StoreError(f"k is {k}; ask for at least 1 hit")
         schema = self._index.schema
-        tokens = dict.fromkeys(self._analyze(" ".join(words(text))))
+        tokens = dict.fromkeys(self._analyze(" ".join(query_words(text))))
         if not tokens:
             return []
         query = _either([Query.term_query(schema, "body", token, "freq") for token in tokens])

@@ -13,6 +13,17 @@ import jieba
 
 _HAN: Final = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _RUN: Final = re.compile(f"(?P<han>[{_HAN}]+)|[^\\W_{_HAN}]+")
+
+_STOP_ENGLISH: Final = """
+    a about an and any are as at be been but by can could did do does for from had has have how i if in into
+    is it its me my no not of on or our please shall should so such that the their them then there these
+    they this those to was we were what when where which who whom whose why will with would you your"""
+_STOP_CHINESE: Final = """
+    一 一个 一下 不 与 中 为 为什么 之 也 了 于 什么 他 以 们 会 但 你 几 到 及 可 可以
+    可否 吗 吧 呢 和 哪 哪一 哪一个 哪个 哪些 哪种 哪里 啊 在 多少 她 如何 它 就 怎么 怎么样 怎样 想 我
+    我们 或 所 把 是 有 有没有 来 某 没 没有 的 看 着 等 给 能 能否 被 要 让 请 请问 谁
+    还 这 这个 这些 那 那个 那些 都 里"""
+STOP_WORDS: Final = frozenset(f"{_STOP_ENGLISH} {_STOP_CHINESE}".split())
 _LOADING: Final = threading.Lock()
 
 
@@ -30,6 +41,12 @@ def words(text: str) -> list[str]:
         else:
             found.append(run[0])
     return found
+
+
+def query_words(text: str) -> list[str]:
+    """The words of a question without those that any passage holds; all of them where it has no others."""
+    found = words(text)
+    return [word for word in found if word not in STOP_WORDS] or found
 
 
 @cache

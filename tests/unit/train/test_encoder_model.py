@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.core.lite import TEXT_DIM, Heads
+from pipelines.core.lite import Heads
+from pipelines.core.sentences import DIM as TEXT_DIM
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.encoder_model import JointHeads, contrastive_loss, same_text
 

@@ -1,0 +1,344 @@
+"""The real ingest job on a local Ray, over a small folder: one run seen from all sides, and its sequels."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import ray
+from fakes import photograph, png
+
+from pipelines.core.errors import IndexLocked, MmragError
+from pipelines.core.index import Index
+from pipelines.core.stores import embedded
+from pipelines.core.types import store_key
+from pipelines.ingest import job
+from pipelines.ingest.job import Summary, ingest
+from pipelines.ingest.status import index_status
+from pipelines.settings import Settings, load_settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+LONG_TEXT = "\n\n".join(
+    f"Paragraph {n}: " + "the hole spacing of the cooler is 48 mm. " * 15 for n in range(4)
+)
+
+
+def write_corpus(folder: Path) -> Path:
+    """Eight documents: five good pictures, one of them twice, a bad one, and one in conflict."""
+    folder.mkdir(parents=True)
+    for n in range(5):
+        (folder / f"p{n}.png").write_bytes(png(photograph(n, 64)))
+    (folder / "p4-again.png").write_bytes((folder / "p4.png").read_bytes())
+    (folder / "bad.png").write_bytes(b"PK\3\4 a zip")
+    (folder / "p0.txt").write_text(LONG_TEXT)
+    (folder / "p1.txt").write_text("红色的散热器")
+    (folder / "p0.json").write_text(json.dumps({"year": 2020}))
+    (folder / "x-conflict.png").write_bytes(png(photograph(9, 64)))
+    (folder / "x-conflict.json").write_text(json.dumps({"year": "new"}))
+    return folder
+
+
+@dataclass
+class Workshop:
+    """A corpus, its index, and the settings of both."""
+
+    corpus: Path
+    directory: Path
+    settings: Settings
+    assignments: list[str]
+
+    def ingest(self) -> Summary:
+        return ingest([str(self.corpus)], self.directory, self.settings.index, self.settings.ingest)
+
+    def open(self) -> Index:
+        return Index(self.directory, self.settings.index)
+
+    def contents(self) -> dict[str, Any]:
+        """Everything that the stores hold, in a form that two indexes can be compared by."""
+        with self.open() as index:
+            manifest = index.manifest()
+            vectors = [
+                np.eye(1, space["dim"], dtype=np.float32)[0]
+                for space in (manifest.space, manifest.text_space)
+            ]
+            pictures = [found.part for found in index.visual().search(vectors[0], 100)]
+            chunks = [found.part for found in index.text().search(vectors[1], 100)]
+            return {
+                "pictures": {part.id: part.content for part in pictures},
+                "chunks": {part.id: part.text for part in chunks},
+                "lexical": sorted(p.id for p in index.lexical().fetch([c.key for c in chunks]).values()),
+                "status": {name: index_status(index)[name] for name in ("stores", "expected")},
+            }
+
+    def ledger(self) -> dict[str, dict[str, Any]]:
+        return {
+            row["document_id"]: row for row in pq.read_table(self.directory / "ledger.parquet").to_pylist()
+        }
+
+    def stop(self) -> None:
+        embedded.stop(self.directory / "vectors")
+
+
+def workshop(root: Path, clip_settings: list[str], *more: str) -> Workshop:
+    assignments = [*clip_settings, *more]
+    return Workshop(write_corpus(root / "corpus"), root / "kb", load_settings(None, assignments), assignments)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def first(
+    local_ray: None, tmp_path_factory: pytest.TempPathFactory, clip_settings: list[str]
+) -> Iterator[tuple[Workshop, Summary, dict[str, Any]]]:
+    """One whole run. Its index is not changed by any test; those that go on work on a copy."""
+    made = workshop(tmp_path_factory.mktemp("first"), clip_settings)
+    summary = made.ingest()
+    yield made, summary, made.contents()
+    made.stop()
+
+
+# One run.
+
+
+def test_the_summary_counts_what_the_folder_holds(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    _, summary, contents = first
+    assert (summary.documents, summary.unchanged) == (8, 0)
+    assert summary.images == 6
+    assert summary.chunks == len(contents["chunks"]) >= 4
+    assert summary.rejected == 2
+    assert summary.index["status"] == {"complete": 6, "rejected": 2}
+    assert summary.elapsed_s > 0
+    assert {"parse", "load", "encode", "write"} <= summary.stage_s.keys()
+
+
+def test_the_stores_hold_what_the_ledger_says(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    contents = first[2]
+    names = ["p0", "p1", "p2", "p3", "p4", "p4-again"]
+    assert sorted(contents["pictures"]) == sorted(f"corpus/{name}.png#img-0" for name in names)
+    assert contents["lexical"] == sorted(contents["chunks"])
+    assert contents["status"]["stores"] == contents["status"]["expected"]
+    assert contents["chunks"]["corpus/p1.png#txt-0"] == "红色的散热器"
+
+
+def test_one_picture_in_two_documents_is_encoded_once(
+    first: tuple[Workshop, Summary, dict[str, Any]],
+) -> None:
+    _, summary, contents = first
+    assert summary.encoded_images == 5
+    pictures = contents["pictures"]
+    assert pictures["corpus/p4.png#img-0"] == pictures["corpus/p4-again.png#img-0"]
+
+
+def test_each_refused_part_is_one_dead_letter_of_four_columns(
+    first: tuple[Workshop, Summary, dict[str, Any]],
+) -> None:
+    made, summary, _ = first
+    letters = pq.read_table(made.directory / "rejected" / f"{summary.run}.parquet")
+    assert letters.column_names == ["document_id", "source", "stage", "reason"]
+    bad, conflict = sorted(letters.to_pylist(), key=lambda letter: letter["document_id"])
+    assert (bad["document_id"], bad["stage"]) == ("corpus/bad.png", "decode")
+    assert str(made.corpus / "bad.png") in bad["reason"]
+    assert (conflict["document_id"], conflict["stage"]) == ("corpus/x-conflict.png", "metadata")
+    assert conflict["reason"] == "year is a str here ('new') but a number in the index"
+
+
+def test_every_picture_has_a_preview(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    made, _, contents = first
+    previews = {path.stem for path in (made.directory / "previews").glob("*/*.jpg")}
+    assert set(contents["pictures"].values()) <= previews
+
+
+def test_a_finished_run_leaves_no_work_files(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    assert list((first[0].directory / "runs").iterdir()) == []
+
+
+def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
+    first: tuple[Workshop, Summary, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _, contents = first
+    monkeypatch.delattr(job, "_ray")  # a run that wanted a cluster would fail
+    again = made.ingest()
+    assert (again.documents, again.unchanged, again.known_rejected) == (0, 8, 2)
+    assert (again.encoded_images, again.encoded_chunks, again.rejected) == (0, 0, 0)
+    assert made.contents() == contents
+
+
+def test_a_locked_index_is_refused(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    made = first[0]
+    with made.open() as index, index.write_lock(), pytest.raises(IndexLocked) as caught:
+        made.ingest()
+    assert caught.value.exit_status == 1
+
+
+def test_too_many_refusals_fail_the_job_after_it_is_written(
+    first: tuple[Workshop, Summary, dict[str, Any]], tmp_path: Path, clip_settings: list[str]
+) -> None:
+    made = workshop(tmp_path, clip_settings, "ingest.max_rejected_fraction=0.5")
+    for path in made.corpus.glob("*[!d].*"):
+        path.unlink()
+    assert [path.name for path in made.corpus.iterdir()] == ["bad.png"]
+    try:
+        with pytest.raises(MmragError, match=r"1 of 1 parts were refused.*max_rejected_fraction 0\.5"):
+            made.ingest()
+        assert made.ledger()["corpus/bad.png"]["status"] == "rejected"
+    finally:
+        made.stop()
+
+
+# The next run, after changes.
+
+
+@pytest.fixture(scope="module")
+def second(
+    first: tuple[Workshop, Summary, dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+    clip_settings: list[str],
+) -> Iterator[tuple[Workshop, Summary, dict[str, Any]]]:
+    """A copy of the index of `first` after a few changes to the corpus: what looks at that one as it was
+    stands above."""
+    root = tmp_path_factory.mktemp("second")
+    made = first[0]
+    made.stop()  # flushed and closed, so that its files may be copied
+    shutil.copytree(made.directory, root / "kb")
+    corpus = made.corpus
+    (corpus / "p2.png").write_bytes(png(photograph(22, 64)))
+    (corpus / "p0.txt").write_text("One short paragraph.")
+    (corpus / "bad.png").write_bytes(png(photograph(33, 64)))
+    (corpus / "p3.png").write_bytes(b"")
+    changed = Workshop(corpus, root / "kb", made.settings, made.assignments)
+    summary = changed.ingest()
+    yield changed, summary, changed.contents()
+    changed.stop()
+
+
+def test_only_what_changed_is_done_again(second: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    _, summary, _ = second
+    assert (summary.documents, summary.unchanged) == (4, 4)  # p0, p2, p3 and bad.png
+    assert summary.encoded_images == 2  # p2 and bad.png: the picture of p0 is cached
+
+
+def test_a_changed_picture_replaces_its_part(
+    first: tuple[Workshop, Summary, dict[str, Any]], second: tuple[Workshop, Summary, dict[str, Any]]
+) -> None:
+    before, after = first[2]["pictures"], second[2]["pictures"]
+    assert before["corpus/p2.png#img-0"] != after["corpus/p2.png#img-0"]
+    assert before["corpus/p1.png#img-0"] == after["corpus/p1.png#img-0"]
+
+
+def test_a_document_that_shrank_lost_its_stale_chunks(
+    second: tuple[Workshop, Summary, dict[str, Any]],
+) -> None:
+    contents = second[2]
+    assert sorted(contents["chunks"]) == ["corpus/p0.png#txt-0", "corpus/p1.png#txt-0"]
+    assert contents["chunks"]["corpus/p0.png#txt-0"] == "One short paragraph."
+    assert contents["status"]["stores"] == contents["status"]["expected"]
+
+
+def test_a_picture_that_was_mended_is_found_and_one_that_broke_is_not(
+    second: tuple[Workshop, Summary, dict[str, Any]],
+) -> None:
+    made, _, contents = second
+    assert "corpus/bad.png#img-0" in contents["pictures"]
+    assert "corpus/p3.png#img-0" not in contents["pictures"]
+    ledger = made.ledger()
+    assert (ledger["corpus/bad.png"]["status"], ledger["corpus/p3.png"]["status"]) == ("complete", "rejected")
+
+
+# Runs that are cut short.
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """The processes below it, without the vector server, which outlives its starter until it is idle."""
+    below = psutil.Process(pid).children(recursive=True)
+    return [process for process in below if "pipelines.core.stores.embedded" not in _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def started(made: Workshop) -> subprocess.Popen[str]:
+    # Small batches, so that the writes come one after another.
+    sizes = ["ingest.encoder_batch=1", "ingest.load_batch=1", "ingest.rows_per_write=1"]
+    options = [word for value in (*made.assignments, *sizes) for word in ("--set", value)]
+    main = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+    command = [*main, "ingest", str(made.corpus), "--index", str(made.directory), *options]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    )
+
+
+def wait_for_acknowledgement(made: Workshop, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not list(made.directory.glob("runs/*/acks/*.parquet")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "nothing was written"
+        time.sleep(0.02)
+
+
+def assert_gone(processes: list[psutil.Process], within_s: float = 60) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    assert [_command(process) for process in alive] == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_run_cut_in_the_middle_is_completed_by_the_next(
+    first: tuple[Workshop, Summary, dict[str, Any]],
+    tmp_path: Path,
+    clip_settings: list[str],
+    sent: signal.Signals,
+) -> None:
+    made = workshop(tmp_path, clip_settings)
+    process = started(made)
+    try:
+        wait_for_acknowledgement(made, process)
+        below = descendants(process.pid)
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else 130)
+        if (
+            sent == signal.SIGINT
+        ):  # after a kill Ray's own agents take a minute to notice; nobody waits for that
+            assert_gone(below)
+            assert "interrupted" in said
+            assert "Traceback" not in said
+            # Nobody holds the vector server, so it ends when its idle time is over.
+            assert not embedded._has_clients(made.directory / "vectors")
+        assert not (made.directory / "ledger.parquet").exists()
+        summary = made.ingest()
+        assert summary.index["status"] == {"complete": 6, "rejected": 2}
+        assert made.contents() == first[2]
+        assert list((made.directory / "runs").iterdir()) == []
+    finally:
+        process.kill()
+        made.stop()
+
+
+def test_ids_of_parts_come_from_the_source_alone(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    made = first[0]
+    with made.open() as index:
+        key = store_key("", "corpus/p1.png#img-0")
+        assert index.visual().fetch([key])[key].source == str(made.corpus / "p1.png")

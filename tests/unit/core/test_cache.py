@@ -1,0 +1,98 @@
+"""The vector cache: one file, many processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.core.cache import VectorCache
+from pipelines.core.errors import StoreError
+
+
+def vector(n: int) -> np.ndarray:
+    return np.array([n, n + 0.5], dtype=np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> VectorCache:
+    return VectorCache(tmp_path / "cache" / "vectors.sqlite", "space/float32")
+
+
+def write_range(cache: VectorCache, start: int, stop: int) -> None:
+    for n in range(start, stop):
+        cache.put({f"content-{n}": vector(n)})
+
+
+def test_what_was_put_is_got_bit_for_bit(cache: VectorCache) -> None:
+    cache.put({"a": vector(1), "b": vector(2)})
+    found = cache.get(["a", "b", "missing", "a"])
+    assert found.keys() == {"a", "b"}
+    assert found["a"].tobytes() == vector(1).tobytes()
+    assert found["a"].dtype == np.float32
+
+
+def test_a_cache_that_is_not_there_is_empty(cache: VectorCache) -> None:
+    assert cache.get(["a"]) == {}
+    assert cache.get([]) == {}
+
+
+def test_another_fingerprint_misses(cache: VectorCache, tmp_path: Path) -> None:
+    cache.put({"a": vector(1)})
+    other = VectorCache(tmp_path / "cache" / "vectors.sqlite", "space/bfloat16")
+    assert other.get(["a"]) == {}
+    other.put({"a": vector(9)})
+    assert cache.get(["a"])["a"].tolist() == vector(1).tolist()
+
+
+def test_an_entry_that_is_there_stays(cache: VectorCache) -> None:
+    cache.put({"a": vector(1)})
+    cache.put({"a": vector(2)})
+    assert cache.get(["a"])["a"].tolist() == vector(1).tolist()
+
+
+def test_more_keys_than_sqlite_takes_at_once(cache: VectorCache) -> None:
+    cache.put({str(n): vector(n) for n in range(1200)})
+    found = cache.get(str(n) for n in range(2400))
+    assert len(found) == 1200
+    assert found["1199"].tolist() == [1199, 1199.5]
+
+
+def test_a_pickled_cache_opens_the_same_file(cache: VectorCache) -> None:
+    cache.put({"a": vector(1)})
+    copy = pickle.loads(pickle.dumps(cache))
+    assert copy.fingerprint == "space/float32"
+    assert copy.get(["a"])["a"].tolist() == vector(1).tolist()
+
+
+def test_two_processes_write_at_once_and_nothing_is_lost(cache: VectorCache) -> None:
+    context = multiprocessing.get_context("spawn")
+    ranges = [(0, 150), (100, 250)]  # fifty of them in both
+    writers = [context.Process(target=write_range, args=(cache, *r)) for r in ranges]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    found = cache.get(f"content-{n}" for n in range(250))
+    assert {key: v.tolist() for key, v in found.items()} == {f"content-{n}": [n, n + 0.5] for n in range(250)}
+
+
+def test_threads_share_one_cache(cache: VectorCache) -> None:
+    threads = [threading.Thread(target=write_range, args=(cache, 50 * n, 50 * n + 50)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache.get(f"content-{n}" for n in range(200))) == 200
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.sqlite"
+    path.write_bytes(b"this is no database, whatever its name says " * 20)
+    with pytest.raises(StoreError, match=r"vectors\.sqlite: the cache failed .*may be deleted"):
+        VectorCache(path, "space").get(["a"])

@@ -1,0 +1,146 @@
+"""The index directory: its manifest, its spaces and its lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from fakes import ColourModel, WordEmbedder, memory_index, picture
+
+from pipelines.core.encoder import Encoder
+from pipelines.core.errors import IndexLocked, SpaceMismatch, UsageError
+from pipelines.core.index import Index, IndexConfig, Manifest
+from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.types import Part
+
+
+def use(index: Index, encoder: Encoder) -> None:
+    index.encoder = lambda: encoder  # type: ignore[assignment]
+
+
+def test_creating_an_index_writes_both_spaces(tmp_path: Path) -> None:
+    memory_index(tmp_path / "kb")
+    body = json.loads((tmp_path / "kb" / "index.json").read_text())
+    assert body["format"] == 1
+    assert body["space"]["model"] == "colours"
+    assert body["text_space"] == WordEmbedder().space.as_dict()
+    assert body["metadata_types"] == {}
+
+
+def test_the_manifest_survives_a_round_trip(tmp_path: Path) -> None:
+    index = memory_index(tmp_path)
+    index.with_metadata_types({"年": "number", "brand": "str"})
+    manifest = index.manifest()
+    assert manifest.metadata_types == {"年": "number", "brand": "str"}
+    assert manifest.space == Encoder(ColourModel()).space.as_dict()
+    assert index.check_spaces() == manifest
+
+
+def test_creating_it_again_keeps_what_was_learnt(tmp_path: Path) -> None:
+    memory_index(tmp_path).with_metadata_types({"year": "number"})
+    assert memory_index(tmp_path).manifest().metadata_types == {"year": "number"}
+
+
+def test_an_index_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no index at .*nowhere; make one with: mmrag ingest"):
+        Index(tmp_path / "nowhere", IndexConfig()).manifest()
+
+
+def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
+    memory_index(tmp_path)
+    body = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(body | {"format": 2}))
+    with pytest.raises(UsageError, match="format 2; this version reads 1"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 1}', "null"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "index.json").write_text(damage)
+    with pytest.raises(UsageError, match=r"index\.json is damaged"):
+        Manifest.load(tmp_path)
+
+
+def test_an_encoder_of_another_space_is_refused_and_the_difference_named(tmp_path: Path) -> None:
+    memory_index(tmp_path)
+    index = memory_index(tmp_path, create=False)
+    use(index, Encoder(ColourModel(scales=(2, 8))))
+    with pytest.raises(SpaceMismatch, match=r"scales: index \[2, 4\], config \[2, 8\]"):
+        index.create()
+    with index, pytest.raises(SpaceMismatch):
+        index.retriever(SearchConfig()).search(Query("red"))
+
+
+def test_a_cached_query_picture_does_not_hide_another_space(tmp_path: Path) -> None:
+    memory_index(tmp_path)
+    index = memory_index(tmp_path, create=False)
+    other = Encoder(ColourModel(scales=(2, 8)))
+    use(index, other)
+    content = hashlib.sha256(picture("red")).hexdigest()
+    index.cache(other.cache_key).put({content: other.encode_bytes(picture("red"))})
+    with index, pytest.raises(SpaceMismatch):
+        index.retriever(SearchConfig()).search(Query(image=picture("red")))
+
+
+def test_another_dtype_reads_the_same_index(tmp_path: Path) -> None:
+    memory_index(tmp_path)
+    index = memory_index(tmp_path, create=False)
+    model = ColourModel()
+    model.dtype = "float16"
+    use(index, Encoder(model))
+    index.check_spaces()
+
+
+def hold_lock(directory: Path, held: object, done: object) -> None:
+    with Index(directory, IndexConfig()).write_lock():
+        held.set()  # type: ignore[attr-defined]
+        done.wait(60)  # type: ignore[attr-defined]
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Event(), context.Event()
+    other = context.Process(target=hold_lock, args=(tmp_path, held, done))
+    other.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(IndexLocked, match="being written by another process"):
+            memory_index(tmp_path)
+    finally:
+        done.set()
+        other.join(60)
+    memory_index(tmp_path)  # free again
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Event(), context.Event()
+    other = context.Process(target=hold_lock, args=(tmp_path, held, done))
+    other.start()
+    assert held.wait(60)
+    other.kill()
+    other.join(60)
+    memory_index(tmp_path)
+
+
+def test_the_lock_ends_with_its_block_also_after_an_error(tmp_path: Path) -> None:
+    index = memory_index(tmp_path)
+    with pytest.raises(RuntimeError), index.write_lock():
+        raise RuntimeError
+    with index.write_lock(), pytest.raises(IndexLocked), Index(tmp_path, IndexConfig()).write_lock():
+        pass
+
+
+def test_a_file_is_no_index_directory(tmp_path: Path) -> None:
+    (tmp_path / "kb").write_text("")
+    with pytest.raises(UsageError, match="is a file; name a directory"):
+        memory_index(tmp_path / "kb")
+
+
+def test_a_picture_is_named_by_its_preview(tmp_path: Path) -> None:
+    part = Part("d#img-0", "image", "d", "/d.png", content="ab" * 32)
+    uri = memory_index(tmp_path).image_uri(part)
+    assert uri == f"file://{tmp_path}/previews/ab/{'ab' * 32}.jpg"

@@ -1,0 +1,359 @@
+"""Hybrid retrieval over stores in memory. The scores are worked by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import COLOURS, ColourModel, DownStore, WordEmbedder, chunk_part, image_part, picture
+
+from pipelines.core import filters
+from pipelines.core.cache import VectorCache
+from pipelines.core.encoder import Encoder
+from pipelines.core.errors import BadImage, StoreError, StoreUnavailable, UsageError
+from pipelines.core.retriever import Knowledge, Query, Retriever, SearchConfig, credited_ranks, plan
+from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
+from pipelines.core.types import Found, Part, SearchResult
+
+RED = picture("red")
+
+
+@dataclass
+class World:
+    """A small corpus, and a retriever over it. A test may put another store in a place."""
+
+    knowledge: Knowledge
+    model: ColourModel
+    embedder: WordEmbedder
+    config: SearchConfig
+    retriever: Retriever | None = None
+
+    def add_pictures(self, **colour_of: str) -> None:
+        for document, colour in colour_of.items():
+            self.add_picture(image_part(document), colour)
+
+    def add_picture(self, part: Part, colour: str) -> None:
+        vector = np.tile(np.array(COLOURS[colour], np.float32) / 255, 2) / np.sqrt(2)
+        self.knowledge.visual().upsert([part], vector[None].astype(np.float32))
+
+    def add_chunks(self, *parts: Part) -> None:
+        self.knowledge.text().upsert(parts, self.embedder.embed_passages([part.text for part in parts]))
+        self.knowledge.lexical().upsert(parts)
+
+    def put(self, **places: Any) -> None:
+        loaders = {name: (lambda store=store: store) for name, store in places.items()}
+        self.knowledge = replace(self.knowledge, **loaders)
+
+    def search(self, text: str | None = None, **fields: Any) -> SearchResult:
+        if self.retriever is None:
+            self.retriever = Retriever(self.knowledge, self.config)
+        return self.retriever.search(Query(text, **fields))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    model, embedder = ColourModel(), WordEmbedder()
+    encoder = Encoder(model)
+    visual, text = MemoryVectorStore(encoder.dim), MemoryVectorStore(embedder.space.dim)
+    lexical, cache = MemoryLexicalStore(), VectorCache(tmp_path / "cache.sqlite", "colours")
+    knowledge = Knowledge(
+        encoder=lambda: encoder,
+        embedder=lambda: embedder,
+        visual=lambda: visual,
+        text=lambda: text,
+        lexical=lambda: lexical,
+        image_cache=lambda: cache,
+        image_uri=lambda part: f"{part.tenant}/{part.id}",
+    )
+    made = World(knowledge, model, embedder, SearchConfig())
+    yield made
+    if made.retriever:
+        made.retriever.close()
+    cache.close()
+
+
+@pytest.fixture
+def garden(world: World) -> World:
+    """Three pictures with a caption each, and a note about red that belongs to no picture."""
+    world.add_pictures(rose="red", leaf="green", sea="blue")
+    world.add_chunks(
+        chunk_part("rose", "a red rose", images=[0]),
+        chunk_part("leaf", "a green leaf", images=[0]),
+        chunk_part("sea", "the blue sea", images=[0]),
+        chunk_part("note", "red is the sign of warning"),
+    )
+    return world
+
+
+def ids(result: SearchResult) -> list[str]:
+    return [hit.id for hit in result.hits]
+
+
+# Which branches answer.
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "image", "branches"),
+    [
+        ("auto", "red", None, ["text_to_image", "text", "lexical"]),
+        ("auto", None, RED, ["image_to_image"]),
+        ("auto", "red", RED, ["image_to_image", "text_to_image", "text", "lexical"]),
+        ("text", "red", RED, ["text_to_image", "text", "lexical"]),
+        ("image", "red", RED, ["image_to_image"]),
+        ("visually_similar", "red", RED, ["image_to_image", "text", "lexical"]),
+        ("visually_similar", None, RED, ["image_to_image"]),
+    ],
+)
+def test_the_mode_picks_the_branches(mode: Any, text: Any, image: Any, branches: list[str]) -> None:
+    assert list(plan(Query(text, image, mode))) == branches
+
+
+@pytest.mark.parametrize(
+    ("query", "complaint"),
+    [
+        (Query(), "empty"),
+        (Query("  "), "empty"),
+        (Query(None, RED, "text"), "mode text needs a text"),
+        (Query("red", None, "image"), "mode image needs a picture"),
+        (Query("red", None, "visually_similar"), "mode visually_similar needs a picture"),
+        (Query("red", k=0), "k is 0"),
+        (Query("red", k=1001), "from 1 to 1000"),
+    ],
+)
+def test_a_query_without_sense_is_refused(query: Query, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        plan(query)
+
+
+# Fusion of what they return.
+
+
+def test_a_linked_chunk_credits_its_picture_and_an_unlinked_one_stands_for_itself(garden: World) -> None:
+    # text_to_image: rose, leaf, sea;  text: rose, note, leaf, sea;  lexical: rose, note
+    result = garden.search("red")
+    assert [(hit.id, hit.kind) for hit in result.hits] == [
+        ("rose#img-0", "image"),
+        ("leaf#img-0", "image"),
+        ("sea#img-0", "image"),
+        ("note#txt-0", "chunk"),
+    ]
+    assert [hit.score for hit in result.hits] == pytest.approx(
+        [
+            0.5 / 61 + 0.25 / 61 + 0.25 / 61,
+            0.5 / 62 + 0.25 / 63,
+            0.5 / 63 + 0.25 / 64,
+            0.25 / 62 + 0.25 / 62,
+        ]
+    )
+    assert result.hits[0].sources == {"text_to_image": 1, "text": 1, "lexical": 1}
+    assert result.hits[3].sources == {"text": 2, "lexical": 2}
+    assert result.degraded == ()
+
+
+def test_hits_are_cited_from_1_to_n(garden: World) -> None:
+    assert [hit.citation_id for hit in garden.search("red").hits] == [1, 2, 3, 4]
+
+
+def test_a_picture_shows_the_text_that_credits_it_and_its_own_preview(garden: World) -> None:
+    rose, *_, note = garden.search("red").hits
+    assert (rose.text, rose.image_uri) == ("a red rose", "/rose#img-0")
+    assert (note.text, note.image_uri) == ("red is the sign of warning", None)
+
+
+def test_k_counts_fused_hits_not_parts(garden: World) -> None:
+    # The first two parts of each text branch are the rose's chunk and the note.
+    assert ids(garden.search("red", k=2)) == ["rose#img-0", "leaf#img-0"]
+    assert len(garden.search("red", k=100).hits) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "alpha"),
+    [({"mode": "auto"}, 0.7), ({"mode": "visually_similar"}, 0.9), ({"mode": "text"}, 0.5)],
+)
+def test_alpha_weighs_the_visual_side_by_mode(world: World, fields: Any, alpha: float) -> None:
+    world.add_pictures(rose="red")
+    world.add_chunks(chunk_part("note", "zebra"))
+    scores = {hit.id: hit.score for hit in world.search("zebra", image=RED, **fields).hits}
+    # Every visual branch ranks the one picture first, every text branch the one chunk.
+    assert scores == pytest.approx({"rose#img-0": alpha / 61, "note#txt-0": (1 - alpha) / 61})
+
+
+def test_alpha_and_the_rank_constant_are_settings(world: World) -> None:
+    world.add_pictures(rose="red")
+    world.config = SearchConfig(alpha_image=0.25, rank_constant=9)
+    assert world.search(image=RED).hits[0].score == pytest.approx(0.25 / 10)
+
+
+def test_a_chunk_of_two_pictures_credits_both_at_its_own_rank() -> None:
+    pair = chunk_part("pair", "front and back", images=[0, 1])
+    other = chunk_part("other", "alone")
+    assert credited_ranks([Found(other, 2.0), Found(pair, 1.0)]) == {
+        other.key: 1,
+        image_part("pair", 0).key: 2,
+        image_part("pair", 1).key: 2,
+    }
+
+
+def test_a_picture_keeps_the_best_rank_among_its_chunks() -> None:
+    first, second = (chunk_part("doc", text, n, images=[0]) for n, text in enumerate(("one", "two")))
+    assert credited_ranks([Found(first, 2.0), Found(second, 1.0)]) == {image_part("doc").key: 1}
+
+
+def test_a_credited_picture_that_no_visual_branch_returned_is_fetched(garden: World) -> None:
+    garden.add_pictures(night="green")
+    garden.add_chunks(chunk_part("night", "zebra zebra", images=[0]))
+    garden.config = SearchConfig(candidates=2)  # text_to_image returns the rose and a leaf
+    # text and lexical: night first, so .25/61 + .25/61, as much as the rose's .5/61 and later: k = 2
+    _, hit = garden.search("red zebra zebra zebra", k=2).hits
+    assert (hit.id, hit.kind, hit.image_uri) == ("night#img-0", "image", "/night#img-0")
+    assert "text_to_image" not in hit.sources
+
+
+def test_where_the_picture_was_refused_its_chunk_stands_for_itself(world: World) -> None:
+    world.add_chunks(chunk_part("torn", "a red page", images=[0, 1]))  # neither picture was ever stored
+    [hit] = world.search("red").hits
+    assert (hit.id, hit.kind, hit.image_uri, hit.citation_id) == ("torn#txt-0", "chunk", None, 1)
+
+
+def test_a_refused_picture_takes_no_place_from_others(world: World) -> None:
+    world.add_chunks(
+        chunk_part("torn", "red red", images=[0, 1]), chunk_part("note", "red is the sign of warning")
+    )
+    assert ids(world.search("red", k=2)) == ["torn#txt-0", "note#txt-0"]
+
+
+def test_a_picture_query_finds_the_most_similar_first(garden: World) -> None:
+    assert ids(garden.search(image=picture((200, 255, 0)))) == ["leaf#img-0", "rose#img-0", "sea#img-0"]
+
+
+# Filters and tenants.
+
+
+def test_the_filter_is_pushed_into_every_branch(world: World) -> None:
+    for n in range(5):
+        year = {"year": 2020 + n}
+        world.add_picture(image_part(f"d{n}", metadata=year), "red")
+        world.add_chunks(chunk_part(f"d{n}", "red " * (5 - n), metadata=year))
+    world.config = SearchConfig(candidates=1)
+    world.search("red")
+    assert world.retriever is not None
+    # The only match is the worst of five; a filter applied afterwards would leave nothing of one candidate.
+    query = Query("red", RED, k=1, where=filters.parse("year == 2024"))
+    for branch, run in world.retriever.run_branches(query).items():
+        assert [found.part.document_id for found in run.found] == ["d4"], branch
+
+
+def test_equal_ids_of_two_tenants_never_meet(world: World) -> None:
+    for tenant, colour in (("acme", "red"), ("umbrella", "blue")):
+        world.add_picture(image_part("doc", tenant=tenant), colour)
+        world.add_chunks(chunk_part("doc", f"the {tenant} cooler", images=[0], tenant=tenant))
+    hits = world.search("acme cooler", where=filters.parse('tenant == "acme"')).hits
+    assert [(hit.image_uri, hit.text) for hit in hits] == [("acme/doc#img-0", "the acme cooler")]
+    both = world.search("cooler").hits
+    assert {(hit.image_uri, hit.text) for hit in both} == {
+        ("acme/doc#img-0", "the acme cooler"),
+        ("umbrella/doc#img-0", "the umbrella cooler"),
+    }
+
+
+# What fails is said.
+
+
+def test_a_branch_whose_store_is_down_is_named_and_the_others_answer(garden: World) -> None:
+    garden.put(lexical=DownStore())
+    result = garden.search("red")
+    assert ids(result)[0] == "rose#img-0"
+    [message] = result.degraded
+    assert message.startswith("lexical: http://127.0.0.1:9")
+
+
+def test_a_branch_that_failed_leaves_its_weight_to_its_side(garden: World) -> None:
+    garden.put(lexical=DownStore())
+    assert garden.search("red").hits[0].score == pytest.approx(0.5 / 61 + 0.5 / 61)
+
+
+def test_without_the_picture_store_a_linked_chunk_stands_for_itself(garden: World) -> None:
+    garden.put(visual=DownStore())
+    result = garden.search("red")
+    assert ids(result)[:2] == ["rose#txt-0", "note#txt-0"]
+    assert [message.split(":")[0] for message in result.degraded] == [
+        "text_to_image",
+        "pictures of passages",
+    ]
+
+
+def test_when_every_branch_is_down_the_search_fails(garden: World) -> None:
+    garden.put(lexical=DownStore(), text=DownStore(), visual=DownStore())
+    with pytest.raises(StoreUnavailable, match=r"no branch could answer: text_to_image: .*lexical: "):
+        garden.search("red")
+
+
+def test_a_store_that_refuses_the_search_is_an_error_not_a_degradation(garden: World) -> None:
+    garden.put(text=MemoryVectorStore(dim=2))
+    with pytest.raises(StoreError, match="shape"):
+        garden.search("red")
+
+
+def test_a_branch_that_does_not_end_is_left_behind_at_the_deadline(garden: World) -> None:
+    ended = threading.Event()
+
+    class Stuck(MemoryLexicalStore):
+        def search(self, *args: Any) -> list[Found]:
+            ended.wait(30)
+            return []
+
+    garden.put(lexical=Stuck())
+    garden.config = SearchConfig(branch_timeout_s=0.5)
+    try:
+        result = garden.search("red")
+    finally:
+        ended.set()
+    assert result.degraded == ("lexical: no answer within 0.5 s",)
+    assert ids(result)[0] == "rose#img-0"
+
+
+def test_a_language_that_the_text_tower_cannot_read_is_said_not_searched(garden: World) -> None:
+    garden.add_chunks(chunk_part("chinese", "红色的花"))
+    result = garden.search("红色")
+    assert result.degraded == ("text_to_image: colours does not read the language of the question",)
+    assert "text_to_image" not in {branch for hit in result.hits for branch in hit.sources}
+    assert ids(result)[0] == "chinese#txt-0"
+
+
+def test_mean_pooled_pictures_cannot_be_found_by_text(garden: World) -> None:
+    garden.model.pooling = "mean"
+    [message] = garden.search("red").degraded
+    assert message == "text_to_image: this index has no text-to-picture space (pooling mean)"
+
+
+def test_a_query_picture_that_is_none_is_an_error_of_the_query(garden: World) -> None:
+    with pytest.raises(BadImage):
+        garden.search(image=b"not a picture")
+
+
+# The cache.
+
+
+def test_the_second_query_with_a_picture_does_not_encode_it(garden: World) -> None:
+    first = garden.search(image=RED)
+    second = garden.search(image=RED)
+    assert garden.model.pictures_seen == 1
+    assert first == second
+    garden.search(image=picture("blue"))
+    assert garden.model.pictures_seen == 2
+
+
+def test_one_retriever_answers_several_threads(garden: World) -> None:
+    expected = ids(garden.search("red"))
+    answers: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: answers.append(ids(garden.search("red")))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [expected] * 8

@@ -1,0 +1,43 @@
+"""The types of metadata fields are fixed by the first document that has the field."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.ingest.metadata import conflict, extend, type_name
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(True, "bool"), (1, "number"), (1.5, "number"), ("1", "str"), ("", "str")]
+)
+def test_a_value_has_one_of_three_types(value: object, name: str) -> None:
+    assert type_name(value) == name  # type: ignore[arg-type]
+
+
+def test_the_first_document_with_a_field_fixes_its_type() -> None:
+    documents = [{"year": 2020}, {"year": "2021", "brand": "A"}]
+    assert extend({}, documents) == {"year": "number", "brand": "str"}
+
+
+def test_a_type_that_the_index_knows_stays() -> None:
+    known = {"year": "str"}
+    assert extend(known, [{"year": 2020}]) == {"year": "str"}
+    assert known == {"year": "str"}
+
+
+def test_whole_and_broken_numbers_do_not_conflict() -> None:
+    assert conflict({"price": 9.5}, {"price": "number"}) == ""
+    assert conflict({"price": 9}, {"price": "number"}) == ""
+
+
+def test_true_is_no_number() -> None:
+    assert conflict({"price": True}, {"price": "number"}) == (
+        "price is a bool here (True) but a number in the index"
+    )
+
+
+def test_every_field_in_conflict_is_named() -> None:
+    reason = conflict({"a": "x", "b": 1, "c": 1}, {"a": "number", "b": "str", "c": "number"})
+    assert reason == (
+        "a is a str here ('x') but a number in the index; b is a number here (1) but a str in the index"
+    )

@@ -1,0 +1,296 @@
+"""Writing, acknowledging and finishing a run, and what a run that was cut short leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fakes import DownStore, chunk_part, image_part, memory_index
+
+from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.index import Index
+from pipelines.core.types import Part, store_key
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.plan import make_plan
+from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
+from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_runs, write_rows
+from pipelines.ingest.sources import Item, Rejected
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return memory_index(tmp_path / "kb")
+
+
+def begun(index: Index, *documents: str, name: str = "run-1") -> Run:
+    """A run that has planned these documents."""
+    run = Run(index.directory, name, "f1")
+    run.begin()
+    items = (Item("row", document, f"/{document}", "/", "/") for document in documents)
+    make_plan(items, Ledger.load(index.directory / "ledger.parquet"), "f1", run.items)
+    return run
+
+
+def part_rows(part: Part, **fields: Any) -> dict[str, Any]:
+    size = 6 if part.kind == "image" else 64
+    vector = np.zeros(size, np.float32)
+    vector[0] = 1
+    return part_row(part, vector=vector.tobytes(), encoded=True) | fields
+
+
+def document_row(document: str, num_parts: int, digest: str = "d1") -> dict[str, Any]:
+    row = part_row(Part(document, "chunk", document, f"/{document}"))
+    extra = {"kind": DOCUMENT, "key": row["document_key"], "inputs": [], "digest": digest}
+    return row | extra | {"num_parts": num_parts}
+
+
+def rows_of(document: str, chunks: int = 1, digest: str = "d1") -> list[dict[str, Any]]:
+    """A document with one picture and some chunks."""
+    parts = [image_part(document), *(chunk_part(document, f"text {n}", n) for n in range(chunks))]
+    return [*(part_rows(part) for part in parts), document_row(document, len(parts), digest)]
+
+
+def ids(store: Any) -> list[str]:
+    return sorted(part.id for part in store._parts.values())
+
+
+def ledger(index: Index) -> Ledger:
+    return Ledger.load(index.directory / "ledger.parquet")
+
+
+def entry(index: Index, document: str) -> dict[str, Any]:
+    found = ledger(index).get(store_key("", document))
+    assert found is not None
+    return found
+
+
+def ingest(
+    index: Index, *rows: Sequence[dict[str, Any]], name: str = "run-1", refused: Sequence[Rejected] = ()
+) -> Finished:
+    """A whole run: each of `rows` is one write."""
+    documents = {row["document_id"]: None for batch in rows for row in batch}
+    run = begun(index, *documents, name=name)
+    for batch in rows:
+        write_rows(table(batch), index, run)
+    return finish(index, run, ledger(index), refused)[1]
+
+
+def letters(index: Index, name: str = "run-1") -> list[dict[str, str]]:
+    return pq.read_table(index.directory / "rejected" / f"{name}.parquet").to_pylist()
+
+
+# Writing.
+
+
+def test_pictures_go_to_one_collection_and_chunks_to_both_text_stores(index: Index) -> None:
+    ingest(index, rows_of("a", chunks=2))
+    assert ids(index.visual()) == ["a#img-0"]
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0", "a#txt-1"]
+
+
+def test_the_parts_keep_everything_that_they_said(index: Index) -> None:
+    part = chunk_part("a", "红 red", images=[0], metadata={"year": 2020, "ok": False}, tenant="acme")
+    write_rows(table([part_rows(part)]), index, begun(index))
+    assert index.lexical().fetch([part.key]) == {part.key: part}
+
+
+def test_writing_the_same_rows_again_changes_nothing(index: Index) -> None:
+    first = ingest(index, rows_of("a", 3), rows_of("b", 1))
+    again = ingest(index, rows_of("a", 3), rows_of("b", 1), name="run-2")
+    assert (again.documents, again.images, again.chunks) == (first.documents, first.images, first.chunks)
+    assert index.visual().count() == 2
+    assert index.text().count() == index.lexical().count() == 4
+    assert ledger(index).totals()["documents"] == 2
+
+
+def test_a_refused_row_is_acknowledged_and_not_written(index: Index) -> None:
+    image, chunk, document = rows_of("a")
+    done = ingest(index, [refuse(image, "decode", "a.png: no picture"), chunk, document])
+    assert (done.documents, done.images, done.chunks, done.rejected) == (1, 0, 1, 1)
+    assert index.visual().count() == 0
+    assert entry(index, "a")["status"] == "partial"
+    assert letters(index) == [
+        {"document_id": "a", "source": "/a.png", "stage": "decode", "reason": "a.png: no picture"}
+    ]
+
+
+def test_a_document_of_refused_parts_only_is_rejected_and_known(index: Index) -> None:
+    rows = [refuse(row, "metadata", "no") if row["kind"] != DOCUMENT else row for row in rows_of("a")]
+    ingest(index, rows)
+    assert (entry(index, "a")["status"], entry(index, "a")["rejected"]) == ("rejected", 2)
+
+
+def test_what_listing_refused_is_a_dead_letter_too(index: Index) -> None:
+    done = ingest(index, rows_of("a"), refused=[Rejected("b", "/b", "list", "links out")])
+    assert done.rejected == 1
+    assert letters(index) == [{"document_id": "b", "source": "/b", "stage": "list", "reason": "links out"}]
+
+
+def test_a_clean_run_writes_no_dead_letters(index: Index) -> None:
+    ingest(index, rows_of("a"))
+    assert not (index.directory / "rejected").exists()
+
+
+def test_a_write_that_fails_is_not_acknowledged(index: Index) -> None:
+    run = begun(index, "a")
+    index.text = lambda: DownStore()  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable):
+        write_rows(table(rows_of("a")), index, run)
+    assert run.acknowledged() == 0
+
+
+def test_a_vector_with_nan_is_refused_by_the_store_and_not_acknowledged(index: Index) -> None:
+    run = begun(index, "a")
+    broken = np.full(6, np.nan, np.float32).tobytes()
+    with pytest.raises(StoreError, match="NaN"):
+        write_rows(table([part_rows(image_part("a"), vector=broken)]), index, run)
+    assert run.acknowledged() == 0
+
+
+def test_progress_counts_acknowledged_rows(index: Index) -> None:
+    run = begun(index, "a", "b")
+    assert write_rows(table(rows_of("a", 3)), index, run) == 5
+    write_rows(table(rows_of("b")), index, run)
+    assert run.acknowledged() == 5 + 3
+
+
+# Finishing.
+
+
+def test_a_document_whose_rows_came_in_several_writes_is_complete(index: Index) -> None:
+    first, *rest = rows_of("a", 3)
+    done = ingest(index, rest, [first])
+    assert (done.documents, done.unfinished) == (1, 0)
+    assert entry(index, "a") | {"images": 1, "chunks": 3, "status": "complete", "run": "run-1"} == entry(
+        index, "a"
+    )
+
+
+def test_a_write_that_was_tried_again_counts_once(index: Index) -> None:
+    done = ingest(index, rows_of("a"), rows_of("a"))
+    assert (done.images, done.chunks, done.encoded_images, done.encoded_chunks) == (1, 1, 1, 1)
+    assert entry(index, "a")["status"] == "complete"
+
+
+def test_a_document_that_shrinks_loses_its_stale_parts(index: Index) -> None:
+    ingest(index, rows_of("a", 3), rows_of("b", 3))
+    ingest(index, rows_of("a", 1, digest="d2"), name="run-2")
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0", "b#txt-0", "b#txt-1", "b#txt-2"]
+    assert entry(index, "a")["chunks"] == 1
+
+
+def test_a_picture_that_turned_bad_leaves_the_stores(index: Index) -> None:
+    ingest(index, rows_of("a"))
+    image, chunk, document = rows_of("a", digest="d2")
+    ingest(index, [refuse(image, "decode", "bad"), chunk, document], name="run-2")
+    assert ids(index.visual()) == []
+
+
+def test_finishing_removes_the_run_and_leaves_no_other_file(index: Index) -> None:
+    ingest(index, rows_of("a"))
+    assert sorted(p.name for p in index.directory.iterdir()) == [
+        "index.json",
+        "ledger.parquet",
+        "runs",
+        "writer.lock",
+    ]
+    assert list((index.directory / "runs").iterdir()) == []
+
+
+# A run that was cut short.
+
+
+def cut_short(index: Index, documents: Sequence[str], *writes: Sequence[dict[str, Any]]) -> Run:
+    run = begun(index, *documents, name="dead")
+    for batch in writes:
+        write_rows(table(batch), index, run)
+    return run
+
+
+def test_what_was_acknowledged_whole_is_not_done_again(index: Index) -> None:
+    cut_short(index, ["a", "b"], rows_of("a"), rows_of("b")[:1])
+    recovered = recover(index)
+    assert entry(index, "a")["status"] == "complete"
+    assert entry(index, "b")["status"] == "unfinished"
+    items = [Item("row", name, f"/{name}", "/", "/") for name in "ab"]
+    plan = make_plan(items, recovered, "f1", index.directory / "next")
+    assert plan.to_do == 2  # the fake digest d1 is no digest of an item; b has none at all
+    assert entry(index, "b")["digest"] == ""
+    assert list(unfinished_runs(index.directory)) == []
+
+
+def test_parts_of_a_document_that_shrank_before_the_rerun_are_found_and_deleted(index: Index) -> None:
+    cut_short(index, ["a"], rows_of("a", 3)[:-1])  # written, but its document row never came
+    recover(index)
+    ingest(index, rows_of("a", 1, digest="d2"), name="run-2")
+    assert ids(index.text()) == ["a#txt-0"]
+
+
+def test_parts_written_but_never_acknowledged_are_deleted_too(index: Index) -> None:
+    run = cut_short(index, ["a"], rows_of("a", 3))
+    for ack in run.acks.iterdir():
+        ack.unlink()  # killed between the upsert and its acknowledgement
+    recover(index)
+    ingest(index, rows_of("a", 1, digest="d2"), name="run-2")
+    assert ids(index.lexical()) == ["a#txt-0"]
+
+
+def test_a_document_that_changes_back_after_a_cut_is_written_again(index: Index) -> None:
+    ingest(index, rows_of("a", 1, digest="d1"))
+    cut_short(index, ["a"], rows_of("a", 2, digest="d2")[:2])
+    recover(index)
+    # The stores hold some of d2: a file that is again as d1 was must not count as unchanged.
+    assert entry(index, "a")["digest"] == ""
+    assert entry(index, "a")["chunks"] == 1  # what was last known
+
+
+def test_recovery_may_be_cut_short_and_repeated(index: Index) -> None:
+    run = cut_short(index, ["a", "b"], rows_of("a"))
+    finish_once = recover(index)
+    run.begin()  # as if the run's directory had not been removed
+    assert recover(index).totals()["documents"] == finish_once.totals()["documents"] == 2
+
+
+def test_a_run_that_had_hardly_begun_leaves_nothing(index: Index) -> None:
+    (index.directory / "runs" / "dead" / "acks").mkdir(parents=True)  # before run.json
+    begun_only = Run(index.directory, "dead-2", "f1")
+    begun_only.begin()  # before the plan
+    assert len(recover(index)) == 0
+    assert not (index.directory / "runs").exists()
+
+
+def test_half_a_plan_does_not_stop_the_recovery(index: Index) -> None:
+    run = begun(index, "a")
+    (run.items / ".000001").write_bytes(b"PAR1 cut sho")
+    recover(index)
+    assert entry(index, "a")["status"] == "unfinished"
+
+
+def test_half_an_acknowledgement_counts_as_none(index: Index) -> None:
+    run = begun(index, "a")
+    write_rows(table(rows_of("a")), index, run)
+    (run.acks / ".5f0c").write_bytes(b"PAR1 cut sho")
+    assert recover(index).totals()["status"] == {"complete": 1}
+
+
+def test_dead_letters_of_a_cut_run_are_not_lost(index: Index) -> None:
+    image, chunk, document = rows_of("a")
+    cut_short(index, ["a"], [refuse(image, "decode", "bad"), chunk, document])
+    recover(index)
+    assert [letter["reason"] for letter in letters(index, "dead")] == ["bad"]
+
+
+def test_rows_that_no_store_acknowledged_are_counted_at_the_end(index: Index) -> None:
+    run = begun(index, "a", "b")
+    write_rows(table(rows_of("a")), index, run)
+    assert finish(index, run, ledger(index))[1].unfinished == 1
+
+
+def test_items_of_a_plan_name_the_documents_of_the_ledger() -> None:
+    item = Item("row", "散热器", "/a", "/", "/", tenant="acme")
+    part = Part("散热器#txt-0", "chunk", "散热器", "/a", tenant="acme")
+    assert store_key(item.tenant, item.document_id) == part.document_key

@@ -1,0 +1,208 @@
+"""The command line as its users meet it: exit statuses, messages, and what stdout holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import chunk_part, image_part, memory_index, picture
+from shell import mmrag
+
+import pipelines.core.index
+from pipelines import __version__, cli
+from pipelines.core.index import Index
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
+def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index over stores in memory: a red picture with its text, and a note. Every command opens it."""
+    index = memory_index(tmp_path / "kb")
+    index.with_metadata_types({"year": "number"})
+    red = np.array([[1, 0, 0, 1, 0, 0]], np.float32) / np.sqrt(2, dtype=np.float32)
+    index.visual().upsert([image_part("rose", metadata={"year": 2020})], red)
+    chunks = [
+        chunk_part("rose", "a red rose 红", images=[0], metadata={"year": 2020}),
+        chunk_part("note", "red [bold]is[/bold] a warning"),
+    ]
+    index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
+    index.lexical().upsert(chunks)
+
+    def reopened(directory: Path, config: object, *, writable: bool = False) -> Index:
+        if directory != index.directory:
+            return Index(directory, config, writable=writable)  # type: ignore[arg-type]
+        return index
+
+    monkeypatch.setattr(pipelines.core.index, "Index", reopened)
+    return index.directory
+
+
+# Help.
+
+
+def test_help_names_every_command() -> None:
+    answer = mmrag("--help")
+    assert answer.status == 0
+    for command in ("ingest", "search", "delete", "status", "demo", "train"):
+        assert command in answer.out
+
+
+def test_no_command_shows_the_help() -> None:
+    answer = mmrag()
+    assert "ingest" in answer.out + answer.err
+
+
+def test_the_version_is_printed() -> None:
+    assert mmrag("--version").out == f"mmrag {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command", [["serch"], ["search", "--kk", "3"], ["ingest"], ["search", "-k", "many"]]
+)
+def test_a_wrong_command_line_is_status_2(command: list[str]) -> None:
+    answer = mmrag(*command)
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err
+
+
+def test_the_installed_command_starts_without_heavy_imports() -> None:
+    code = (
+        "import sys, pipelines.cli; heavy = {'torch', 'ray', 'transformers', 'pymilvus', 'pandas'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# Search.
+
+
+def test_search_prints_a_table(kb: Path) -> None:
+    answer = mmrag("search", "red", "--index", kb)
+    assert answer.status == 0
+    assert "rose#img-0" in answer.out
+    assert "[bold]is[/bold]" in answer.out  # text of the corpus is no markup
+    assert answer.err == ""
+
+
+def test_search_json_is_one_object_and_nothing_else(kb: Path) -> None:
+    answer = mmrag("search", "red", "--index", kb, "--json", "-k", 1)
+    assert answer.out.count("\n") == 1
+    body = json.loads(answer.out)
+    assert list(body) == ["hits", "degraded"]
+    [hit] = body["hits"]
+    assert hit == {
+        "id": "rose#img-0",
+        "document_id": "rose",
+        "kind": "image",
+        "score": pytest.approx(1 / 61),
+        "text": "a red rose 红",
+        "source": "/rose.png",
+        "image_uri": hit["image_uri"],
+        "metadata": {"year": 2020},
+        "citation_id": 1,
+        "sources": {"text_to_image": 1, "text": 1, "lexical": 1},
+    }
+    assert hit["image_uri"].startswith("file://")
+    assert "红" in answer.out
+
+
+def test_search_takes_a_picture_a_mode_and_a_filter(kb: Path, tmp_path: Path) -> None:
+    (tmp_path / "query.png").write_bytes(picture("red"))
+    where = ["--filter", "year >= 2020", "--mode", "visually_similar"]
+    answer = mmrag("search", "red", "--image", tmp_path / "query.png", *where, "--index", kb, "--json")
+    [hit] = json.loads(answer.out)["hits"]
+    assert hit["sources"] == {"image_to_image": 1, "text": 1, "lexical": 1}
+
+
+def test_nothing_found_is_no_failure(kb: Path) -> None:
+    answer = mmrag("search", "red", "--filter", "year > 3000", "--index", kb, "--json")
+    assert (answer.status, json.loads(answer.out)) == (0, {"hits": [], "degraded": []})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["red", "--mode", "picture"], "--mode 'picture': choose one of auto, text, image, visually_similar"),
+        (["red", "--mode", "image"], "mode image needs a picture"),
+        ([], "the query is empty"),
+        (["red", "-k", "0"], "k is 0"),
+        (["red", "--image", "nowhere.png"], "--image nowhere.png: No such file"),
+        (["red", "--image", "."], "--image .: Is a directory"),
+        (["red", "--filter", "yeer == 2020"], "no field 'yeer'; did you mean year?"),
+        (["red", "--filter", "year == 'new'"], "year holds numbers"),
+        (["red", "--filter", "year =="], "filter"),
+        (["red", "--filter", ""], "filter"),
+        (["red", "--set", "search.alpha=1"], "search.alpha: no such setting"),
+        (["red", "--config", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+    ],
+)
+def test_a_wrong_question_is_status_2_and_one_line(kb: Path, arguments: list[str], complaint: str) -> None:
+    answer = mmrag("search", *arguments, "--index", kb, "--json")
+    assert (answer.status, answer.out) == (2, "")
+    assert complaint in answer.err
+    assert answer.err.startswith("mmrag: ")
+    assert answer.err.count("\n") in (1, 3)  # a filter's message points at the place below it
+
+
+def test_a_picture_that_is_none_is_named(kb: Path, tmp_path: Path) -> None:
+    (tmp_path / "fake.png").write_bytes(b"PK\3\4 a zip")
+    answer = mmrag("search", "--image", tmp_path / "fake.png", "--index", kb)
+    assert answer.status == 2
+    assert "fake.png" in answer.err
+
+
+def test_an_index_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+    answer = mmrag("search", "red", "--index", tmp_path / "nowhere")
+    assert answer.status == 2
+    assert "mmrag ingest SOURCE --index" in answer.err
+    assert not (tmp_path / "nowhere").exists()
+
+
+# Delete, status, ingest.
+
+
+def test_delete_says_what_it_did_and_what_is_not_there(kb: Path) -> None:
+    answer = mmrag("delete", "zzz", "--index", kb)
+    assert answer.status == 2
+    assert "deleted 0 of 1" in answer.err
+    assert "no such document: zzz" in answer.err
+
+
+def test_status_json_is_one_object(kb: Path) -> None:
+    body = json.loads(mmrag("status", "--index", kb, "--json").out)
+    assert body["stores"] == {"visual": 1, "text": 2, "lexical": 2}
+    assert body["metadata_types"] == {"year": "number"}
+
+
+def test_status_prints_a_table(kb: Path) -> None:
+    answer = mmrag("status", "--index", kb)
+    assert answer.status == 0
+    assert "lexical" in answer.out
+
+
+@pytest.mark.parametrize("source", ["nowhere", "file.docx"])
+def test_a_source_of_no_use_is_status_2_and_makes_no_index(tmp_path: Path, source: str) -> None:
+    (tmp_path / "file.docx").write_text("")
+    answer = mmrag("ingest", tmp_path / source, "--index", tmp_path / "kb")
+    assert answer.status == 2
+    assert source in answer.err
+    assert not (tmp_path / "kb").exists()
+
+
+def test_an_interruption_is_status_130(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_settings", interrupted)
+    answer = mmrag("search", "red", "--index", kb)
+    assert answer.status == 130
+    assert "run the command again" in answer.err

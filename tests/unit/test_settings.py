@@ -1,0 +1,142 @@
+"""Settings: which source wins, and what a mistake says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.errors import UsageError
+from pipelines.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("MMRAG_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "mmrag.yaml"
+
+
+def test_nothing_given_is_the_offline_default() -> None:
+    settings = load_settings()
+    assert settings.encoder.kind == "lite"
+    assert settings.embedder.kind == "use"
+    assert settings.stores.milvus is None
+    assert settings.index.encoder == settings.encoder
+
+
+def test_a_file_beats_the_defaults_the_environment_the_file_and_set_both(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("search: {alpha_text: 0.1, alpha_image: 0.1, alpha_similar: 0.1}")
+    monkeypatch.setenv("MMRAG_SEARCH__ALPHA_IMAGE", "0.2")
+    monkeypatch.setenv("MMRAG_SEARCH__ALPHA_SIMILAR", "0.2")
+    search = load_settings(config, ["search.alpha_similar=0.3"]).search
+    assert (search.alpha_text, search.alpha_image, search.alpha_similar) == (0.1, 0.2, 0.3)
+    assert search.rank_constant == 60
+
+
+def test_set_reads_its_value_as_yaml() -> None:
+    settings = load_settings(None, ["encoder.scales=[224, 336]", "encoder.model=/models/vit=b"])
+    assert settings.encoder.scales == (224, 336)
+    assert settings.encoder.model == "/models/vit=b"
+
+
+def test_a_later_set_wins() -> None:
+    assert load_settings(None, ["encoder.batch_size=1", "encoder.batch_size=2"]).encoder.batch_size == 2
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().encoder.kind = "clip"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "complaint"),
+    [
+        ("encoder.kindd=clip", r"encoder\.kindd: no such setting"),
+        ("encodr.kind=clip", r"encodr: no such setting"),
+        ("encoder.kind=vit", r"encoder\.kind: .*'lite' or 'clip'"),
+        ("search.alpha_text=2", r"search\.alpha_text: .*less than or equal to 1"),
+        ("encoder.batch_size=many", r"encoder\.batch_size: .*integer"),
+        ("encoder", "write it as name.of.setting=value"),
+        ("encoder..kind=x", "write it as name.of.setting=value"),
+        ("encoder.scales=[1", "not valid YAML"),
+    ],
+)
+def test_a_mistake_in_set_is_named(assignment: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        load_settings(None, [assignment])
+
+
+def test_setting_below_a_value_is_refused() -> None:
+    with pytest.raises(UsageError, match="encoder is set to a value already"):
+        load_settings(None, ["encoder=x", "encoder.kind=clip"])
+
+
+def test_a_mistake_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRAG_ENCODER__KINDD", "clip")
+    with pytest.raises(UsageError, match=r"encoder\.kindd: no such setting"):
+        load_settings()
+
+
+def test_a_group_of_settings_in_the_environment_says_how_to_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRAG_ENCODER", "clip")
+    with pytest.raises(UsageError, match="MMRAG_ENCODER__KIND"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("encoder: {kindd: clip}", r"encoder\.kindd: no such setting"),
+        ("- a\n- b", "wanted settings such as"),
+        ("encoder: {kind: [", r"mmrag\.yaml: "),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(config: Path, text: str, complaint: str) -> None:
+    config.write_text(text)
+    with pytest.raises(UsageError, match=complaint):
+        load_settings(config)
+
+
+def test_an_empty_file_sets_nothing(config: Path) -> None:
+    config.write_text("# nothing yet\n")
+    assert load_settings(config).encoder.kind == "lite"
+
+
+def test_a_file_that_is_not_there_is_named(config: Path) -> None:
+    with pytest.raises(UsageError, match=r"mmrag\.yaml: there is no such file"):
+        load_settings(config)
+
+
+def test_a_file_that_is_no_text_is_named(config: Path) -> None:
+    config.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"mmrag\.yaml"):
+        load_settings(config)
+
+
+def test_secrets_come_from_the_environment_and_are_not_printed(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("stores: {milvus: {uri: 'http://milvus:19530'}}")
+    monkeypatch.setenv("MMRAG_STORES__MILVUS__TOKEN", "hunter2")
+    settings = load_settings(config)
+    assert settings.stores.milvus is not None
+    assert settings.stores.milvus.token is not None
+    assert settings.stores.milvus.token.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(settings) + str(settings.model_dump()) + settings.model_dump_json()
+
+
+def test_a_secret_is_not_printed_when_a_setting_beside_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRAG_STORES__MILVUS__TOKEN", "hunter2")
+    with pytest.raises(UsageError) as caught:
+        load_settings(None, ["stores.milvus.urii=http://x"])
+    assert "stores.milvus.urii" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
