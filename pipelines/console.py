@@ -107,7 +107,8 @@ def print_status(status: dict[str, Any]) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     totals = status["ledger"]
-    counted = [f"{totals[name]:,} {name}" for name in ("documents", "images", "chunks", "rejected")]
+    counted = [f"{totals[name]:,} {name}" for name in ("documents", "images", "chunks")]
+    counted.append(f"{totals['rejected']:,} parts rejected")
     counted += [f"{n:,} {name}" for name, n in totals["status"].items()]
     ledger = ", ".join(counted)
     console.print(f"{status['index']}: {ledger}; dead letters {status['dead_letters']:,}", highlight=False)

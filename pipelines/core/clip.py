@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, ChineseCLIPModel, CLIPModel
+from transformers.utils import logging as transformers_logging
 
 from pipelines.core.encoder import EncoderConfig, Pixels, Vectors
 from pipelines.core.errors import UsageError
@@ -65,6 +66,7 @@ class ClipModel:
         self._max_tokens = min(77, shape.text_config.max_position_embeddings)
 
     def _load(self, model_class: Any) -> Any:
+        transformers_logging.disable_progress_bar()
         model = model_class.from_pretrained(**self._source, dtype=self._dtype, attn_implementation="sdpa")
         return model.to(self.device).eval()
 

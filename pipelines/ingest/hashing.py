@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from pipelines.core.errors import BadPart
@@ -21,9 +21,13 @@ def hash_file(address: str) -> str:
         return f"unreadable: {exc}"
 
 
-def document_digest(item: Item, inputs: Sequence[str]) -> str:
-    """Identifies what a document was made from: its item and the content of every input file."""
+def document_digest(item: Item, inputs: Sequence[str], hashed: Mapping[str, str] | None = None) -> str:
+    """Identifies what a document was made from: its item and the content of every input file.
+
+    `hashed` holds what is known of them already.
+    """
+    hashed = hashed or {}
     hasher = hashlib.sha256(f"{item.form}:{len(item.payload)}:".encode() + item.payload)
     for address in inputs:
-        hasher.update(f"{address}={hash_file(address)};".encode())
+        hasher.update(f"{address}={hashed.get(address) or hash_file(address)};".encode())
     return hasher.hexdigest()

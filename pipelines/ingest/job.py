@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
-from pipelines.core.errors import MmragError
+from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.space import digest
 from pipelines.ingest import chunk, metadata, sources
@@ -39,10 +39,11 @@ from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
-# Ray's count of CPUs, not the cores that are used: low enough that every stage finds room on two.
-_LOAD_CPUS, _WRITE_CPUS = 0.5, 0
+# In Ray's count of CPUs. An encoder takes a whole one for each thread; what waits for disks and stores
+# shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
+_LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
-_ITEMS_PER_BLOCK, _ROWS_PER_BLOCK, _MAX_BLOCKS = 128, 128, 20_000
+_ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
 _MAX_CPU_ENCODERS = 8  # each holds the models
 
 
@@ -109,7 +110,7 @@ def ingest(
         encode_s = 0.0
         if plan.to_do:
             with _ray(config):
-                encode_s = _process(index, run, plan.to_do, config, progress)
+                encode_s = _process(index, run, config, progress)
         ledger, finished = finish(index, run, ledger, plan.refused)
     elapsed_s = time.perf_counter() - start
     summary = _summary(run, plan, finished, ledger, elapsed_s, encode_s)
@@ -121,35 +122,40 @@ def ingest(
     return summary
 
 
-def _process(index: Index, run: Run, num_items: int, config: IngestConfig, progress: Progress) -> float:
+def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if index.embedded and nodes > 1:
+        raise UsageError(
+            f"the embedded stores live on one machine, but the Ray cluster has {nodes} nodes; "
+            "set stores.milvus and stores.elastic"
+        )
     for store in (index.visual, index.text, index.lexical):
         store()  # here, before any work: a store that is down ends the job at once, and one creates it
     parts = run.directory / "parts"
     progress("reading documents", 0, 0)
-    items = ray.data.read_parquet(
-        str(run.items), columns=ITEMS.names, override_num_blocks=_blocks(num_items, _ITEMS_PER_BLOCK)
-    )
-    items.map_batches(
-        ParseItems(config.sources, config.chunking), batch_format="pyarrow", batch_size=64
+    items = ray.data.read_parquet(str(run.items), columns=ITEMS.names)
+    items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
+        ParseItems(config.sources, config.chunking), batch_format="pyarrow"
     ).write_parquet(str(parts))
     types = _extend_metadata_types(index, parts)
     total = pads.dataset(parts, format="parquet").count_rows()
     start = time.perf_counter()
     with _reported(run, total, progress):
-        _encode_and_write(index, run, config, parts, total, types)
+        _encode_and_write(index, run, config, parts, types)
     return time.perf_counter() - start
 
 
 def _encode_and_write(
-    index: Index, run: Run, config: IngestConfig, parts: Path, total: int, types: dict[str, str]
+    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str]
 ) -> None:
     encoder = index.encoder()
     image_cache = index.cache(encoder.cache_key)
     text_cache = index.cache(index.embedder().space.fingerprint)
     actors, threads, gpus = _encoders(config)
     rows = (
-        ray.data.read_parquet(str(parts), schema=SCHEMA, override_num_blocks=_blocks(total, _ROWS_PER_BLOCK))
+        ray.data.read_parquet(str(parts), schema=SCHEMA)
+        .repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
         .map_batches(CheckParts(types), batch_format="pyarrow")
         .map_batches(
             LoadPictures(encoder.scales, image_cache, index.previews, config.sources.max_file_bytes),
@@ -168,7 +174,7 @@ def _encode_and_write(
             compute=ActorPoolStrategy(size=actors),
             batch_format="pyarrow",
             batch_size=config.encoder_batch,
-            num_cpus=0.5 if threads == 1 else threads // 2,
+            num_cpus=threads,
             num_gpus=gpus,
         )
     )
@@ -177,22 +183,22 @@ def _encode_and_write(
     rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
 
 
-def _blocks(rows: int, rows_per_block: int) -> int:
-    return min(_MAX_BLOCKS, -(-rows // rows_per_block))
-
-
 def _encoders(config: IngestConfig) -> tuple[int, int, int]:
-    """(encoders, threads of each, GPUs of each): one a GPU, else the cores shared out among a few.
+    """(encoders, threads of each, GPUs of each): one a GPU, else half of Ray's CPUs shared out among a few.
 
     Several encoders of one thread beat one of several, whose threads wait for each other while the
     same cores decode.
     """
     resources = ray.cluster_resources()
-    if gpus := int(resources.get("GPU", 0)):
-        return config.encoders or gpus, 1, 1
-    cpus = int(resources.get("CPU", 1))
-    actors = config.encoders or min(cpus, _MAX_CPU_ENCODERS)
-    return actors, config.encoder_threads or max(1, cpus // actors), 0
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    actors = config.encoders or gpus or max(1, min(cpus // 2, _MAX_CPU_ENCODERS))
+    threads = 1 if gpus else config.encoder_threads or max(1, cpus // 2 // actors)
+    if actors * threads >= cpus:
+        raise UsageError(
+            f"{actors} encoders of {threads} threads leave nothing of Ray's {cpus} CPUs for reading and "
+            "writing; lower ingest.encoders or ingest.encoder_threads, or give Ray more CPUs"
+        )
+    return actors, threads, 1 if gpus else 0
 
 
 def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
@@ -223,8 +229,11 @@ def _ray(config: IngestConfig) -> Iterator[None]:
     was_up = ray.is_initialized()
     if not was_up:
         address = config.ray_address or os.environ.get("RAY_ADDRESS") or None
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
         ray.init(
             address=address,
+            # Twice the cores: encoders are counted for one each, and as much again is for the rest.
+            num_cpus=None if address else 2 * (os.cpu_count() or 1),
             include_dashboard=None if address else False,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -272,7 +281,7 @@ def _reported(run: Run, total: int, progress: Progress) -> Iterator[None]:
 
 
 def _run_name() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
 
 
 def fingerprint_of(index: Index, config: IngestConfig) -> str:
