@@ -29,6 +29,7 @@ from pipelines.core import images
 from pipelines.core.encoder import EncoderConfig, load_encoder
 
 START_UP = 64
+ENCODERS = os.cpu_count() or 1  # of one thread each: as many threads as the bare loop's
 BATCH = EncoderConfig().batch_size
 
 
@@ -38,6 +39,7 @@ def ingest(folder: Path, dtype: str) -> tuple[dict[str, Any], float, float]:
         command = [
             Path(sys.executable).with_name("mmrag"), "ingest", folder, "--index", index, "--json",
             "--set", f"encoder.dtype={dtype}",
+            "--set", f"ingest.encoders={ENCODERS}", "--set", "ingest.encoder_threads=1",
         ]  # fmt: skip
         start = time.perf_counter()
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -60,7 +62,7 @@ def run_bare(pixels: Path, dtype: str) -> float:
 
     from pipelines.core.torch_runtime import keep_freed_memory
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(ENCODERS)
     keep_freed_memory()  # both sides have it: what is compared is the job, not the allocator
     model = load_encoder(EncoderConfig(dtype=dtype)).model
     scales = [np.load(pixels / f"{side}.npy") for side in model.scales]
@@ -102,7 +104,7 @@ def against_bare_loop(folders: dict[int, Path], pixels: Path, count: int, dtype:
         bare.append(bare_loop(pixels, dtype))
         _, start_up, _ = ingest(folders[START_UP], dtype)
         summary, elapsed, peak = ingest(folders[count], dtype)
-        stage.append(summary["encoded_images"] / summary["stage_s"]["encode"])
+        stage.append(ENCODERS * summary["encoded_images"] / summary["stage_s"]["encode"])
         job.append((count - START_UP) / (elapsed - start_up))
         print(
             f"  pair {n + 1}: bare {bare[-1]:.1f}, encode stage {stage[-1]:.1f}, job {job[-1]:.1f}; "

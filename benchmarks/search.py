@@ -29,10 +29,11 @@ QUESTIONS = json.loads((ROOT / "examples" / "gimp_manual_questions.json").read_t
 
 
 def cold(index: Path, words: list[str], runs: int) -> list[float]:
-    """Seconds of whole `mmrag search` processes, the vector server stopped before each."""
+    """Seconds of whole `mmrag search` processes, the vector servers stopped before each."""
     found = []
     for _ in range(runs):
-        stop(index / "vectors")
+        for server in (index / "vectors").iterdir():
+            stop(server)
         command = [
             str(Path(sys.executable).with_name("mmrag")),
             "search",

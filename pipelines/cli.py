@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,7 +89,8 @@ def ingest(
     from pipelines.console import print_summary, progress_bar
     from pipelines.ingest.job import ingest as run_job
 
-    with progress_bar() as progress:
+    # Ray and the models' packages may print on stdout, which is the result's.
+    with progress_bar() as progress, redirect_stdout(sys.stderr):
         summary = run_job(sources, index, settings.index, settings.ingest, progress)
     if as_json:
         _print_json(summary.as_dict())
@@ -223,7 +225,8 @@ def train_encoder(
     settings = _settings(config, assignments)
     from pipelines.train.job import train_encoder as run_job
 
-    summary = run_job(data, out, settings.train.encoder)
+    with redirect_stdout(sys.stderr):
+        summary = run_job(data, out, settings.train.encoder)
     _print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
 
 

@@ -3,7 +3,7 @@
     DIR/index.json    the manifest: vector spaces and metadata types
     DIR/cache/        vectors by content hash
     DIR/previews/     upright pictures by content hash
-    DIR/vectors/      embedded vector server (or a Milvus elsewhere, by config)
+    DIR/vectors/      embedded vector servers, one a collection (or a Milvus elsewhere, by config)
     DIR/lexical/      embedded lexical index (or an Elasticsearch elsewhere, by config)
 
 The jobs keep their own files beside these.
@@ -107,7 +107,6 @@ class Index:
         self._stack = ExitStack()
         self.encoder = Lazy[Encoder](lambda: load_encoder(config.encoder))
         self.embedder = Lazy[Embedder](lambda: load_embedder(config.embedder))
-        self._server = Lazy[MilvusConfig](self._vector_server)
         self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.manifest().space["dim"]))
         self.text = Lazy[VectorStore](lambda: self._vectors(TEXT, self.manifest().text_space["dim"]))
         self.lexical = Lazy[LexicalStore](self._lexical)
@@ -186,17 +185,18 @@ class Index:
         require_same_space("text", self.manifest().text_space, self.embedder().space)
         return self.embedder()
 
-    def _vector_server(self) -> MilvusConfig:
+    def _vector_server(self, collection: str) -> MilvusConfig:
+        """The configured server; else an embedded one for each collection, for it works on one core."""
         if self.config.stores.milvus is not None:
             return self.config.stores.milvus
         from pipelines.core.stores.embedded import attach
 
-        return MilvusConfig(uri=attach(self.directory / "vectors"))
+        return MilvusConfig(uri=attach(self.directory / "vectors" / collection))
 
     def _vectors(self, collection: str, dim: int) -> VectorStore:
         from pipelines.core.stores.milvus import MilvusStore
 
-        return self._stack.enter_context(MilvusStore.open(self._server(), collection, dim))
+        return self._stack.enter_context(MilvusStore.open(self._vector_server(collection), collection, dim))
 
     def _lexical(self) -> LexicalStore:
         if self.config.stores.elastic is not None:

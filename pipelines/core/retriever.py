@@ -41,7 +41,7 @@ class SearchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alpha_text: float = Field(0.5, ge=0, le=1, description="α for a text query")
+    alpha_text: float = Field(0.3, ge=0, le=1, description="α for a text query")
     alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")
     alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
     rank_constant: int = Field(60, ge=0)

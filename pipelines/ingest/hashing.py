@@ -1,15 +1,23 @@
-"""Content hashes of a document's files: how a rerun knows that nothing changed."""
+"""How a rerun knows that a document did not change: stamps of its files, and where those differ, hashes.
+
+A stamp is what the file system tells without reading: size, times and inode. The change time cannot be
+set by a program, so an edit that keeps size and modification time is seen too.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 from pipelines.core.errors import BadPart
-from pipelines.ingest.sources.files import opened
+from pipelines.ingest.sources.files import is_remote, opened
 from pipelines.ingest.sources.records import Item
+
+_TOO_FRESH_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
 
 
 def hash_file(address: str) -> str:
@@ -21,13 +29,35 @@ def hash_file(address: str) -> str:
         return f"unreadable: {exc}"
 
 
+def stamp_file(address: str) -> str:
+    """The file's stamp; empty where none can be trusted: in object stores, of missing and of fresh files."""
+    if is_remote(address):
+        return ""
+    try:
+        status = os.lstat(address)
+    except OSError:
+        return ""
+    if status.st_ctime > time.time() - _TOO_FRESH_S:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+
+
 def document_digest(item: Item, inputs: Sequence[str], hashed: Mapping[str, str] | None = None) -> str:
     """Identifies what a document was made from: its item and the content of every input file.
 
     `hashed` holds what is known of them already.
     """
-    hashed = hashed or {}
-    hasher = hashlib.sha256(f"{item.form}:{len(item.payload)}:".encode() + item.payload)
-    for address in inputs:
-        hasher.update(f"{address}={hashed.get(address) or hash_file(address)};".encode())
-    return hasher.hexdigest()
+    known = hashed or {}
+    return _combined(item, {address: known.get(address) or hash_file(address) for address in inputs})
+
+
+def document_stamp(item: Item, inputs: Sequence[str], stamped: Mapping[str, str] | None = None) -> str:
+    """As `document_digest`, of the files' stamps; empty where one of them cannot be trusted."""
+    known = stamped or {}
+    stamps = {a: known[a] if a in known else stamp_file(a) for a in inputs}
+    return _combined(item, stamps) if all(stamps.values()) else ""
+
+
+def _combined(item: Item, states: Mapping[str, str]) -> str:
+    described = "".join(f"{address}={state};" for address, state in states.items())
+    return hashlib.sha256(f"{item.form}:{len(item.payload)}:{described}".encode() + item.payload).hexdigest()

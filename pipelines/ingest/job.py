@@ -30,7 +30,7 @@ from pipelines.core.space import digest
 from pipelines.ingest import chunk, metadata, sources
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.plan import ITEMS, Plan, make_plan
+from pipelines.ingest.plan import Plan, make_plan
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
 from pipelines.ingest.sink import Finished, Run, finish, recover, write_rows
 from pipelines.ingest.sources import list_items
@@ -134,7 +134,7 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
         store()  # here, before any work: a store that is down ends the job at once, and one creates it
     parts = run.directory / "parts"
     progress("reading documents", 0, 0)
-    items = ray.data.read_parquet(str(run.items), columns=ITEMS.names)
+    items = ray.data.read_parquet(str(run.items))
     items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
         ParseItems(config.sources, config.chunking), batch_format="pyarrow"
     ).write_parquet(str(parts))

@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("tenant", pa.string()),
         ("source", pa.string()),
         ("inputs", pa.list_(pa.string())),
+        ("stamp", pa.string()),
         ("digest", pa.string()),
         ("fingerprint", pa.string()),
         ("images", pa.int32()),
@@ -40,6 +41,7 @@ class Ledger:
         self._rows = rows
         keys = rows.column("document_key").to_pylist()
         self._row_of = {key: row for row, key in enumerate(keys)}
+        self._columns = {name: rows[name].combine_chunks() for name in rows.column_names}
 
     @classmethod
     def load(cls, path: Path) -> Ledger:
@@ -55,7 +57,7 @@ class Ledger:
 
     def get(self, document_key: str) -> dict[str, Any] | None:
         row = self._row_of.get(document_key)
-        return None if row is None else self._rows.slice(row, 1).to_pylist()[0]
+        return None if row is None else {name: column[row].as_py() for name, column in self._columns.items()}
 
     def with_documents_of(self, document_ids: Iterable[str], tenant: str | None = None) -> pa.Table:
         """The rows of these document ids (of one tenant, or of all)."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core.types import store_key
-from pipelines.ingest.hashing import document_digest
+from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.sources import Item, Rejected
 
@@ -73,7 +73,10 @@ def _is_unchanged(item: Item, entry: dict[str, object], fingerprint: str) -> boo
         return False
     inputs = entry["inputs"]
     assert isinstance(inputs, list)
-    return set(item.inputs) <= set(inputs) and document_digest(item, inputs) == entry["digest"]
+    if not set(item.inputs) <= set(inputs):
+        return False
+    stamp = document_stamp(item, inputs)
+    return bool(stamp and stamp == entry["stamp"]) or document_digest(item, inputs) == entry["digest"]
 
 
 def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -31,7 +31,8 @@ SCHEMA = pa.schema(
         ("metadata", pa.string()),  # JSON
         ("address", pa.string()),  # where the picture's bytes are
         ("inputs", pa.list_(pa.string())),  # document rows: files that the document depends on
-        ("digest", pa.string()),  # document rows: of the item and its inputs
+        ("stamp", pa.string()),  # document rows: of the item and its inputs, see hashing.py
+        ("digest", pa.string()),
         ("num_parts", pa.int32()),  # document rows
         ("stage", pa.string()),  # where the row was refused, else null
         ("reason", pa.string()),

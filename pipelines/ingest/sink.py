@@ -32,8 +32,8 @@ from pipelines.ingest.rows import DOCUMENT, row_part
 from pipelines.ingest.sources import Rejected
 
 _ACK_COLUMNS = (
-    "document_key", "key", "kind", "document_id", "tenant", "source", "inputs", "digest", "num_parts",
-    "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
+    "document_key", "key", "kind", "document_id", "tenant", "source", "inputs", "stamp", "digest",
+    "num_parts", "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
 )  # fmt: skip
 _STALE_BATCH = 200
 
@@ -186,7 +186,7 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
     sums = counted.group_by("document_key").aggregate(
         [(name, "sum") for name in flags] + [("document_key", "count")]
     )
-    names = ["document_key", "document_id", "tenant", "source", "inputs", "digest", "num_parts"]
+    names = ["document_key", "document_id", "tenant", "source", "inputs", "stamp", "digest", "num_parts"]
     joined = acks.filter(is_document).select(names).to_pylist()
     by_key = {row["document_key"]: row for row in sums.to_pylist()}
     rows: list[dict[str, Any]] = []
@@ -222,7 +222,13 @@ def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
             rows.append(
                 (known.get(key) or new)
                 | same
-                | {"digest": "", "fingerprint": run.fingerprint, "status": "unfinished", "run": run.name}
+                | {
+                    "stamp": "",
+                    "digest": "",
+                    "fingerprint": run.fingerprint,
+                    "status": "unfinished",
+                    "run": run.name,
+                }
             )
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
 

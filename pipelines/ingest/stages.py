@@ -26,7 +26,7 @@ from pipelines.core.previews import preview_path, save_preview
 from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
 from pipelines.ingest.chunk import ChunkConfig, chunks
-from pipelines.ingest.hashing import document_digest, hash_file
+from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
 from pipelines.ingest.sources import Item, SourceConfig, parse, read_bytes
@@ -50,31 +50,36 @@ class ParseItems:
         return table(rows)
 
     def _rows(self, item: Item) -> list[Row]:
-        hashed = {address: hash_file(address) for address in item.inputs}  # before: a later change is seen
+        # Before anything is read: what changes later differs from its stamp and hash.
+        before = {address: (stamp_file(address), hash_file(address)) for address in item.inputs}
         try:
             parsed = parse(item, self._sources)
         except BadPart as exc:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
             refused = refuse(_document_part(empty, 0), "parse", str(exc))
-            return [refused, self._document_row(item, empty, (), hashed, num_parts=1)]
+            return [refused, self._document_row(item, empty, (), before, num_parts=1)]
         document = parsed.document
         parts = [*_picture_rows(document), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
         for n, bad in enumerate(parsed.rejected):
             parts.append(refuse(_document_part(document, n), bad.stage, bad.reason))
         if not parts:
             parts.append(refuse(_document_part(document, 0), "parse", "it holds neither text nor a picture"))
-        return [*parts, self._document_row(item, document, parsed.wanted, hashed, num_parts=len(parts))]
+        return [
+            *parts,
+            self._document_row(item, document, parsed.wanted, before, num_parts=len(parts)),
+        ]
 
     def _document_row(
         self,
         item: Item,
         document: Document,
         wanted: Sequence[str],
-        hashed: Mapping[str, str],
+        before: Mapping[str, tuple[str, str]],
         num_parts: int,
     ) -> Row:
         inputs = list(dict.fromkeys((*item.inputs, *document.images, *wanted)))
-        digest = document_digest(item, inputs, hashed)
+        stamp = document_stamp(item, inputs, {address: stamp for address, (stamp, _) in before.items()})
+        digest = document_digest(item, inputs, {address: sha for address, (_, sha) in before.items()})
         row = part_row(Part(document.id, "chunk", document.id, document.source, tenant=document.tenant))
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
         return row | {
@@ -82,6 +87,7 @@ class ParseItems:
             "key": row["document_key"],
             "metadata": metadata,
             "inputs": inputs,
+            "stamp": stamp,
             "digest": digest,
             "num_parts": num_parts,
         }

@@ -126,7 +126,8 @@ def ingested(tmp_path_factory: pytest.TempPathFactory, clip_settings: list[str])
     )
     answer = Answer(done.returncode, done.stdout, done.stderr)
     yield Ingested(folder, root / "kb", bad, options, answer)
-    embedded.stop(root / "kb" / "vectors")
+    for server in (root / "kb" / "vectors").iterdir():
+        embedded.stop(server)
 
 
 def test_bad_rows_make_status_3_and_one_object_on_stdout(ingested: Ingested) -> None:

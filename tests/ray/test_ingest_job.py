@@ -90,7 +90,8 @@ class Workshop:
         }
 
     def stop(self) -> None:
-        embedded.stop(self.directory / "vectors")
+        for server in (self.directory / "vectors").iterdir():
+            embedded.stop(server)
 
 
 def workshop(root: Path, clip_settings: list[str], *more: str) -> Workshop:
@@ -325,8 +326,9 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
             assert_gone(below)
             assert "interrupted" in said
             assert "Traceback" not in said
-            # Nobody holds the vector server, so it ends when its idle time is over.
-            assert not embedded._has_clients(made.directory / "vectors")
+            # Nobody holds the vector servers, so they end when their idle time is over.
+            for server in (made.directory / "vectors").iterdir():
+                assert not embedded._has_clients(server)
         assert not (made.directory / "ledger.parquet").exists()
         summary = made.ingest()
         assert summary.index["status"] == {"complete": 6, "rejected": 2}

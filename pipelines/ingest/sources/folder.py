@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
 def document_id(root: str, below: str) -> str:

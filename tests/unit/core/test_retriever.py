@@ -70,7 +70,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         image_cache=lambda: cache,
         image_uri=lambda part: f"{part.tenant}/{part.id}",
     )
-    made = World(knowledge, model, embedder, SearchConfig())
+    made = World(knowledge, model, embedder, SearchConfig(alpha_text=0.5))
     yield made
     if made.retriever:
         made.retriever.close()

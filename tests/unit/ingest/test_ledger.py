@@ -21,7 +21,7 @@ def row(document_id: str, tenant: str = "", **fields: Any) -> dict[str, Any]:
         "inputs": ["/a"],
     }
     key = {"document_key": store_key(tenant, document_id), "document_id": document_id, "tenant": tenant}
-    rest = {"source": "/a", "fingerprint": "f", "run": "r"}
+    rest = {"source": "/a", "stamp": "s", "fingerprint": "f", "run": "r"}
     return defaults | key | rest | fields
 
 
