@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 
@@ -27,6 +28,7 @@ def free_port() -> int:
 @contextmanager
 def milvus_server(directory: Path) -> Iterator[str]:
     """Milvus 2.3.5 standalone; its URI. One at a time on a machine: its etcd port is fixed."""
+    pytest.importorskip("milvus", reason="Milvus 2.3.5 has no wheel for this machine")
     from milvus import MilvusServer, MilvusServerConfig
     from pymilvus import MilvusClient
 
@@ -63,6 +65,8 @@ def elastic_server(directory: Path) -> Iterator[str]:
     """A server that speaks Elasticsearch's protocol; its URL. It is no measure of speed or durability."""
     port = free_port()
     program = Path(sysconfig.get_path("scripts")) / "noida-db"
+    if not program.exists():
+        pytest.skip("noida-db has no wheel for this machine")
     command = [str(program), "start", "--data-dir", str(directory), "--only", "elasticsearch"]
     log = (directory / "server.log").open("wb")
     server = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.core.types import store_key
-from pipelines.ingest.hashing import document_digest, hash_file
+from pipelines.ingest.hashing import document_digest, document_stamp, hash_file
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import Plan, make_plan
 from pipelines.ingest.sources import Item, Rejected
@@ -69,6 +70,16 @@ def test_a_file_whose_bytes_changed_is_to_do(tmp_path: Path, files: list[Path]) 
     ledger = ledger_of(*items)
     files[1].write_bytes(b"other bytes")
     assert planned(tmp_path, items, ledger)[1] == ["b"]
+
+
+def test_a_trusted_stamp_spares_the_hash(tmp_path: Path, files: list[Path]) -> None:
+    time.sleep(2.1)  # fresh files have no stamp
+    known, changed = item(files[0]), item(files[1])
+    stamps = {i.document_id: document_stamp(i, i.inputs) for i in (known, changed)}
+    ledger = ledger_of(known, digest="not compared", stamp=stamps["a"]).updated(
+        ledger_of(changed, digest="other", stamp="other")._rows
+    )
+    assert planned(tmp_path, [known, changed], ledger)[1] == ["b"]
 
 
 def test_a_file_that_was_only_touched_is_not(tmp_path: Path, files: list[Path]) -> None:

@@ -1,0 +1,62 @@
+"""How a rerun knows that nothing changed: stamps first, hashes where they differ."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
+from pipelines.ingest.sources import Item
+
+
+@pytest.fixture
+def settled(tmp_path: Path) -> Path:
+    """A file that was last changed long enough ago for its stamp to be trusted."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    time.sleep(2.1)
+    return path
+
+
+def item(*inputs: Path) -> Item:
+    return Item("picture", "a", str(inputs[0]), "/", "/", inputs=tuple(map(str, inputs)))
+
+
+def test_a_fresh_file_has_no_stamp_but_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    assert stamp_file(str(path)) == ""
+    assert document_stamp(item(path), [str(path)]) == ""
+    assert len(hash_file(str(path))) == 64
+
+
+def test_neither_a_missing_nor_a_remote_file_has_a_stamp(tmp_path: Path) -> None:
+    assert stamp_file(str(tmp_path / "none.png")) == ""
+    assert stamp_file("s3://bucket/a.png") == ""
+
+
+def test_an_edit_that_keeps_size_and_times_changes_the_stamp(settled: Path) -> None:
+    before, status = stamp_file(str(settled)), settled.stat()
+    assert before
+    settled.write_bytes(b"two")
+    os.utime(settled, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert settled.stat().st_mtime_ns == status.st_mtime_ns
+    time.sleep(2.1)
+    assert stamp_file(str(settled)) not in ("", before)
+
+
+def test_a_document_is_stamped_only_when_all_its_files_are(settled: Path, tmp_path: Path) -> None:
+    fresh = tmp_path / "b.txt"
+    fresh.write_bytes(b"text")
+    assert document_stamp(item(settled), [str(settled)])
+    assert document_stamp(item(settled, fresh), [str(settled), str(fresh)]) == ""
+
+
+def test_what_is_known_of_a_file_is_not_read_again(settled: Path) -> None:
+    read = document_digest(item(settled), [str(settled)])
+    known = document_digest(item(settled), [str(settled)], {str(settled): hash_file(str(settled))})
+    other = document_digest(item(settled), [str(settled)], {str(settled): "0" * 64})
+    assert read == known != other
