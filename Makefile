@@ -7,7 +7,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # More words for pytest, `mmrag demo` or the benchmarks: make test ARGS="-k fusion -x".
 ARGS ?=
-BENCHMARKS ?= $(wildcard benchmarks/*.py)
+BENCHMARKS ?= $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
 
 VENV := .venv
 BIN := $(VENV)/bin

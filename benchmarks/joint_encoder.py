@@ -11,6 +11,7 @@ A query is a plain name: emojibase's English or Chinese label. Candidates are th
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "mmrag-benchmarks")
     parser.add_argument("--weights", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

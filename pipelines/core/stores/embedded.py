@@ -1,4 +1,4 @@
-"""The embedded vector server: one milvus-lite process on loopback for an index directory.
+"""The embedded vector server: one milvus-lite process on loopback for one directory of data.
 
 The first process to `attach` starts it, detached, so that Ctrl-C of the starter does not end it;
 later ones find it in `server.json`. Each client leaves a lease (pid and start time) under
@@ -275,7 +275,7 @@ def _serve(directory: Path, idle_s: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The vector server of one index directory.")
+    parser = argparse.ArgumentParser(description="The vector server of one directory of data.")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--idle-s", type=float, default=IDLE_S)
     arguments = parser.parse_args()
