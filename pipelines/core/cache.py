@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,10 +63,22 @@ class VectorCache:
         db = sqlite3.connect(
             self._path, timeout=self._timeout_s, check_same_thread=False, isolation_level=None
         )
-        db.execute("PRAGMA journal_mode=WAL")
+        self._turn_on_wal(db)
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute(_SCHEMA)
         return db
+
+    def _turn_on_wal(self, db: sqlite3.Connection) -> None:
+        """SQLite's own timeout does not cover this step: two that make the file at once must wait."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def get(self, contents: Iterable[str]) -> dict[str, Vector]:
         """The cached vectors among `contents`, by content hash."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,23 @@ def test_two_processes_write_at_once_and_nothing_is_lost(cache: VectorCache) -> 
     assert [writer.exitcode for writer in writers] == [0, 0]
     found = cache.get(f"content-{n}" for n in range(250))
     assert {key: v.tolist() for key, v in found.items()} == {f"content-{n}": [n, n + 0.5] for n in range(250)}
+
+
+def test_many_may_make_one_file_at_the_same_moment(tmp_path: Path) -> None:
+    writers = 6
+    for turn in range(20):
+        start = threading.Barrier(writers)
+
+        def write(n: int, path: Path = tmp_path / f"{turn}.sqlite", start: threading.Barrier = start) -> None:
+            mine = VectorCache(path, "space/float32")  # a connection of its own, as in another process
+            start.wait()
+            mine.put({str(n): vector(n)})
+            mine.close()
+
+        with ThreadPoolExecutor(writers) as pool:
+            list(pool.map(write, range(writers)))
+        found = VectorCache(tmp_path / f"{turn}.sqlite", "space/float32").get(map(str, range(writers)))
+        assert len(found) == writers
 
 
 def test_threads_share_one_cache(cache: VectorCache) -> None:
