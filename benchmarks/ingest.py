@@ -1,6 +1,7 @@
 """How fast ingestion is against a bare PyTorch loop, float32 against bfloat16, and its peak memory.
 
     python benchmarks/ingest.py [--work DIR] [--pictures DIR] [--pairs 5] [--count 3000]
+    python benchmarks/ingest.py --memory   # over 3,000 and 30,000 pictures: 20 minutes
 
 The bare loop runs the model over the same pictures, already decoded and resized in memory, with the same
 threads, batch and dtype, in a process of its own. The job is `mmrag ingest` over a folder of the files: it
@@ -31,15 +32,19 @@ from pipelines.core.encoder import EncoderConfig, load_encoder
 START_UP = 64
 ENCODERS = os.cpu_count() or 1  # of one thread each: as many threads as the bare loop's
 BATCH = EncoderConfig().batch_size
+Memory = dict[str, float]
 
 
-def ingest(folder: Path, dtype: str) -> tuple[dict[str, Any], float, float]:
-    """The job's summary, its whole time in seconds, and the peak memory of all its processes in MiB."""
+def ingest(
+    folder: Path, dtype: str, model: Path | None = None
+) -> tuple[dict[str, Any], float, dict[str, float]]:
+    """The job's summary, its whole time in seconds, and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as index:
         command = [
             Path(sys.executable).with_name("mmrag"), "ingest", folder, "--index", index, "--json",
             "--set", f"encoder.dtype={dtype}",
             "--set", f"ingest.encoders={ENCODERS}", "--set", "ingest.encoder_threads=1",
+            *(["--set", "encoder.kind=clip", "--set", f"encoder.model={model}"] if model else []),
         ]  # fmt: skip
         start = time.perf_counter()
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -48,7 +53,7 @@ def ingest(folder: Path, dtype: str) -> tuple[dict[str, Any], float, float]:
         elapsed = time.perf_counter() - start
         if process.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} failed with status {process.returncode}")
-        return json.loads(out), elapsed, memory["peak_mb"]
+        return json.loads(out), elapsed, memory
 
 
 def bare_loop(pixels: Path, dtype: str) -> float:
@@ -98,6 +103,25 @@ def subset(files: list[Path], count: int, out: Path) -> Path:
     return out
 
 
+def grown(folder: Path, times: int, out: Path) -> Path:
+    """The same pictures several times over, each copy with bytes of its own after the picture's end."""
+    out.mkdir()
+    for copy in range(times):
+        for path in folder.iterdir():
+            (out / f"{copy}-{path.name}").write_bytes(path.read_bytes() + bytes([copy]) * (copy > 0))
+    return out
+
+
+def memory(folder: Path, work: Path, dtype: str) -> None:
+    for times in (1, 10):
+        summary, elapsed, peak = ingest(grown(folder, times, work / f"{times}x"), dtype)
+        print(
+            f"{summary['images']} pictures: {elapsed:.0f} s, peak {peak['peak_mb']:.0f} MiB, "
+            f"vector servers {peak['servers_mb']:.0f} MiB",
+            flush=True,
+        )
+
+
 def against_bare_loop(folders: dict[int, Path], pixels: Path, count: int, dtype: str, pairs: int) -> None:
     bare, stage, job = [], [], []
     for n in range(pairs):
@@ -108,19 +132,27 @@ def against_bare_loop(folders: dict[int, Path], pixels: Path, count: int, dtype:
         job.append((count - START_UP) / (elapsed - start_up))
         print(
             f"  pair {n + 1}: bare {bare[-1]:.1f}, encode stage {stage[-1]:.1f}, job {job[-1]:.1f}; "
-            f"start-up {start_up:.1f} s, peak {peak:.0f} MiB, stages {summary['stage_s']}",
+            f"start-up {start_up:.1f} s, peak {peak['peak_mb']:.0f} MiB, stages {summary['stage_s']}",
             flush=True,
         )
     print(f"{dtype}, {count} pictures: encode stage / bare loop: {ratio(stage, bare)}")
     print(f"{dtype}, {count} pictures: whole job / bare loop: {ratio(job, bare)}", flush=True)
 
 
-def dtypes(folders: dict[int, Path], count: int, pairs: int) -> Ratio:
+def vit_b32(out: Path) -> Path:
+    """A CLIP of ViT-B/32's shape with random weights: as fast as the real one."""
+    from transformers import CLIPConfig, CLIPModel
+
+    CLIPModel(CLIPConfig()).save_pretrained(out)
+    return out
+
+
+def dtypes(folders: dict[int, Path], count: int, pairs: int, model: Path | None = None) -> Ratio:
     rates: dict[str, list[float]] = {"bfloat16": [], "float32": []}
     for _ in range(pairs):
         for dtype, found in rates.items():
-            _, start_up, _ = ingest(folders[START_UP], dtype)
-            _, elapsed, _ = ingest(folders[count], dtype)
+            _, start_up, _ = ingest(folders[START_UP], dtype, model)
+            _, elapsed, _ = ingest(folders[count], dtype, model)
             found.append((count - START_UP) / (elapsed - start_up))
         print(
             f"  whole job: {', '.join(f'{k} {v[-1]:.1f}' for k, v in rates.items())} pictures/s", flush=True
@@ -147,8 +179,9 @@ def main() -> None:
         "--pictures", type=Path, help="a folder of at least --count pictures; fetched otherwise"
     )
     parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--dtype-count", type=int, default=1000, help="pictures for float32 against bfloat16")
+    parser.add_argument("--dtype-count", type=int, default=600, help="pictures for float32 against bfloat16")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--memory", action="store_true", help="only peak memory, of --count and 10 times")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
@@ -162,15 +195,23 @@ def main() -> None:
     files = [files[n] for n in np.random.default_rng(0).permutation(len(files))]
     with tempfile.TemporaryDirectory() as work:
         here = Path(work)
-        counts = sorted({START_UP, 300, arguments.dtype_count, arguments.count})
+        counts = sorted({START_UP, arguments.dtype_count, arguments.count})
         folders = {count: subset(files, count, here / str(count)) for count in counts}
+        if arguments.memory:
+            memory(folders[arguments.count], here, arguments.dtype)
+            return
         decoding = decode_all(sorted(folders[arguments.count].iterdir()), encoder.scales, here / "pixels")
         print(f"scales {encoder.scales}; decode and resize: {arguments.count / decoding:.0f}/s a thread")
         print(f"bfloat16 against float32, lowest cosine of 256 pictures: {fidelity(here / 'pixels'):.5f}")
         against_bare_loop(folders, here / "pixels", arguments.count, arguments.dtype, arguments.pairs)
-        print(f"whole job, bfloat16 / float32: {dtypes(folders, arguments.dtype_count, arguments.pairs)}")
-        peaks = {count: ingest(folders[count], arguments.dtype)[2] for count in (300, arguments.count)}
-        print("peak memory, MiB: " + ", ".join(f"{n} pictures {mb:.0f}" for n, mb in peaks.items()))
+        few = arguments.dtype_count // 4  # a ViT-B/32 at three scales takes 20 times the time of `lite`
+        folders[few] = subset(files, few, here / str(few))
+        for name, count, model in (
+            ("lite", arguments.dtype_count, None),
+            ("clip ViT-B/32", few, vit_b32(here / "vit")),
+        ):
+            rates = dtypes(folders, count, arguments.pairs, model)
+            print(f"{name}, whole job, {count} pictures, bfloat16 / float32: {rates}", flush=True)
 
 
 if __name__ == "__main__":

