@@ -11,6 +11,7 @@ A query is a plain name: emojibase's English or Chinese label. Candidates are th
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -100,7 +101,7 @@ def load_tables(
     dtype = pick_dtype(config.extraction_dtype, "cpu")
     towers = Towers(lambda: Trunk("cpu", dtype))
     rows = [Row.model_validate(row) for row in emoji.training_rows(concepts, clipart, held_out_fold=-1)]
-    table = extract(rows, out, config, towers.pooled, out / "cache")
+    table = extract(rows, out, config, towers.pooled, out / "cache", show_progress)
     place = {row.image: number for number, row in enumerate(table.rows)}
     of_vendor = {}
     for vendor in emoji.TRAINED_VENDORS:
@@ -110,8 +111,14 @@ def load_tables(
         paths = [f"pictures/{vendor}/{concept.picture}" for concept in concepts]
         measured = [Row(image=path, concept=path, texts=("-",), split="held-out") for path in paths]
         plain = config.model_copy(update={"views": 1})
-        of_vendor[vendor] = extract(measured, out, plain, towers.pooled, out / "cache").features[:, 0]
+        found = extract(measured, out, plain, towers.pooled, out / "cache", show_progress)
+        of_vendor[vendor] = found.features[:, 0]
     return table, Pictures(of_vendor, towers)
+
+
+def show_progress(done: int, total: int) -> None:
+    if done % 500 < 4 or done == total:
+        print(f"features of {done:,}/{total:,} pictures", file=sys.stderr, flush=True)
 
 
 def exactly(table: Table, rows: list[dict[str, object]]) -> Table:

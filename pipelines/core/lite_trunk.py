@@ -62,8 +62,8 @@ class Trunk:
         """Features (N, F) of pictures (N, side, side, 3), RGB from 0 to 255."""
         net = self._net
         pixels = torch.from_numpy(np.ascontiguousarray(pixels_NHWC)).to(self._device)
-        side = pixels.shape[1]
-        early = [self._early(part) for part in pixels.split(max(1, _EARLY_PIXELS // side**2))]
+        group = max(1, _EARLY_PIXELS // pixels.shape[1] ** 2)
+        early = [self._early(pixels[first : first + group]) for first in range(0, len(pixels), group)]
         x = torch.cat([x for x, _ in early])
         stages = [torch.cat(means) for means in zip(*(means for _, means in early), strict=True)]
         x = _through(net._blocks[_FULL_PRECISION_BLOCKS:], x.to(self._dtype), stages)
