@@ -179,7 +179,7 @@ def main() -> None:
         "--pictures", type=Path, help="a folder of at least --count pictures; fetched otherwise"
     )
     parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--dtype-count", type=int, default=600, help="pictures for float32 against bfloat16")
+    parser.add_argument("--dtype-count", type=int, default=1500, help="pictures for float32 against bfloat16")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="only peak memory, of --count and 10 times")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
@@ -204,7 +204,7 @@ def main() -> None:
         print(f"scales {encoder.scales}; decode and resize: {arguments.count / decoding:.0f}/s a thread")
         print(f"bfloat16 against float32, lowest cosine of 256 pictures: {fidelity(here / 'pixels'):.5f}")
         against_bare_loop(folders, here / "pixels", arguments.count, arguments.dtype, arguments.pairs)
-        few = arguments.dtype_count // 4  # a ViT-B/32 at three scales takes 20 times the time of `lite`
+        few = arguments.dtype_count // 5  # a ViT-B/32 at three scales takes 15 times the time of `lite`
         folders[few] = subset(files, few, here / str(few))
         for name, count, model in (
             ("lite", arguments.dtype_count, None),

@@ -6,7 +6,6 @@ Results go to stdout; progress and errors go to stderr. Exit status: 0 done, 1 t
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -15,13 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines import __version__
+from pipelines.cli_options import (
+    REFUSED_ROWS,
+    AsJson,
+    Assignments,
+    ConfigFile,
+    effective_settings,
+    print_json,
+)
+from pipelines.cli_train import app as train_app
 from pipelines.core.errors import BadImage, MmragError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.core.retriever import Query
-    from pipelines.settings import Settings
 
-REFUSED_ROWS = 3
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -32,15 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train_app = typer.Typer(help="Train a part of the system on your own data.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 
 IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting, such as encoder.kind=clip. Repeatable.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 DEFAULT_INDEX = Path("mmrag-index")
 
 
@@ -85,7 +85,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Bring an index up to date with its sources. What did not change is not done again."""
-    settings = _settings(config, assignments)
+    settings = effective_settings(config, assignments)
     from pipelines.console import print_summary, progress_bar
     from pipelines.ingest.job import ingest as run_job
 
@@ -93,7 +93,7 @@ def ingest(
     with progress_bar() as progress, redirect_stdout(sys.stderr):
         summary = run_job(sources, index, settings.index, settings.ingest, progress)
     if as_json:
-        _print_json(summary.as_dict())
+        print_json(summary.as_dict())
     else:
         print_summary(summary, index)
     if summary.rejected or summary.known_rejected:
@@ -115,7 +115,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find pictures and passages by text, by a picture, or by both."""
-    settings = _settings(config, assignments)
+    settings = effective_settings(config, assignments)
     from pipelines.console import print_hits
     from pipelines.core.index import Index
     from pipelines.core.types import result_dict
@@ -127,7 +127,7 @@ def search(
         except BadImage as exc:
             raise UsageError(f"--image {image}: {exc}") from exc
     if as_json:
-        _print_json(result_dict(result))
+        print_json(result_dict(result))
     else:
         print_hits(result)
 
@@ -166,7 +166,7 @@ def delete(
     assignments: Assignments = None,
 ) -> None:
     """Delete documents, with their pictures and chunks, from every store."""
-    settings = _settings(config, assignments)
+    settings = effective_settings(config, assignments)
     from pipelines.core.index import Index
     from pipelines.ingest.removal import delete_documents
 
@@ -185,7 +185,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What an index holds, and whether its stores agree with its ledger."""
-    settings = _settings(config, assignments)
+    settings = effective_settings(config, assignments)
     from pipelines.console import print_status
     from pipelines.core.index import Index
     from pipelines.ingest.status import index_status
@@ -193,7 +193,7 @@ def status(
     with Index(index, settings.index) as opened:
         described = index_status(opened)
     if as_json:
-        _print_json(described)
+        print_json(described)
     else:
         print_status(described)
 
@@ -207,34 +207,7 @@ def demo(
     assignments: Assignments = None,
 ) -> None:
     """Draw a small bilingual corpus, ingest it, search it, and write a report with pictures."""
-    settings = _settings(config, assignments)
+    settings = effective_settings(config, assignments)
     from pipelines.demo.run import run_demo
 
     run_demo(out, settings)
-
-
-@train_app.command("encoder", epilog="Example: mmrag train encoder --data pairs.jsonl --out ./my-encoder")
-def train_encoder(
-    data: Annotated[Path, typer.Option("--data", help="JSONL of pictures and their texts.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the trained encoder goes.")],
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train the heads of the `lite` encoder on (picture, texts) pairs."""
-    settings = _settings(config, assignments)
-    from pipelines.train.job import train_encoder as run_job
-
-    with redirect_stdout(sys.stderr):
-        summary = run_job(data, out, settings.train.encoder)
-    _print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
-
-
-def _settings(config: Path | None, assignments: list[str] | None) -> Settings:
-    from pipelines.settings import load_settings
-
-    return load_settings(config, assignments or ())
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))

@@ -21,12 +21,14 @@ from pipelines.core.index import IndexConfig, StoresConfig
 from pipelines.core.retriever import SearchConfig
 from pipelines.ingest.config import IngestConfig
 from pipelines.train.encoder_config import EncoderTraining
+from pipelines.train.llava_config import LlavaTraining
 
 
 class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderTraining = EncoderTraining()
+    llava: LlavaTraining = LlavaTraining()
 
 
 class Settings(BaseSettings):

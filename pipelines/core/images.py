@@ -27,6 +27,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 _TIFF_PLANAR, _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 284, 322, 323
 
 _WHITE = (255, 255, 255)
+_CLIP_MEAN = (122, 116, 104)  # OpenAI CLIP's mean (.4815, .4578, .4082) of 255, cut as LLaVA cuts it
 _GRAY_TOPS = (1, 255, 1023, 4095, 16383, 65535)
 _ROWS = 256  # a block of rows at a time, so that float64 does not multiply a large picture's memory
 
@@ -179,6 +181,22 @@ def pyramid(picture: Picture, sides: Sequence[int]) -> tuple[NDArray[np.uint8], 
 def resize_squashed(picture: Picture, side: int) -> NDArray[np.uint8]:
     """One scale of `pyramid`: (side, side, 3) uint8 RGB, nothing cropped away."""
     return pyramid(picture, (side,))[0]
+
+
+def fit_square(picture: Picture, side: int, how: Literal["squash", "pad"]) -> NDArray[np.uint8]:
+    """The picture in a generator's square: (side, side, 3) uint8 RGB, nothing cropped away.
+
+    "squash" is `resize_squashed`; "pad" keeps the proportions, the long side at `side`, centred on CLIP's
+    mean colour, as LLaVA-1.5 was trained. `grounding.Frame` says where a pixel of the original then lies.
+    """
+    if how == "squash":
+        return resize_squashed(picture, side)
+    shrink = side / max(picture.width, picture.height)
+    size = (max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))
+    square = Image.new("RGB", (side, side), _CLIP_MEAN)
+    fitted = picture.image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    square.paste(fitted, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return np.array(square)
 
 
 def preview(picture: Picture) -> bytes:

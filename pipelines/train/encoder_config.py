@@ -40,4 +40,3 @@ class EncoderTraining(BaseModel):
 
     num_workers: int = Field(1, ge=1, description="Ray Train workers; they share the --out directory")
     use_gpu: bool = False
-    log_every: int = Field(50, ge=1, description="steps")

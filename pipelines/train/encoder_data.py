@@ -132,8 +132,11 @@ def extract(
     config: EncoderTraining,
     pooled: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     cache: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Table:
     """Features of the rows' pictures, from `cache` (a directory) where they are there.
+
+    `on_progress(done, total)` counts the pictures that were not.
 
     A picture that cannot be decoded is left out and counted. Pictures are known by their content.
     """
@@ -146,7 +149,7 @@ def extract(
         digest: content for digest, content in zip(digests, contents, strict=True) if digest not in known
     }
     if missing:
-        known |= _pool(missing, config, pooled)
+        known |= _pool(missing, config, pooled, on_progress)
         _write_cache(file, known)
     usable = [number for number, digest in enumerate(digests) if digest in known]
     if not usable:
@@ -174,6 +177,7 @@ def _pool(
     contents: dict[str, bytes],
     config: EncoderTraining,
     pooled: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    on_progress: Callable[[int, int], None],
 ) -> dict[str, Features]:
     known: dict[str, Features] = {}
     waiting: list[str] = []
@@ -200,6 +204,5 @@ def _pool(
             print(f"left out a picture: {exc}", file=sys.stderr)
         if len(batch) == per_batch or number == len(contents):
             flush()
-        if number % 500 == 0 or number == len(contents):
-            print(f"features of {number:,}/{len(contents):,} pictures", file=sys.stderr, flush=True)
+            on_progress(number, len(contents))
     return known

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -140,8 +139,17 @@ class Sampler:
         return np.where(by_tag, self._tags.draw(concepts, rng), self._names.draw(concepts, rng))
 
 
-def fit(table: Table, config: EncoderTraining, towers: Towers, worker: Worker | None = None) -> JointHeads:
-    """Train the heads on the table's "train" rows. The same seed gives the same weights on one machine."""
+def fit(
+    table: Table,
+    config: EncoderTraining,
+    towers: Towers,
+    worker: Worker | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> JointHeads:
+    """Train the heads on the table's "train" rows. The same seed gives the same weights on one machine.
+
+    `on_step(step, loss)` is called after each step, which count from 1.
+    """
     worker = worker or Worker()
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, worker.rank])
@@ -164,8 +172,7 @@ def fit(table: Table, config: EncoderTraining, towers: Towers, worker: Worker | 
         loss.backward()
         optimizer.step()
         schedule.step()
-        if worker.rank == 0 and (step % config.log_every == 0 or step == config.steps):
-            print(f"step {step:,}/{config.steps:,}: loss {loss.item():.3f}", file=sys.stderr, flush=True)
+        on_step(step, loss.item())
     return heads.eval()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,21 @@ from ray import train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
+from pipelines.core.errors import MmragError
 from pipelines.core.lite_trunk import Trunk
 from pipelines.core.torch_runtime import pick_dtype
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.encoder_data import extract, read_rows
 from pipelines.train.encoder_loop import Towers, Worker, fit, held_out_figures, read_summary, save
+from pipelines.train.run_log import RunLog, followed, tell
 
 
-def train_encoder(data: Path, out: Path, config: EncoderTraining) -> dict[str, Any]:
+def train_encoder(
+    data: Path,
+    out: Path,
+    config: EncoderTraining,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Any]:
     """Train the heads of the `lite` encoder on the rows of `data` and write them into `out`.
 
     Returns what was trained on and the held-out figures. `out` is shared by all workers; the features
@@ -31,14 +39,18 @@ def train_encoder(data: Path, out: Path, config: EncoderTraining) -> dict[str, A
     read_rows(data)  # a bad row stops the job before it takes a worker
     out.mkdir(parents=True, exist_ok=True)
     settings = {"data": str(data.resolve()), "out": str(out.resolve()), "config": config.model_dump()}
-    with _ray():
+    progress("starting the workers", 0, 0)
+    with ray_runtime(), followed(out, progress):
         trainer = TorchTrainer(
             _train_encoder_worker,
             train_loop_config=settings,
             scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
             run_config=RunConfig(name="encoder", storage_path=str(out.resolve() / "ray")),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except train.TrainingFailedError as exc:
+            raise own_error(exc) from exc
     return read_summary(out)
 
 
@@ -48,26 +60,56 @@ def _train_encoder_worker(settings: dict[str, Any]) -> None:
     rank, device = train.get_context().get_world_rank(), get_device()
     dtype = pick_dtype(config.extraction_dtype, device.type)
     towers = Towers(partial(Trunk, str(device), dtype))
-    prepare = partial(extract, read_rows(data), data.parent, config, towers.pooled, out / "cache")
+    on_progress = partial(tell, out, "encoding the pictures")
+    prepare = partial(
+        extract, read_rows(data), data.parent, config, towers.pooled, out / "cache", on_progress
+    )
     table = prepare() if rank == 0 else None
     if config.num_workers > 1:
         torch.distributed.barrier()  # the others find the features in the cache
     table = table or prepare()
-    heads = fit(table, config, towers, Worker(rank, str(device), prepare_model))
-    if rank == 0:
-        summary = {"rows": len(table.rows), "skipped_pictures": table.skipped}
-        save(heads, config, out, summary | held_out_figures(heads, table, towers))
+    worker = Worker(rank, str(device), prepare_model)
+    if rank:
+        fit(table, config, towers, worker)
+        return
+    with RunLog(out, first_step=1, steps=config.steps) as log:
+        heads = fit(table, config, towers, worker, lambda step, loss: log.write(step, {"loss": loss}))
+    summary = {"rows": len(table.rows), "skipped_pictures": table.skipped}
+    save(heads, config, out, summary | held_out_figures(heads, table, towers))
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
-    """A Ray runtime: the caller's where there is one, else one of our own for as long as this takes."""
+def ray_runtime(cpus: int | None = None) -> Iterator[None]:
+    """A Ray runtime: the caller's where there is one, else one of our own for as long as this takes.
+
+    One of our own counts at least `cpus` CPUs, however many there are: what waits for disks needs no core.
+    """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    ray.init(address=address, include_dashboard=None if address else False)
+    address = os.environ.get("RAY_ADDRESS") or None
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
+    ray.init(
+        address=address,
+        num_cpus=None if address else max(cpus or 0, os.cpu_count() or 1),
+        include_dashboard=None if address else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def own_error(exc: BaseException) -> BaseException:
+    """The MmragError that an error of Ray Train's wraps, at whatever depth; else the error itself."""
+    inner = [exc, *getattr(exc, "worker_failures", {}).values(), getattr(exc, "controller_failure", None)]
+    for seen in inner:
+        while seen is not None:
+            if isinstance(seen, MmragError):
+                return seen
+            seen = getattr(seen, "_base_exc", None) or getattr(seen, "cause", None) or seen.__cause__
+    return exc

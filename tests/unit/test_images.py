@@ -260,3 +260,38 @@ def test_threads_agree() -> None:
     data = [path.read_bytes() for path in PICTURES]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(measure, data * 3)) == [measure(item) for item in data] * 3
+
+
+# --- a generator's square
+
+MEAN = [122, 116, 104]
+
+
+def test_padding_keeps_the_proportions_and_centres_the_picture() -> None:
+    picture = images.decode(encoded(Image.new("RGB", (60, 30), "red"), "PNG"))
+    square = images.fit_square(picture, 20, "pad")
+    assert square.shape == (20, 20, 3)
+    assert square.dtype == np.uint8
+    assert (square[5:15] == (255, 0, 0)).all()
+    assert (np.concatenate([square[:5], square[15:]]) == MEAN).all()
+
+
+@pytest.mark.parametrize("size", [(1000, 1), (1, 1000), (7, 7), (3, 2)])
+def test_padding_loses_no_side_however_thin(size: tuple[int, int]) -> None:
+    picture = images.decode(encoded(Image.new("RGB", size, "red"), "PNG"))
+    square = images.fit_square(picture, 32, "pad")
+    red = (square == (255, 0, 0)).all(axis=2)
+    assert red.any(axis=0).sum() == max(1, round(32 * size[0] / max(size)))
+    assert red.any(axis=1).sum() == max(1, round(32 * size[1] / max(size)))
+
+
+def test_squashing_is_the_index_scale() -> None:
+    picture = images.decode(encoded(Image.fromarray(noise(31, 50)), "PNG"))
+    assert np.array_equal(images.fit_square(picture, 48, "squash"), images.resize_squashed(picture, 48))
+
+
+def test_a_jpeg_that_was_decoded_small_is_padded_by_its_own_size() -> None:
+    picture = images.decode(encoded(Image.new("RGB", (6144, 3585), "red"), "JPEG"))
+    assert picture.image.width < picture.width
+    square = images.fit_square(picture, 64, "pad")
+    assert (square == MEAN).all(axis=2).all(axis=1).sum() == 64 - 37  # 64 * 3585 / 6144 = 37.3

@@ -1,0 +1,211 @@
+"""A checkpoint of `train llava` -> a directory that vLLM serves: an adapter of the base, or all merged.
+
+`merged` is the base model's own directory with the trained tensors changed, tensor by tensor and file by
+file, so that nothing passes through a library that renames or drops something, and memory holds one file of
+weights. Knows nothing of training, Ray or vLLM itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipelines import __version__
+from pipelines.core.adapter import AdapterManifest, base_identity, hub_name, tensor_names
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.train.llava_checkpoint import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PEFT_PREFIX,
+    THAWED,
+    CheckpointInfo,
+    read_info,
+    read_tensors,
+)
+from pipelines.train.llava_config import LlavaTraining
+from pipelines.train.llava_model import base_directory
+
+Kind = Literal["adapter", "merged"]
+
+_VLLM_DEFAULT_RANK = 16
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_INDEX = "model.safetensors.index.json"
+# Config, tokenizer, processor and chat template: what is not weights, nor a list of them.
+_BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """`warnings`: lines for the user, such as an option that vLLM must be started with."""
+
+    directory: Path
+    manifest: AdapterManifest
+    warnings: tuple[str, ...] = ()
+
+
+def export(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> Exported:
+    """Write `out` and its manifest; it is whole or not there at all.
+
+    `base_model` says where the base model lies now, if not where the training found it. Raises UsageError
+    for what is no checkpoint, another base model, an `out` that holds something, and an `adapter` of what
+    was not trained as one; MmragError where `out` cannot be written.
+    """
+    out = out.absolute()
+    info = read_info(checkpoint)
+    require_exportable(info.config, kind)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already and not empty: name another directory")
+    named = base_model or info.config.base_model
+    base = base_directory(named)
+    manifest = _manifest(info, kind, base)
+
+    def write(directory: Path) -> None:
+        if kind == "adapter":
+            _write_adapter(checkpoint / ADAPTER, directory, named)
+        else:
+            _write_merged(checkpoint, base, directory, info)
+        manifest.write(directory)
+
+    _write_whole(out, write)
+    return Exported(out, manifest, _warnings(info, base) if kind == "adapter" else ())
+
+
+def require_exportable(config: LlavaTraining, kind: Kind) -> None:
+    """Raise UsageError where what `config` trains cannot be exported so. Known before the training."""
+    learning = {
+        "all weights": config.train_all,
+        "the projector": config.train_projector,
+        "vision layers": config.vision_layers,
+    }
+    beyond = " and ".join(part for part, some in learning.items() if some)
+    if kind == "adapter" and beyond:
+        raise UsageError(
+            f"the training changes {beyond} too, and vLLM's adapters hold the language model only: "
+            "use --export merged"
+        )
+
+
+def _manifest(info: CheckpointInfo, kind: Kind, base: Path) -> AdapterManifest:
+    identity = base_identity(base)
+    if (identity.config, identity.weights) != (info.base.config, info.base.weights):
+        raise UsageError(
+            f"the base model at {base} is not the one that was trained on ({info.base.name!r}): its config "
+            "or weights differ. Name the right one with base_model"
+        )
+    return AdapterManifest(
+        kind=kind,
+        base=info.base,
+        prompt_version=info.prompt_version,
+        data_hash=info.data_hash,
+        frame=info.config.frame,
+        rank=info.config.lora.r,
+        step=info.step,
+        mmrag_version=__version__,
+    )
+
+
+def _warnings(info: CheckpointInfo, base: Path) -> tuple[str, ...]:
+    found = []
+    rank = info.config.lora.r
+    served = next((allowed for allowed in _VLLM_RANKS if allowed >= rank), None)
+    if served is None:
+        found.append(f"the adapter's rank is {rank}, vLLM serves up to {_VLLM_RANKS[-1]}: export it merged")
+    elif rank > _VLLM_DEFAULT_RANK:
+        found.append(
+            f"the adapter's rank is {rank}: start vLLM with max_lora_rank {served} "
+            f"(its default is {_VLLM_DEFAULT_RANK})"
+        )
+    if any(hub_name(name) != name for name in tensor_names(base)):
+        found.append(
+            f"vLLM cannot load the base model {base}, whose weights have the names of transformers 5: "
+            "serve a merged export, or a base model with the older names"
+        )
+    return tuple(found)
+
+
+def _write_adapter(adapter: Path, directory: Path, base_model: str) -> None:
+    for file in sorted(adapter.iterdir()):
+        shutil.copyfile(file, directory / file.name)
+    config = directory / ADAPTER_CONFIG
+    settings = json.loads(config.read_bytes())
+    settings |= {"base_model_name_or_path": base_model, "inference_mode": True}
+    config.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What was trained, by the hub's names of the tensors that it changes."""
+
+    scale: float
+    down: dict[str, Tensor]  # (rank, inputs)
+    up: dict[str, Tensor]  # (outputs, rank)
+    thawed: dict[str, Tensor]
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.up, *self.thawed}
+
+    def applied(self, name: str, base: Tensor) -> Tensor:
+        """The tensor as trained, of the base's type: the arithmetic is float32, rounded once."""
+        if name in self.thawed:
+            whole = self.thawed[name]
+        elif name in self.up:
+            whole = base.float() + self.scale * (self.up[name].float() @ self.down[name].float())
+        else:
+            return base
+        if whole.shape != base.shape:
+            raise UsageError(f"the checkpoint's {name} has another shape than the base model's")
+        return whole.to(base.dtype)
+
+
+def _read_trained(checkpoint: Path, info: CheckpointInfo) -> _Trained:
+    lora, thawed = info.config.lora, {}
+    sides: dict[str, dict[str, Tensor]] = {"lora_A": {}, "lora_B": {}}
+    if lora.r:
+        for name, tensor in read_tensors(checkpoint / ADAPTER / ADAPTER_WEIGHTS).items():
+            layer, side, _ = name.removeprefix(PEFT_PREFIX).rsplit(".", 2)
+            sides[side][hub_name(f"{layer}.weight")] = tensor
+    if info.config.train_all or info.config.train_projector or info.config.vision_layers:
+        thawed = {hub_name(name): tensor for name, tensor in read_tensors(checkpoint / THAWED).items()}
+    return _Trained(lora.alpha / max(lora.r, 1), sides["lora_A"], sides["lora_B"], thawed)
+
+
+def _write_merged(checkpoint: Path, base: Path, directory: Path, info: CheckpointInfo) -> None:
+    trained = _read_trained(checkpoint, info)
+    places: dict[str, str] = {}
+    for file in sorted(base.glob("*.safetensors")):
+        tensors = {hub_name(name): tensor for name, tensor in read_tensors(file).items()}
+        merged = {name: trained.applied(name, tensor) for name, tensor in tensors.items()}
+        save_file(merged, directory / file.name, {"format": "pt"})
+        places |= dict.fromkeys(merged, file.name)
+    if unknown := trained.names - places.keys():
+        raise UsageError(f"{checkpoint} trained weights that {base} does not have, such as {min(unknown)}")
+    for file in sorted(base.iterdir()):
+        if file.suffix in _BESIDE_WEIGHTS and file.name != _INDEX:
+            shutil.copyfile(file, directory / file.name)
+    if (base / _INDEX).is_file():
+        index = json.loads((base / _INDEX).read_bytes()) | {"weight_map": places}
+        (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _write_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a directory beside `out`, which then takes its name."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        partial.replace(out)  # also over an empty directory
+    except (OSError, SafetensorError) as exc:
+        raise MmragError(f"{out} cannot be written: {exc}") from exc
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,120 @@
+"""Batches for the loop: which samples, prepared where, in which order. Knows nothing of Ray or of weights.
+
+The order is `llava_order`'s. A sample that cannot be used is replaced by the next one that can, so that every
+step has its full batch and the order stays a pure function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.core.errors import BadPart, MmragError
+from pipelines.train.conversations import Sample
+from pipelines.train.llava_batch import Example, Prepare, collate
+from pipelines.train.llava_config import LlavaTraining
+from pipelines.train.llava_order import sample_order
+from pipelines.train.llava_plan import Part, Rejected
+
+_MOST_SUBSTITUTES = 1000
+
+
+def places(part: Part, config: LlavaTraining, first_step: int, rank: int, world: int) -> pa.Table:
+    """`place`: where in `part` each sample lies that this worker reads, from a step (from 0) to the last."""
+    order = (
+        sample_order(len(part), config.seed, step, world, rank, config.batch_size, config.accumulate)
+        for step in range(first_step, config.steps)
+    )
+    found = np.fromiter((place for step in order for _, place in step), np.int64)
+    return pa.table({"place": found})
+
+
+class LoadExamples:
+    """Table of `place` -> table of prepared samples. Loads the processor once."""
+
+    def __init__(self, part: Part, load_prepare: Callable[[], Prepare]) -> None:
+        self._part = part
+        self._prepare = load_prepare()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        wanted = batch["place"].to_pylist()
+        rows = []
+        for place, sample in zip(wanted, self._part.samples(wanted), strict=True):
+            example, refused = self._usable(place, sample)
+            rows.append(
+                {
+                    "place": place,
+                    "id": example.id,
+                    "input_ids": example.input_ids,
+                    "labels": example.labels,
+                    "pixels": example.pixels.tobytes(),
+                    "pictures": len(example.pixels),
+                    "refused": [[str(one.file), str(one.line), one.id, one.reason] for one in refused],
+                }
+            )
+        return pa.Table.from_pylist(rows, SCHEMA)
+
+    def _usable(self, place: int, sample: Sample) -> tuple[Example, list[Rejected]]:
+        refused: list[Rejected] = []
+        for offset in range(1, min(len(self._part), _MOST_SUBSTITUTES) + 1):
+            try:
+                return self._prepare(sample), refused
+            except BadPart as exc:
+                refused.append(Rejected(str(self._part.rows.path), sample.line, sample.id, str(exc)))
+            (sample,) = self._part.samples([(place + offset) % len(self._part)])
+        raise MmragError(
+            f"{len(refused)} samples in a row cannot be used, the first on line {refused[0].line}: "
+            f"{refused[0].reason}"
+        )
+
+
+SCHEMA = pa.schema(
+    {
+        "place": pa.int64(),
+        "id": pa.string(),
+        "input_ids": pa.list_(pa.int64()),
+        "labels": pa.list_(pa.int64()),
+        "pixels": pa.binary(),
+        "pictures": pa.int64(),
+        "refused": pa.list_(pa.list_(pa.string())),
+    }
+)
+
+
+def loaded(table: pa.Table, side: int) -> tuple[list[Example], list[Rejected]]:
+    """The examples of a table that LoadExamples made, and what it refused for them."""
+    examples, refused = [], []
+    for row in table.to_pylist():
+        pixels = np.frombuffer(row["pixels"], np.uint8).reshape(row["pictures"], side, side, 3)
+        ids, labels = (np.array(row[name], np.int64) for name in ("input_ids", "labels"))
+        examples.append(Example(ids, labels, pixels, row["id"]))
+        refused += [Rejected(file, int(line), name, why) for file, line, name, why in row["refused"]]
+    return examples, refused
+
+
+def to_batch(examples: Sequence[Example], prepare: Prepare) -> dict[str, Any]:
+    """What the loop takes: collated tensors and the samples' ids."""
+    shape = prepare.shape
+    tensors = collate(
+        examples, shape.pad_id, shape.image_token_id, shape.tokens_per_image, shape.mean, shape.std
+    )
+    return {**tensors, "ids": [example.id for example in examples]}
+
+
+def held_out_batches(
+    part: Part, prepare: Prepare, size: int, rank: int, world: int, refuse: Callable[[list[Rejected]], None]
+) -> Iterator[dict[str, Any]]:
+    """This worker's share of the samples to evaluate on, in order. One that cannot be used is left out."""
+    mine = range(rank, len(part), world)
+    for first in range(0, len(mine), size):
+        examples = []
+        for sample in part.samples(mine[first : first + size]):
+            try:
+                examples.append(prepare(sample))
+            except BadPart as exc:
+                refuse([Rejected(str(part.rows.path), sample.line, sample.id, str(exc))])
+        if examples:
+            yield to_batch(examples, prepare)

@@ -1,0 +1,245 @@
+"""`train llava` on Ray Train, with Ray Data reading for each worker. Only wires the modules beside it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+import torch
+from ray import train
+from ray.data import ActorPoolStrategy
+from ray.train import CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines.core.adapter import base_identity
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.prompts import PROMPT_VERSION
+from pipelines.train.conversations import data_hash
+from pipelines.train.job import own_error, ray_runtime
+from pipelines.train.llava_batch import Prepare, load_processor
+from pipelines.train.llava_checkpoint import Origin
+from pipelines.train.llava_config import LlavaTraining
+from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
+from pipelines.train.llava_loop import Batch, Loop, Place
+from pipelines.train.llava_model import base_directory, load_base, prepare_trainable, shard
+from pipelines.train.llava_plan import Plan, SkipLog, make_plan, write_rejected
+from pipelines.train.llava_run import Progress, resume, run
+from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps
+
+ReportProgress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+
+_RUN = "run"
+# In Ray's count of CPUs. Reading shares what the workers leave.
+_LOADER_CPUS = 0.5
+_BLOCK_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did. Losses are nats per answer token; `tokens_per_s` is of all workers together."""
+
+    samples: int
+    held_out: int
+    rejected: int
+    step: int
+    steps_run: int
+    stopped_early: bool
+    loss: float
+    best_eval_loss: float | None
+    tokens_per_s: float
+    peak_memory_mb: float
+    elapsed_s: float
+    checkpoint: str
+    curve: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train_llava(
+    data: Path, out: Path, config: LlavaTraining, progress: ReportProgress = lambda what, done, total: None
+) -> Summary:
+    """Fine-tune `config.base_model` on conversations, or take up a run that `out` holds.
+
+    `out` is shared by all workers; checkpoints, figures, the curve and the refused rows are in it. Raises
+    UsageError for data, a model or settings that cannot be used and for an `out` of another run; MmragError
+    where training fails.
+    """
+    start = time.perf_counter()
+    progress("reading the data", 0, 0)
+    base = base_directory(config.base_model)
+    _prepare(config)  # here, before a worker starts: refuses a model that has no template
+    plan = make_plan(data, config)
+    origin = Origin(base_identity(base), data_hash(data), PROMPT_VERSION)
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    write_rejected(out, plan)
+    progress("starting the workers", 0, 0)
+    settings = {"config": config, "out": out, "plan": plan, "origin": origin}
+    trainer = TorchTrainer(
+        _worker,  # type: ignore[arg-type]  # what rank 0 returns is Result.return_value; the hint is older
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        run_config=RunConfig(
+            name=_RUN,
+            storage_path=str(out / "checkpoints"),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=_kept(config, plan),
+        ),
+    )
+    cpus = math.ceil(config.num_workers * (1 + config.loaders * _LOADER_CPUS))
+    with ray_runtime(cpus), followed(out, progress):
+        result = _fit(trainer)
+    outcome = dict(result.return_value)
+    if "error" in outcome:
+        raise (UsageError if outcome["exit_status"] == UsageError.exit_status else MmragError)(
+            outcome["error"]
+        )
+    return _summary(out, plan, outcome, result, time.perf_counter() - start)
+
+
+def _kept(config: LlavaTraining, plan: Plan) -> CheckpointConfig:
+    if not len(plan.held_out):
+        return CheckpointConfig(num_to_keep=config.keep_checkpoints)
+    return CheckpointConfig(
+        num_to_keep=config.keep_checkpoints,
+        checkpoint_score_attribute="eval_loss",
+        checkpoint_score_order="min",
+    )
+
+
+def _fit(trainer: TorchTrainer) -> Any:
+    try:
+        return trainer.fit()
+    except train.TrainingFailedError as exc:
+        cause = own_error(exc)
+        if isinstance(cause, MmragError):
+            raise cause from exc
+        raise MmragError(
+            f"training failed: {' '.join(str(exc).split())[:2000]}; the last checkpoint is as it was: run "
+            "the same command again to go on from it"
+        ) from exc
+
+
+def _summary(out: Path, plan: Plan, outcome: dict[str, Any], result: Any, elapsed_s: float) -> Summary:
+    steps = [record for record in read_steps(out) if "loss" in record]
+    judged = [record["eval_loss"] for record in read_steps(out) if "eval_loss" in record]
+    best = result.checkpoint
+    if judged:
+        best = min(result.best_checkpoints, key=lambda pair: pair[1]["eval_loss"])[0]
+    return Summary(
+        samples=len(plan.train),
+        held_out=len(plan.held_out),
+        rejected=len(write_rejected(out, plan)),
+        loss=round(steps[-1]["loss"], 6),
+        best_eval_loss=round(min(judged), 6) if judged else None,
+        elapsed_s=round(elapsed_s, 1),
+        checkpoint=str(best.path),
+        curve=str(draw_curve(out, "train llava")),
+        **outcome,
+    )
+
+
+def _worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each worker runs. Our own errors are the same on all of them and no reason to try again."""
+    try:
+        return _train(settings["config"], settings["out"], settings["plan"], settings["origin"])
+    except MmragError as exc:
+        return {"error": str(exc), "exit_status": exc.exit_status}
+
+
+def _train(config: LlavaTraining, out: Path, plan: Plan, origin: Origin) -> dict[str, Any]:
+    context, device = train.get_context(), get_device()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if device.type == "cpu":
+        torch.set_num_threads(
+            config.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+        )
+    name = str(device)
+    trainable = prepare_trainable(
+        load_base(config, "cpu" if config.strategy == "fsdp" else name), config, name
+    )
+    loop = Loop(trainable, config, Place(rank, world, name, partial(_wrapped, config, world, device)))
+    progress = Progress()
+    if (checkpoint := train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as directory:
+            progress = resume(Path(directory), loop, origin)
+    load_prepare = partial(_prepare, config)
+    prepare, skips = load_prepare(), SkipLog(out, rank)
+    held_out = partial(held_out_batches, plan.held_out, prepare, config.batch_size, rank, world, skips.add)
+    with RunLog(out, loop.steps_done + 1, config.steps) if rank == 0 else nullcontext() as log:
+        batches = _batches(config, plan, loop, prepare, load_prepare, skips)
+        report = partial(_report, out, rank)
+        return run(
+            loop, config, batches, held_out if len(plan.held_out) else None, progress, origin, report, log
+        ).as_dict()
+
+
+def _wrapped(config: LlavaTraining, world: int, device: torch.device, loss: nn.Module) -> nn.Module:
+    if config.strategy == "fsdp":
+        return shard(loss, init_device_mesh(device.type, (world,)), config.cpu_offload)
+    if world == 1:
+        return loss
+    return DistributedDataParallel(loss, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _prepare(config: LlavaTraining) -> Prepare:
+    return Prepare(load_processor(base_directory(config.base_model)), config.frame, config.max_tokens)
+
+
+def _batches(
+    config: LlavaTraining,
+    plan: Plan,
+    loop: Loop,
+    prepare: Prepare,
+    load_prepare: Callable[[], Prepare],
+    skips: SkipLog,
+) -> Iterator[Batch]:
+    """This worker's micro-batches from where the loop stands. Other processes read and tokenise ahead."""
+    wanted = places(plan.train, config, loop.steps_done, loop.place.rank, loop.place.world)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    # Blocks made here: nothing but the loaders then asks Ray for CPUs, which the workers may hold all of.
+    blocks = [wanted.slice(first, _BLOCK_ROWS) for first in range(0, len(wanted), _BLOCK_ROWS)]
+    rows = ray.data.from_arrow(blocks).map_batches(
+        LoadExamples,
+        fn_constructor_kwargs={"part": plan.train, "load_prepare": load_prepare},
+        compute=ActorPoolStrategy(size=config.loaders),
+        batch_format="pyarrow",
+        batch_size=config.batch_size,
+        num_cpus=_LOADER_CPUS,
+    )
+    tables = rows.iter_batches(
+        batch_size=config.batch_size, batch_format="pyarrow", prefetch_batches=config.accumulate
+    )
+    expected = iter(wanted["place"].to_pylist())
+    for table in tables:
+        assert isinstance(table, pa.Table)
+        found = table["place"].to_pylist()
+        assert found == list(islice(expected, len(found))), "samples came in another order"
+        examples, refused = loaded(table, prepare.shape.side)
+        skips.add(refused)
+        yield to_batch(examples, prepare)
+
+
+def _report(out: Path, rank: int, figures: dict[str, float], write: Callable[[Path], None]) -> None:
+    """Hand a checkpoint to Ray, which moves it to its place while training goes on."""
+    directory = out / f".checkpoint-{figures['step']}"
+    write(directory)  # by all, since weights may be sharded; rank 0 has the files
+    checkpoint = train.Checkpoint.from_directory(str(directory)) if rank == 0 else None
+    train.report(figures, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)

@@ -1,0 +1,126 @@
+"""The figures of a training run: a JSON line a step, a TensorBoard log, and the loss curve as a picture.
+
+Knows nothing of models or Ray. A run that is taken up again writes the steps that it repeats anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tensorboardX import SummaryWriter
+
+from pipelines.core.errors import MissingDependency
+
+STEPS_FILE = "steps.jsonl"
+CURVE_FILE = "loss.png"
+PROGRESS_FILE = "progress.json"
+_AVERAGED = 50  # steps; the thick line of the curve
+
+
+class RunLog:
+    """Written by one process, the worker of rank 0. `out` is kept from run to run; `steps` are to be done."""
+
+    def __init__(self, out: Path, first_step: int, steps: int) -> None:
+        self._out, self._steps = out, steps
+        out.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in read_steps(out) if record["step"] < first_step]
+        path = out / STEPS_FILE
+        # A new file in the old one's place: whoever reads it meanwhile sees whole lines only.
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+        fresh.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures of one step, such as loss or eval_loss."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+        tell(self._out, "training", step, self._steps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_steps(out: Path) -> list[dict[str, Any]]:
+    """The records of a run so far, oldest first. A last line that is only half written is left out."""
+    try:
+        lines = (out / STEPS_FILE).read_text("utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def tell(out: Path, what: str, done: int, total: int) -> None:
+    """Say how far a worker is, to whoever follows the run."""
+    fresh = out / f".{PROGRESS_FILE}.{os.getpid()}"
+    fresh.write_text(json.dumps([what, done, total]), "utf-8")
+    fresh.replace(out / PROGRESS_FILE)
+
+
+@contextmanager
+def followed(out: Path, progress: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Pass on, once a second, what a worker tells from now on."""
+    (out / PROGRESS_FILE).unlink(missing_ok=True)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            with suppress(FileNotFoundError):  # nothing was told yet
+                progress(*json.loads((out / PROGRESS_FILE).read_bytes()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        (out / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+def draw_curve(out: Path, title: str) -> Path:
+    """`loss.png`: each step's loss, its mean over the last 50 steps, and the evaluations."""
+    try:
+        import matplotlib
+    except ImportError as exc:
+        raise MissingDependency("the loss curve wants matplotlib: pip install 'mmrag[train]'") from exc
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    records = read_steps(out)
+    trained = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    judged = [(record["step"], record["eval_loss"]) for record in records if "eval_loss" in record]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    steps, losses = [step for step, _ in trained], [loss for _, loss in trained]
+    axes.plot(steps, losses, color="0.8", linewidth=0.8, label="loss of a step")
+    axes.plot(steps, _trailing_means(losses), color="tab:blue", label=f"mean of the last {_AVERAGED}")
+    if judged:
+        axes.plot(*zip(*judged, strict=True), "o-", color="tab:orange", label="held out")
+    axes.set(xlabel="step", ylabel="loss per answer token (nats)", title=title, ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(out / CURVE_FILE)
+    pyplot.close(figure)
+    return out / CURVE_FILE
+
+
+def _trailing_means(values: list[float]) -> list[float]:
+    starts = [max(0, end - _AVERAGED) for end in range(1, len(values) + 1)]
+    return [sum(values[start:end]) / (end - start) for end, start in enumerate(starts, 1)]

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_llava import IMAGE_TOKENS, SIDE, TEMPLATE
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from tuned_llava import as_on_a_hub, save_base, save_tuned
+
+from pipelines.core.adapter import read_manifest
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.train.llava_export import export
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return save_base(tmp_path / "base")  # with the names of transformers 5
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    torch.manual_seed(2)
+    words = torch.randint(4, 200, (1, 9))
+    tokens = torch.cat([torch.tensor([[1]]), torch.full((1, IMAGE_TOKENS), 3), words], dim=1)
+    answer: torch.Tensor = model.eval()(input_ids=tokens, pixel_values=torch.randn(1, 3, SIDE, SIDE)).logits
+    return answer
+
+
+def load(directory: Path) -> LlavaForConditionalGeneration:
+    """As anybody would, and nothing may be missing, left over or made up."""
+    model, found = LlavaForConditionalGeneration.from_pretrained(
+        directory, output_loading_info=True, dtype="auto"
+    )
+    assert not any(found.values()), found
+    return model
+
+
+def test_the_merged_model_computes_what_the_trained_one_did(tmp_path: Path, base: Path) -> None:
+    tuned = save_tuned(base, tmp_path / "last", train_projector=True, vision_layers=1)
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    merged = logits(load(tmp_path / "out"))
+    torch.testing.assert_close(merged, logits(tuned.llava), rtol=1e-4, atol=1e-4)
+    assert (merged - logits(load(base))).abs().max() > 0.5
+
+
+def test_merged_weights_have_the_names_that_vllm_reads(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    names = set(load_file(tmp_path / "out" / "model.safetensors"))
+    known = ("vision_tower.vision_model.", "language_model.model.", "multi_modal_projector.")
+    assert {name for name in names if not name.startswith(known)} == {"language_model.lm_head.weight"}
+    assert len(names) == len(load_file(base / "model.safetensors"))
+
+
+def test_what_was_not_trained_is_the_base_models_to_the_bit(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last", vision_layers=1)
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    before, after = load(base).state_dict(), load(tmp_path / "out").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    trained = ("model.vision_tower.encoder.layers.1.", "model.language_model.layers.")
+    assert {name for name in changed if not name.startswith(trained)} == set()
+    assert {name for name in changed if "vision" in name}
+
+
+def test_merging_rounds_once_to_the_base_models_type(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", torch.bfloat16)
+    tuned = save_tuned(base, tmp_path / "last")
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    name = "model.language_model.layers.1.mlp.down_proj"
+    layer = tuned.llava.get_submodule(name)
+    exact = layer.base_layer.weight + layer.get_delta_weight("default")
+    merged = load(tmp_path / "out").state_dict()
+    assert torch.equal(merged[f"{name}.weight"], exact.to(torch.bfloat16))
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+
+
+def test_weights_in_several_files_stay_so(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", max_shard_size="200KB")
+    tuned = save_tuned(base, tmp_path / "last")
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    torch.testing.assert_close(logits(load(tmp_path / "out")), logits(tuned.llava), rtol=1e-4, atol=1e-4)
+
+
+def test_the_processor_and_its_template_come_along(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert processor.chat_template == TEMPLATE
+    assert processor.image_processor.crop_size["height"] == SIDE
+
+
+def test_an_adapter_runs_on_its_base(tmp_path: Path, base: Path) -> None:
+    tuned = save_tuned(base, tmp_path / "last")
+    export(tmp_path / "last", tmp_path / "out", "adapter")
+    answered = logits(PeftModel.from_pretrained(load(base), tmp_path / "out"))
+    torch.testing.assert_close(answered, logits(tuned.llava), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [{"train_projector": True}, {"vision_layers": 1}])
+def test_only_merged_is_offered_where_more_than_the_language_model_learnt(
+    tmp_path: Path, base: Path, more: dict[str, Any]
+) -> None:
+    save_tuned(base, tmp_path / "last", **more)
+    with pytest.raises(UsageError, match="use --export merged"):
+        export(tmp_path / "last", tmp_path / "out", "adapter")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("learnt", ["train_projector", "train_all"])
+def test_a_model_without_adapters_is_merged(tmp_path: Path, base: Path, learnt: str) -> None:
+    tuned = save_tuned(base, tmp_path / "last", rank=0, **{learnt: True})
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    torch.testing.assert_close(logits(load(tmp_path / "out")), logits(tuned.llava), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rank", "option"), [(16, ""), (17, "max_lora_rank 32"), (64, "max_lora_rank 64")])
+def test_a_rank_that_vllm_must_be_told_of_is_said(tmp_path: Path, base: Path, rank: int, option: str) -> None:
+    save_tuned(as_on_a_hub(base), tmp_path / "last", rank=rank)
+    warnings = export(tmp_path / "last", tmp_path / "out", "adapter").warnings
+    assert option in " ".join(warnings)
+    assert bool(warnings) == bool(option)
+
+
+def test_a_base_model_that_vllm_cannot_read_is_said(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    assert "names of transformers 5" in export(tmp_path / "last", tmp_path / "a", "adapter").warnings[0]
+    as_on_a_hub(base)
+    assert export(tmp_path / "last", tmp_path / "b", "adapter").warnings == ()
+
+
+def test_the_manifest_says_what_the_export_belongs_to(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    exported = export(tmp_path / "last", tmp_path / "out", "adapter")
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest == exported.manifest
+    assert (manifest.kind, manifest.base.name, manifest.data_hash) == ("adapter", "base", "sha256-of-data")
+    assert (manifest.rank, manifest.prompt_version) == (4, "1")
+
+
+def test_another_base_model_is_refused(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    other = save_base(tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match="not the one that was trained on"):
+        export(tmp_path / "last", tmp_path / "out", "merged", base_model=str(other))
+
+
+def test_a_base_model_that_moved_is_found_where_it_is_said_to_be(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    moved = base.rename(tmp_path / "moved")
+    export(tmp_path / "last", tmp_path / "out", "merged", base_model=str(moved))
+    load(tmp_path / "out")
+
+
+def test_nothing_is_written_over(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(UsageError, match="not empty"):
+        export(tmp_path / "last", out, "merged")
+    assert [file.name for file in out.iterdir()] == ["mine.txt"]
+    (out / "mine.txt").unlink()
+    export(tmp_path / "last", out, "merged")
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    before = sorted(tmp_path.iterdir())
+    (tmp_path / "last" / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match="damaged"):
+        export(tmp_path / "last", tmp_path / "out", "merged")
+    with pytest.raises(MmragError):
+        export(tmp_path / "last", base / "config.json" / "out", "merged")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, base: Path) -> None:
+    with pytest.raises(UsageError, match="is no checkpoint"):
+        export(base, tmp_path / "out", "merged")
