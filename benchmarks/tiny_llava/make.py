@@ -1,0 +1,224 @@
+"""Write the data that `tiny-llava` is trained and judged on.
+
+    python -m benchmarks.tiny_llava.make --out DIR
+
+DIR/train.jsonl           LLaVA conversations for `mmrag train llava`
+DIR/held-out/TASK.jsonl   one question a row, for evaluate.py
+DIR/pictures/             of both
+
+Everything is drawn here but easy-VQA's pictures, which pip fetches once. The same seed gives the same rows,
+on any number of processes. What is held out, and by which rule, is in split.py. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.tiny_llava import easy_vqa, evidence, shapes, sheet_talk, sheets
+from benchmarks.tiny_llava.split import Asked, Language, Part, generator, row
+
+HELD_OUT = "held-out"
+# Rows to train on; the whole is about 100,000.
+COUNTS = {"sheets": 42_000, "shapes": 12_000, "evidence": 34_000, "evidence-sheets": 6_000}
+HELD_OUT_ROWS = 500
+# In a language that is not the sheet's own.
+_ACROSS = 0.15
+_UNANSWERABLE = 0.3
+_BLOCK = 500
+
+
+def sheet_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+    """A sheet with three or four questions, every other time a description."""
+    rng = generator(seed, "sheets", part, number)
+    language = _language(number)
+    sheet = sheets.random_sheet(rng, part, language)
+    drawn = sheets.draw(sheet, sheets.TRAINED_LAYOUTS[rng.randrange(len(sheets.TRAINED_LAYOUTS))], rng)
+    spoken: Language = language if rng.random() >= _ACROSS else ("en" if language == "zh" else "zh")
+    asked = sheet_talk.values(sheet, rng, part, spoken)[: rng.choice((2, 3))]
+    more: tuple[Callable[[], Asked], ...] = (
+        partial(sheet_talk.model, sheet, rng, part, spoken),
+        partial(sheet_talk.kind, sheet, rng, part, spoken),
+        partial(sheet_talk.drawing_box, drawn, rng, part, spoken),
+        partial(sheet_talk.value_box, sheet, drawn, rng, part, spoken),
+    )
+    asked += [ask() for ask in rng.sample(more, 2)]
+    rng.shuffle(asked)
+    if rng.random() < 0.5:
+        # First or last: after questions it could copy their answers, before them they could copy it.
+        asked.insert(rng.choice((0, len(asked))), sheet_talk.description(sheet, rng, part, language))
+    return row(f"sheet-{number}", [_save(drawn.image, out, "sheets", part, number)], asked)
+
+
+def shapes_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+    rng = generator(seed, "shapes", part, number)
+    image, placed = shapes.scene(rng, part)
+    language = _language(number)
+    asked = shapes.boxes(placed, rng, part, language) + shapes.others(placed, rng, part, language)[:2]
+    rng.shuffle(asked)
+    return row(f"shapes-{number}", [_save(image, out, "shapes", part, number)], asked)
+
+
+def evidence_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+    rng = generator(seed, "evidence", part, number)
+    answerable = rng.random() >= _UNANSWERABLE
+    return row(f"evidence-{number}", [], [evidence.asked(rng, part, _language(number), answerable)])
+
+
+def evidence_sheet_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+    rng = generator(seed, "evidence-sheets", part, number)
+    language = _language(number)
+    sheet = sheets.random_sheet(rng, part, language)
+    drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
+    asked = evidence.asked_of_sheet(sheet, rng, part, language, rng.random() >= _UNANSWERABLE)
+    picture = _save(drawn.image, out, "evidence-sheets", part, number)
+    return row(f"evidence-sheet-{number}", [picture], [asked])
+
+
+TRAINED = {
+    "sheets": sheet_row,
+    "shapes": shapes_row,
+    "evidence": evidence_row,
+    "evidence-sheets": evidence_sheet_row,
+}
+
+
+def tested_sheet(
+    layouts: tuple[str, ...], language: Language, seed: int, out: Path, number: int
+) -> dict[str, Any]:
+    task = f"sheets-{language}" if layouts == sheets.TRAINED_LAYOUTS else f"new-layouts-{language}"
+    rng = generator(seed, task, "test", number)
+    sheet = sheets.random_sheet(rng, "test", language)
+    drawn = sheets.draw(sheet, rng.choice(layouts), rng)
+    asked = sheet_talk.values(sheet, rng, "test", language)[0]
+    return row(f"{task}-{number}", [_save(drawn.image, out, task, "test", number)], [asked])
+
+
+def tested_box(kind: str, seed: int, out: Path, number: int) -> dict[str, Any]:
+    rng = generator(seed, f"boxes-{kind}", "test", number)
+    language = _language(number)
+    if kind == "shapes":
+        image, placed = shapes.scene(rng, "test")
+        asked = shapes.boxes(placed, rng, "test", language)[0]
+    else:
+        sheet = sheets.random_sheet(rng, "test", language)
+        drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
+        image = drawn.image
+        if kind == "drawings":
+            asked = sheet_talk.drawing_box(drawn, rng, "test", language)
+        else:
+            asked = sheet_talk.value_box(sheet, drawn, rng, "test", language)
+    picture = _save(image, out, f"boxes-{kind}", "test", number)
+    return row(f"boxes-{kind}-{number}", [picture], [asked])
+
+
+def tested_evidence(
+    answerable: bool, pictured: bool, language: Language, seed: int, out: Path, number: int
+) -> dict[str, Any]:
+    task = f"evidence-{'picture' if pictured else 'text'}-{'answer' if answerable else 'none'}-{language}"
+    rng = generator(seed, task, "test", number)
+    if not pictured:
+        return row(f"{task}-{number}", [], [evidence.asked(rng, "test", language, answerable)])
+    sheet = sheets.random_sheet(rng, "test", language)
+    drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
+    asked = evidence.asked_of_sheet(sheet, rng, "test", language, answerable)
+    return row(f"{task}-{number}", [_save(drawn.image, out, task, "test", number)], [asked])
+
+
+def tested_description(seed: int, out: Path, number: int) -> dict[str, Any]:
+    rng = generator(seed, "describe", "test", number)
+    language = _language(number)
+    sheet = sheets.random_sheet(rng, "test", language)
+    drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
+    asked = sheet_talk.description(sheet, rng, "test", language)
+    return row(f"describe-{number}", [_save(drawn.image, out, "describe", "test", number)], [asked])
+
+
+def held_out_tasks() -> dict[str, Callable[..., dict[str, Any]]]:
+    """By the name of the file; called with seed, folder and the row's number."""
+    found: dict[str, Callable[..., dict[str, Any]]] = {"describe": tested_description}
+    languages: tuple[Language, ...] = ("en", "zh")
+    for language in languages:
+        found[f"sheets-{language}"] = partial(tested_sheet, sheets.TRAINED_LAYOUTS, language)
+        found[f"new-layouts-{language}"] = partial(tested_sheet, sheets.NEW_LAYOUTS, language)
+        for pictured in (False, True):
+            for answerable in (True, False):
+                kind = f"{'picture' if pictured else 'text'}-{'answer' if answerable else 'none'}"
+                found[f"evidence-{kind}-{language}"] = partial(
+                    tested_evidence, answerable, pictured, language
+                )
+    for kind in ("shapes", "drawings", "values"):
+        found[f"boxes-{kind}"] = partial(tested_box, kind)
+    return found
+
+
+def _language(number: int) -> Language:
+    return "en" if number % 2 == 0 else "zh"
+
+
+def _save(image: Image.Image, out: Path, task: str, part: Part, number: int) -> str:
+    name = f"pictures/{task}-{part}/{number // 1000}/{number}.png"
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    image.save(out / name, compress_level=1)
+    return name
+
+
+def _block(make: Callable[[int], dict[str, Any]], numbers: range) -> list[dict[str, Any]]:
+    return [make(number) for number in numbers]
+
+
+def build(out: Path, counts: dict[str, int], held_out: int, seed: int, processes: int) -> dict[str, int]:
+    """Write everything. Returns the rows of each task."""
+    data = easy_vqa.fetch(out)
+    (out / HELD_OUT).mkdir(parents=True, exist_ok=True)
+    made: dict[str, int] = {}
+    with ProcessPoolExecutor(processes) as pool:
+
+        def rows(make: Callable[[int], dict[str, Any]], count: int) -> list[dict[str, Any]]:
+            blocks = [range(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)]
+            return [one for block in pool.map(partial(_block, make), blocks) for one in block]
+
+        train = easy_vqa.conversations(data, out, "train", generator(seed, "easy-vqa"))
+        made["easy-vqa"] = len(train)
+        for task, count in counts.items():
+            train += rows(partial(TRAINED[task], seed, "train", out), count)
+            made[task] = count
+        write(out / "train.jsonl", train)
+        for task, make in held_out_tasks().items():
+            write(out / HELD_OUT / f"{task}.jsonl", rows(partial(make, seed, out), held_out))
+    tested = easy_vqa.conversations(data, out, "test", generator(seed, "easy-vqa"))
+    write(out / HELD_OUT / "easy-vqa.jsonl", tested)
+    return made
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows), "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--share", type=float, default=1.0, help="of the drawn rows, for a trial")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT_ROWS, help="rows a task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    counts = {task: round(count * args.share) for task, count in COUNTS.items()}
+    made = build(args.out, counts, args.held_out, args.seed, args.processes)
+    print(f"{made}: {sum(made.values()):,} rows in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
