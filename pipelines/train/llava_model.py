@@ -211,6 +211,8 @@ def prepare_trainable(
     """
     model.requires_grad_(False)
     lora_config = _add_adapters(model, config) if config.lora.r else None
+    if config.train_all:
+        model.float()  # the vision layers that nobody reads run too, on what float32 ones give
     learning = _learning(model, config)
     for parameter in learning:
         parameter.requires_grad_(True)

@@ -76,7 +76,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     for strategy in ("ddp", "fsdp")
     for checkpointing in (False, True)
 }
-SHAPES["all weights"] = {"lora": {"r": 0}, "train_all": True}
 BFLOAT16 = {"strategy": "fsdp", "dtype": "bfloat16", **EVERYTHING}
 
 

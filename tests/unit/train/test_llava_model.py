@@ -259,12 +259,19 @@ def test_checkpointing_does_not_run_the_frozen_vision_tower_backwards(base):
     assert all(layer.gradient_checkpointing for layer in model.model.language_model.layers)
 
 
-def test_what_learns_is_float32_over_a_bfloat16_base(base):
-    config = settings(base, dtype="bfloat16", train_projector=True, vision_layers=1)
+@pytest.mark.parametrize(
+    ("learns", "head"),
+    [
+        ({"train_projector": True, "vision_layers": 1}, torch.bfloat16),
+        ({"lora": NO_ADAPTERS, "train_all": True}, torch.float32),
+    ],
+)
+def test_what_learns_is_float32_over_a_bfloat16_base(base, learns, head):
+    config = settings(base, dtype="bfloat16", **learns)
     trainable = prepare_trainable(load_base(config, "cpu"), config)
     exact = prepare_trainable(load_base(settings(base), "cpu"), settings(base))
     assert {parameter.dtype for parameter in trainable.parameters().values()} == {torch.float32}
-    assert trainable.llava.lm_head.weight.dtype == torch.bfloat16
+    assert trainable.llava.lm_head.weight.dtype == head
     batch = collate([sample(0), sample(1)])
     loss = trainable.loss(batch)
     assert loss.dtype == torch.float32
