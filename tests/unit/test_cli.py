@@ -202,7 +202,7 @@ def test_an_interruption_is_status_130(kb: Path, monkeypatch: pytest.MonkeyPatch
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_settings", interrupted)
+    monkeypatch.setattr(cli, "effective_settings", interrupted)
     answer = mmrag("search", "red", "--index", kb)
     assert answer.status == 130
     assert "run the command again" in answer.err
