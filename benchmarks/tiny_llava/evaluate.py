@@ -23,7 +23,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from benchmarks.tiny_llava.model import FRAME
 from pipelines.core import images
 from pipelines.core.grounding import Box, Frame, FrameConfig, parse_boxes
-from pipelines.core.prompts import IMAGE_TOKEN, NO_ANSWER, messages
+from pipelines.core.prompts import IMAGE_TOKEN, NO_ANSWER, cited_before, evidence_pictures, messages
 from pipelines.train.conversations import BadRow, Sample, read_conversations
 from pipelines.train.llava_batch import decoded, picture_shape
 
@@ -122,17 +122,34 @@ def exact(answered: Answered) -> bool:
     return answered.text == answered.expected
 
 
+def said(answered: Answered) -> bool:
+    """Words and citation, whatever the box."""
+    return without_boxes(answered.text) == without_boxes(answered.expected)
+
+
+def without_boxes(text: str) -> str:
+    for found in reversed(parse_boxes(text)):
+        text = text[: found.start] + text[found.end :]
+    return text.strip()
+
+
 def refused(answered: Answered) -> bool:
     return answered.text in NO_ANSWER.values()
 
 
 def well_placed(answered: Answered) -> bool:
-    """Whether the first box of the answer covers the expected one with an IoU of at least BOX_IOU."""
-    found = parse_boxes(answered.text)
-    [expected] = parse_boxes(answered.expected)
-    if not found:
-        return False
-    return iou(answered.frames[0].to_original(found[0].boxes[0]), expected.boxes[0]) >= BOX_IOU
+    """Whether the first box of the answer covers the expected one with an IoU of at least BOX_IOU, in the
+    picture that its citation means. Where none is expected, whether there is none."""
+    found, expected = parse_boxes(answered.text), parse_boxes(answered.expected)
+    if not (found and expected):
+        return not (found or expected)
+    shown = evidence_pictures(answered.sample.turns[-2].text)
+    place, right = (
+        shown.get(cited_before(text, boxes[0].start) or 0, len(answered.frames) - 1)
+        for text, boxes in ((answered.text, found), (answered.expected, expected))
+    )
+    box = answered.frames[place].to_original(found[0].boxes[0])
+    return place == right and iou(box, expected[0].boxes[0]) >= BOX_IOU
 
 
 def iou(one: Box, other: Box) -> float:
@@ -162,7 +179,8 @@ def measures(task: str) -> dict[str, Callable[[Answered], float]]:
     if task.startswith("evidence") and "-none-" in task:
         return {"refused": refused}
     if task.startswith("evidence"):
-        return {"exact, cited": exact, "refused": refused}
+        boxes = {} if "-text-" in task else {f"IoU >= {BOX_IOU}": well_placed}
+        return {"exact, cited": said} | boxes | {"refused": refused}
     return {"exact": exact}
 
 
@@ -203,18 +221,18 @@ def main() -> None:
     model = LlavaForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32)
     ask = Asker(model, AutoProcessor.from_pretrained(args.model))
     found: list[Figure] = []
-    said: dict[str, list[dict[str, str]]] = {}
+    answers: dict[str, list[dict[str, str]]] = {}
     for file in sorted((args.data / "held-out").glob("*.jsonl")):
         if args.tasks and file.stem not in args.tasks:
             continue
         answered = ask(read(file, args.data, args.most))
         found += (new := figures(file.stem, answered))
         print("\n".join(figure.line() for figure in new), flush=True)
-        said[file.stem] = [
+        answers[file.stem] = [
             {"id": one.sample.id, "expected": one.expected, "answer": one.text} for one in answered
         ]
     if args.json:
-        report = {"figures": [asdict(figure) for figure in found], "answers": said}
+        report = {"figures": [asdict(figure) for figure in found], "answers": answers}
         args.json.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", "utf-8")
     if not found:
         sys.exit(f"{args.data}: no held-out file of these tasks")

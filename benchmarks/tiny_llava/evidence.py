@@ -7,11 +7,14 @@ are never trained on (`split.py`). Knows nothing of files or drawing.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.tiny_llava.fields import FIELDS, KINDS, Field, code, name
-from benchmarks.tiny_llava.sheets import Sheet
+from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, Field, code, name
+from benchmarks.tiny_llava.prose import prose
+from benchmarks.tiny_llava.sheets import Drawn
 from benchmarks.tiny_llava.split import Asked, Language, Part, Phrases
+from pipelines.core.grounding import format_boxes
 from pipelines.core.prompts import NO_ANSWER, evidence_prompt
 
 ASK = {
@@ -58,17 +61,21 @@ _FILLERS = {
     ),
     "zh": ("请用干布擦。", "远离水。", "附有说明。", "它很安静。", "去年上市。", "由两个螺丝固定。"),
 }
-_SHEET = {"en": "Sheet of {name}", "zh": "{name}的图"}
+_CAPTIONS = {
+    "en": ("Sheet of {name}", "Nameplate of {name}", "Label of {name}", "Photo of {name}", "{name}"),
+    "zh": ("{name}的图", "{name}的铭牌", "{name}铭牌", "{name}的标签", "{name}"),
+}
 _MOST = 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One piece of evidence: `values` of some fields of a product, or of none."""
+    """One piece of evidence: `values` of some fields of a product, or of none. `sheet`: its picture."""
 
     name: str
     values: tuple[tuple[Field, str], ...]
     text: str
+    sheet: Drawn | None = None
 
 
 def asked(rng: random.Random, part: Part, language: Language, answerable: bool) -> Asked:
@@ -78,44 +85,80 @@ def asked(rng: random.Random, part: Part, language: Language, answerable: bool) 
     products have.
     """
     items = _items(rng, part, language)
-    holding = [number for number, item in enumerate(items) if item.values]
-    at = rng.choice(holding)
+    at = rng.choice([number for number, item in enumerate(items) if item.values])
+    return _asked_of(at, items, rng, part, language, answerable)
+
+
+def asked_of_sheets(
+    shown: Sequence[Drawn], rng: random.Random, part: Part, language: Language, answerable: bool
+) -> Asked:
+    """The same where one or two pieces of evidence are pictures of sheets, in the order given, beside up to
+    two texts. The answer is "VALUE [n] BOX", the box in the pixels of evidence n's picture.
+    """
+    pictured = [_pictured(rng, language, drawn) for drawn in shown]
+    names = {item.name for item in pictured}
+    items = [item for item in _items(rng, part, language) if item.name not in names][: rng.choice((0, 1, 2))]
+    for number, item in enumerate(pictured):
+        after = items.index(pictured[number - 1]) + 1 if number else 0
+        items.insert(rng.randint(after, len(items)), item)
+    at = items.index(rng.choice(pictured))
+    return _asked_of(at, items, rng, part, language, answerable)
+
+
+def asked_with_sheet(
+    drawn: Drawn, rng: random.Random, part: Part, language: Language, answerable: bool
+) -> Asked:
+    """The question's own picture is a sheet. Either it holds the answer, "VALUE BOX", or a text about its
+    product does, "VALUE [n]"; the question does not name the product.
+    """
+    sheet = drawn.sheet
+    about = _product(language, sheet.kind, sheet.code)
+    items = [item for item in _items(rng, part, language) if item.name != about][: _MOST - 1]
+    on_sheet = {field for field, _ in sheet.rows}
+    if from_text := rng.random() < 0.4:
+        fields = rng.sample([field for field in FIELDS if field not in on_sheet], rng.choice((1, 2)))
+        values = tuple((field, field.value(rng, part)) for field in fields)
+        at = rng.randint(0, len(items))
+        items.insert(at, _Item(about, values, _text(rng, language, about, values)))
+        field, value = rng.choice(values)
+        answer = f"{value} [{at + 1}]"
+    else:
+        field, value = rng.choice(sheet.rows)
+        answer = f"{value} {format_boxes([drawn.boxes[field.key]])}"
+    if not answerable:
+        told = on_sheet | {field for item in items if item.name == about for field, _ in item.values}
+        field, answer = rng.choice([field for field in FIELDS if field not in told]), NO_ANSWER[language]
+    question = rng.choice(READ[language].of(part)).format(field=field.label(language))
+    prompt = evidence_prompt(question, [item.text for item in items], query_picture=True)
+    return Asked(prompt.text, answer, "text" if from_text else "picture")
+
+
+def _asked_of(
+    at: int, items: list[_Item], rng: random.Random, part: Part, language: Language, answerable: bool
+) -> Asked:
     about, (field, value) = items[at].name, rng.choice(items[at].values)
     answer = f"{value} [{at + 1}]"
+    if drawn := items[at].sheet:
+        answer += f" {format_boxes([drawn.boxes[field.key]])}"
     if not answerable:
         about, field = _unanswered(rng, part, language, items, at)
         answer = NO_ANSWER[language]
-    return Asked(_prompt(rng, part, language, items, about, field), answer, field.key)
-
-
-def asked_of_sheet(
-    sheet: Sheet, rng: random.Random, part: Part, language: Language, answerable: bool
-) -> Asked:
-    """The same where one of one to three pieces of evidence is the sheet's picture."""
-    about = _product(language, sheet.kind, sheet.code)
-    others = [item for item in _items(rng, part, language) if item.name != about][: rng.choice((0, 1, 2))]
-    at = rng.randrange(len(others) + 1)
-    shown = _Item(about, sheet.rows, _SHEET[language].format(name=about))
-    items = [*others[:at], shown, *others[at:]]
-    field, value = rng.choice(sheet.rows)
-    answer = f"{value} [{at + 1}]"
-    if not answerable:
-        about, field = _unanswered(rng, part, language, items, at)
-        answer = NO_ANSWER[language]
-    return Asked(_prompt(rng, part, language, items, about, field, (at + 1,)), answer, field.key)
-
-
-def _prompt(
-    rng: random.Random,
-    part: Part,
-    language: Language,
-    items: list[_Item],
-    about: str,
-    field: Field,
-    pictures: tuple[int, ...] = (),
-) -> str:
     question = rng.choice(ASK[language].of(part)).format(field=field.label(language), name=about)
-    return evidence_prompt(question, [item.text for item in items], pictures).text
+    pictures = [number for number, item in enumerate(items, start=1) if item.sheet]
+    prompt = evidence_prompt(question, [item.text for item in items], pictures)
+    return Asked(prompt.text, answer, field.key)
+
+
+def _pictured(rng: random.Random, language: Language, drawn: Drawn) -> _Item:
+    """A sheet as retrieval gives it: with a caption, with text about other things, or with neither."""
+    about = _product(language, drawn.sheet.kind, drawn.sheet.code)
+    text = rng.choice(_CAPTIONS[language]).format(name=about)
+    how = rng.random()
+    if how < 0.15:
+        text = ""
+    elif how < 0.4:
+        text += (". " if language == "en" else "。") + prose(rng, language)
+    return _Item(about, drawn.sheet.rows, text, drawn)
 
 
 def _unanswered(
@@ -139,8 +182,9 @@ def _items(rng: random.Random, part: Part, language: Language) -> list[_Item]:
     told: dict[str, set[Field]] = {}
     items = []
     for number in range(rng.choice((1, 2, 2, 3, 3, _MOST))):
-        if number and rng.random() < 0.1:
-            items.append(_Item("", (), rng.choice(_FILLERS[language])))
+        if number and (what := rng.random()) < 0.25:
+            filler = rng.choice(_FILLERS[language]) if what < 0.08 else prose(rng, language)
+            items.append(_Item("", (), filler))
             continue
         about = rng.choice(list(told)) if told and rng.random() < 0.25 else _named(rng, part, language)
         free = [field for field in FIELDS if field not in told.setdefault(about, set())]
@@ -158,8 +202,8 @@ def _text(rng: random.Random, language: Language, about: str, values: tuple[tupl
     for number, (field, value) in enumerate(values):
         form = rng.choice(_MORE[language] if number else _SENTENCES[language])
         words.append(form.format(name=about, field=field.label(language), value=value))
-    if rng.random() < 0.2:
-        words.append(between + rng.choice(_FILLERS[language]))
+    if (more := rng.random()) < 0.3:
+        words.append(between + (rng.choice(_FILLERS[language]) if more < 0.15 else prose(rng, language)))
     text = "".join(words)
     return text[0].upper() + text[1:]
 

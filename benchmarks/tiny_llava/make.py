@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,18 @@ from benchmarks.tiny_llava.split import Asked, Language, Part, generator, row
 
 HELD_OUT = "held-out"
 # Rows to train on; the whole is about 100,000.
-COUNTS = {"sheets": 42_000, "shapes": 12_000, "evidence": 34_000, "evidence-sheets": 6_000}
+COUNTS = {
+    "sheets": 38_000,
+    "shapes": 12_000,
+    "evidence": 28_000,
+    "evidence-sheets": 12_000,
+    "query-sheets": 6_000,
+}
 HELD_OUT_ROWS = 500
 # In a language that is not the sheet's own.
 _ACROSS = 0.15
 _UNANSWERABLE = 0.3
+_TWO_PICTURES = 0.25
 _BLOCK = 500
 
 
@@ -74,21 +82,28 @@ def evidence_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any
     return row(f"evidence-{number}", [], [evidence.asked(rng, part, _language(number), answerable)])
 
 
-def evidence_sheet_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+def evidence_sheets_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+    """One row in four has two pictures."""
     rng = generator(seed, "evidence-sheets", part, number)
-    language = _language(number)
-    sheet = sheets.random_sheet(rng, part, language)
-    drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
-    asked = evidence.asked_of_sheet(sheet, rng, part, language, rng.random() >= _UNANSWERABLE)
-    picture = _save(drawn.image, out, "evidence-sheets", part, number)
-    return row(f"evidence-sheet-{number}", [picture], [asked])
+    shown = [_sheet(rng, part, _language(number)) for _ in range(1 + (rng.random() < _TWO_PICTURES))]
+    asked = evidence.asked_of_sheets(shown, rng, part, _language(number), rng.random() >= _UNANSWERABLE)
+    pictures = _save_all(shown, out, "evidence-sheets", part, number)
+    return row(f"evidence-sheets-{number}", pictures, [asked])
+
+
+def query_sheet_row(seed: int, part: Part, out: Path, number: int) -> dict[str, Any]:
+    rng = generator(seed, "query-sheets", part, number)
+    drawn = _sheet(rng, part, _language(number))
+    asked = evidence.asked_with_sheet(drawn, rng, part, _language(number), rng.random() >= _UNANSWERABLE)
+    return row(f"query-sheet-{number}", _save_all([drawn], out, "query-sheets", part, number), [asked])
 
 
 TRAINED = {
     "sheets": sheet_row,
     "shapes": shapes_row,
     "evidence": evidence_row,
-    "evidence-sheets": evidence_sheet_row,
+    "evidence-sheets": evidence_sheets_row,
+    "query-sheets": query_sheet_row,
 }
 
 
@@ -110,36 +125,37 @@ def tested_box(kind: str, seed: int, out: Path, number: int) -> dict[str, Any]:
         image, placed = shapes.scene(rng, "test")
         asked = shapes.boxes(placed, rng, "test", language)[0]
     else:
-        sheet = sheets.random_sheet(rng, "test", language)
-        drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
+        drawn = _sheet(rng, "test", language)
         image = drawn.image
         if kind == "drawings":
             asked = sheet_talk.drawing_box(drawn, rng, "test", language)
         else:
-            asked = sheet_talk.value_box(sheet, drawn, rng, "test", language)
+            asked = sheet_talk.value_box(drawn.sheet, drawn, rng, "test", language)
     picture = _save(image, out, f"boxes-{kind}", "test", number)
     return row(f"boxes-{kind}-{number}", [picture], [asked])
 
 
 def tested_evidence(
-    answerable: bool, pictured: bool, language: Language, seed: int, out: Path, number: int
+    shows: str, answerable: bool, language: Language, seed: int, out: Path, number: int
 ) -> dict[str, Any]:
-    task = f"evidence-{'picture' if pictured else 'text'}-{'answer' if answerable else 'none'}-{language}"
+    """`shows`: "text" alone, a "picture" of the evidence, "two" of them, or the "query"'s own."""
+    task = f"evidence-{shows}-{'answer' if answerable else 'none'}-{language}"
     rng = generator(seed, task, "test", number)
-    if not pictured:
-        return row(f"{task}-{number}", [], [evidence.asked(rng, "test", language, answerable)])
-    sheet = sheets.random_sheet(rng, "test", language)
-    drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
-    asked = evidence.asked_of_sheet(sheet, rng, "test", language, answerable)
-    return row(f"{task}-{number}", [_save(drawn.image, out, task, "test", number)], [asked])
+    shown = [_sheet(rng, "test", language) for _ in range({"text": 0, "two": 2}.get(shows, 1))]
+    if shows == "query":
+        asked = evidence.asked_with_sheet(shown[0], rng, "test", language, answerable)
+    elif shown:
+        asked = evidence.asked_of_sheets(shown, rng, "test", language, answerable)
+    else:
+        asked = evidence.asked(rng, "test", language, answerable)
+    return row(f"{task}-{number}", _save_all(shown, out, task, "test", number), [asked])
 
 
 def tested_description(seed: int, out: Path, number: int) -> dict[str, Any]:
     rng = generator(seed, "describe", "test", number)
     language = _language(number)
-    sheet = sheets.random_sheet(rng, "test", language)
-    drawn = sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng)
-    asked = sheet_talk.description(sheet, rng, "test", language)
+    drawn = _sheet(rng, "test", language)
+    asked = sheet_talk.description(drawn.sheet, rng, "test", language)
     return row(f"describe-{number}", [_save(drawn.image, out, "describe", "test", number)], [asked])
 
 
@@ -150,12 +166,10 @@ def held_out_tasks() -> dict[str, Callable[..., dict[str, Any]]]:
     for language in languages:
         found[f"sheets-{language}"] = partial(tested_sheet, sheets.TRAINED_LAYOUTS, language)
         found[f"new-layouts-{language}"] = partial(tested_sheet, sheets.NEW_LAYOUTS, language)
-        for pictured in (False, True):
+        for shows in ("text", "picture", "two", "query"):
             for answerable in (True, False):
-                kind = f"{'picture' if pictured else 'text'}-{'answer' if answerable else 'none'}"
-                found[f"evidence-{kind}-{language}"] = partial(
-                    tested_evidence, answerable, pictured, language
-                )
+                task = f"evidence-{shows}-{'answer' if answerable else 'none'}-{language}"
+                found[task] = partial(tested_evidence, shows, answerable, language)
     for kind in ("shapes", "drawings", "values"):
         found[f"boxes-{kind}"] = partial(tested_box, kind)
     return found
@@ -163,6 +177,16 @@ def held_out_tasks() -> dict[str, Callable[..., dict[str, Any]]]:
 
 def _language(number: int) -> Language:
     return "en" if number % 2 == 0 else "zh"
+
+
+def _sheet(rng: random.Random, part: Part, language: Language) -> sheets.Drawn:
+    """In a layout of those trained on."""
+    return sheets.draw(sheets.random_sheet(rng, part, language), rng.choice(sheets.TRAINED_LAYOUTS), rng)
+
+
+def _save_all(shown: Sequence[sheets.Drawn], out: Path, task: str, part: Part, number: int) -> list[str]:
+    names = (f"{task}-{place}" for place in range(len(shown)))
+    return [_save(one.image, out, name, part, number) for one, name in zip(shown, names, strict=True)]
 
 
 def _save(image: Image.Image, out: Path, task: str, part: Part, number: int) -> str:

@@ -100,11 +100,11 @@ def untrained(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCond
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=192, intermediate_size=768, projection_dim=192, num_hidden_layers=4,
-            num_attention_heads=6, image_size=SIDE, patch_size=PATCH,
+            num_attention_heads=3, image_size=SIDE, patch_size=PATCH,
         ),
         text_config=LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688,
-            num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=8,
+            num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4,
             max_position_embeddings=CONTEXT, tie_word_embeddings=False,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

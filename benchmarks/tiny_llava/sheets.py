@@ -52,8 +52,9 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture; in its pixels the boxes of `drawing`, `title` and each field's value, by the field's key."""
+    """A sheet's picture; in its pixels the boxes of `drawing`, `title` and each field's value, by its key."""
 
+    sheet: Sheet
     image: Image.Image
     boxes: dict[str, Box]
 
@@ -70,7 +71,7 @@ def draw(sheet: Sheet, layout: str, rng: random.Random) -> Drawn:
     palettes = DARK if layout in ("dark", "middle") and rng.random() < 0.7 else PALETTES
     page = _Page(height, rng.choice(palettes), rng)
     _LAYOUTS[layout](page, sheet)
-    return Drawn(page.image, page.boxes)
+    return Drawn(sheet, page.image, page.boxes)
 
 
 class _Page:

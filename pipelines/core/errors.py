@@ -51,6 +51,10 @@ class StoreUnavailable(StoreError):
     """A store does not answer. Safe to retry."""
 
 
+class GeneratorUnavailable(MmragError):
+    """The model that writes answers does not answer. Safe to retry."""
+
+
 class IndexLocked(MmragError):
     """Another process is writing this index."""
 

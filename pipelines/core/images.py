@@ -200,7 +200,8 @@ def fit_square(picture: Picture, side: int, how: Literal["squash", "pad"]) -> ND
 
 
 def preview(picture: Picture) -> bytes:
-    """A JPEG of the upright picture without metadata, its long side at most `PREVIEW_SIDE`.
+    """A JPEG of the upright picture without metadata, its long side at most `PREVIEW_SIDE`. Its comment says
+    the picture's own size: "4000x3000".
 
     Its pixels are for people and the generator: they are no part of the space.
     """
@@ -210,7 +211,7 @@ def preview(picture: Picture) -> bytes:
     if small.size != size:
         small = small.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=90, subsampling=0)
+    small.save(out, "JPEG", quality=90, subsampling=0, comment=f"{picture.width}x{picture.height}")
     return out.getvalue()
 
 

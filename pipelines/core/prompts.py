@@ -14,9 +14,14 @@ PROMPT_VERSION: Final = "1"
 IMAGE_TOKEN: Final = "<image>"
 NO_ANSWER: Final = {"en": "The evidence does not say.", "zh": "资料中没有说明。"}
 
+NO_QUESTION: Final = "Describe the picture."
+"""What is asked of a picture that comes without words."""
+
 Role = Literal["system", "user", "assistant"]
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_NUMBERED = re.compile(r"^\[([1-9][0-9]{0,2})\] .*$", re.MULTILINE)
+_CITED = re.compile(r"\[([1-9][0-9]{0,2})\]\s*$")
 _ASK = {
     "en": "Answer from the evidence and cite it like [1]. If it does not hold the answer, say: {no_answer}",
     "zh": "根据资料回答，并像 [1] 这样注明出处。资料中没有答案时回答：{no_answer}",
@@ -68,6 +73,21 @@ def evidence_prompt(
     if query_picture:
         asked = f"{_PICTURE[words].format(number=shown + 1)} {IMAGE_TOKEN}\n{asked}"
     return Turn("user", "\n".join([*lines, asked]))
+
+
+def evidence_pictures(text: str) -> dict[int, int]:
+    """Of a prompt's evidence, by number: which of the text's pictures (from 0) it shows."""
+    return {
+        int(line[1]): text.count(IMAGE_TOKEN, 0, line.start())
+        for line in _NUMBERED.finditer(text)
+        if IMAGE_TOKEN in line[0]
+    }
+
+
+def cited_before(text: str, start: int) -> int | None:
+    """The number of the citation `[n]` that ends where text[start:] begins, but for space."""
+    found = _CITED.search(text, 0, start)
+    return int(found[1]) if found else None
 
 
 def language(text: str) -> Literal["en", "zh"]:

@@ -116,6 +116,56 @@ class SearchResult:
     degraded: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A number in an answer that points at one piece of evidence."""
+
+    n: int
+    hit_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedBox:
+    """A box (left, top, right, bottom) in pixels of the upright original of a picture: the question's own, or
+    that of evidence number `image`. `label` is what the answer said of it."""
+
+    image: Literal["query"] | int
+    xyxy: tuple[float, float, float, float]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with its evidence: `hits`, numbered by their `citation_id`.
+
+    `timings_ms` names the stages that ran. `refused`: the evidence does not hold the answer. `dropped` counts
+    citations and boxes of the model's that pointed at nothing and were taken out.
+    """
+
+    answer: str
+    citations: tuple[Citation, ...]
+    boxes: tuple[PlacedBox, ...]
+    hits: tuple[Hit, ...]
+    degraded: tuple[str, ...]
+    timings_ms: Mapping[str, float]
+    refused: bool = False
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def answer_dict(answer: Answer) -> dict[str, Any]:
+    """The object that `ask --json` and `POST /v1/answer` give."""
+    return {
+        "answer": answer.answer,
+        "citations": [asdict(citation) for citation in answer.citations],
+        "boxes": [asdict(box) for box in answer.boxes],
+        "hits": [asdict(hit) for hit in answer.hits],
+        "degraded": list(answer.degraded),
+        "timings_ms": dict(answer.timings_ms),
+        "refused": answer.refused,
+        "dropped": dict(answer.dropped),
+    }
+
+
 def result_dict(result: SearchResult) -> dict[str, Any]:
     """The object that `search --json` and `POST /v1/search` give."""
     return {"hits": [asdict(hit) for hit in result.hits], "degraded": list(result.degraded)}

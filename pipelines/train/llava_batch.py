@@ -7,7 +7,7 @@ nothing, so training and serving see the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipelines.core.grounding import (
     in_bounds,
     parse_boxes,
 )
-from pipelines.core.prompts import IMAGE_TOKEN, Turn
+from pipelines.core.prompts import IMAGE_TOKEN, Turn, cited_before, evidence_pictures
 from pipelines.train.chat_tokens import IGNORED, ChatTokens
 from pipelines.train.conversations import Sample
 from pipelines.train.picture_files import read_picture
@@ -136,15 +136,14 @@ def decoded(sample: Sample, number: int) -> images.Picture:
 
 
 def placed_boxes(turns: Sequence[Turn], frames: Sequence[Frame]) -> Iterator[tuple[int, Frame, Box]]:
-    """Every box in the text, with the number of its turn (from 1) and the frame of the picture it is of:
-    the last one shown before it, else the first. None where there are no pictures.
+    """Every box in the text, with the number of its turn (from 1) and the frame of the picture it is of.
+
+    A box that follows `[n]` is of evidence n's picture, where the turn before numbers its pictures so; any
+    other of the last picture shown before it, else of the first. None where there are no pictures.
     """
-    shown = 0
-    for number, turn in enumerate(turns, start=1):
+    for number, (turn, frame_at) in enumerate(_with_frames(turns, frames), start=1):
         for found in parse_boxes(turn.text) if frames else ():
-            frame = _frame_at(frames, turn.text, shown, found.start)
-            yield from ((number, frame, box) for box in found.boxes)
-        shown += turn.text.count(IMAGE_TOKEN)
+            yield from ((number, frame_at(found.start), box) for box in found.boxes)
 
 
 def in_frame_units(turns: Sequence[Turn], frames: Sequence[Frame]) -> tuple[Turn, ...]:
@@ -155,13 +154,10 @@ def in_frame_units(turns: Sequence[Turn], frames: Sequence[Frame]) -> tuple[Turn
         if not in_bounds(box, frame.width, frame.height):
             where = f"turn {number}: box {format_boxes([box])} is outside its picture"
             raise BadPart(f"{where} of {frame.width} x {frame.height} pixels")
-    converted = []
-    shown = 0
-    for turn in turns:
-        text = convert_boxes(turn.text, partial(_to_frame, frames, turn.text, shown))
-        converted.append(replace(turn, text=text))
-        shown += turn.text.count(IMAGE_TOKEN)
-    return tuple(converted)
+    return tuple(
+        replace(turn, text=convert_boxes(turn.text, partial(_to_frame, frame_at)))
+        for turn, frame_at in _with_frames(turns, frames)
+    )
 
 
 def collate(
@@ -198,13 +194,30 @@ def collate(
     return tensors
 
 
-def _frame_at(frames: Sequence[Frame], text: str, shown: int, start: int) -> Frame:
-    """`shown`: the pictures of the turns before this text."""
+def _with_frames(
+    turns: Sequence[Turn], frames: Sequence[Frame]
+) -> Iterator[tuple[Turn, Callable[[int], Frame]]]:
+    """Each turn, and what tells the frame of a box that begins at a character of it."""
+    shown = 0
+    cited: dict[int | None, Frame] = {}
+    for turn in turns:
+        yield turn, partial(_frame_at, frames, turn.text, shown, cited)
+        if numbered := evidence_pictures(turn.text):
+            cited = {number: frames[shown + at] for number, at in numbered.items()} if frames else {}
+        shown += turn.text.count(IMAGE_TOKEN)
+
+
+def _frame_at(
+    frames: Sequence[Frame], text: str, shown: int, cited: Mapping[int | None, Frame], start: int
+) -> Frame:
+    """`shown`: the pictures of the turns before this text. `cited`: the evidence's, by number."""
+    if (number := cited_before(text, start)) in cited:
+        return cited[number]
     return frames[max(0, shown + text.count(IMAGE_TOKEN, 0, start) - 1)]
 
 
-def _to_frame(frames: Sequence[Frame], text: str, shown: int, start: int, box: Box) -> Box:
-    return _frame_at(frames, text, shown, start).to_frame(box)
+def _to_frame(frame_at: Callable[[int], Frame], start: int, box: Box) -> Box:
+    return frame_at(start).to_frame(box)
 
 
 def _normalisation(pictures: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 
 from pipelines.core.errors import BadImage, BadPart, UsageError
 from pipelines.core.grounding import FrameConfig
-from pipelines.core.prompts import Turn, messages
+from pipelines.core.prompts import Turn, evidence_prompt, messages
 from pipelines.train.conversations import Sample
 from pipelines.train.llava_batch import Example, Prepare, collate, in_frame_units, picture_shape
 
@@ -288,6 +288,15 @@ def test_a_box_is_of_the_last_picture_before_it_else_the_first():
         "[[250,0,649,400]]",
     ]
     assert in_frame_units(turns, []) == tuple(turns)
+
+
+def test_a_box_behind_a_citation_is_of_that_evidences_picture():
+    wide, tall = FRAME.of(100, 50), FRAME.of(50, 100)
+    prompt = evidence_prompt("Where?", ["text", "wide", "tall"], pictures={2, 3})
+    answers = ("M6 [2] [[0,0,20,20]]", "M6 [3] [[0,0,20,20]]", "M6 [1] [[0,0,20,20]]", "[[0,0,20,20]]")
+    for answer, box in zip(answers, ["0,250,200,450", *["250,0,450,200"] * 3], strict=True):
+        _, said = in_frame_units([prompt, Turn("assistant", answer)], [wide, tall])
+        assert said.text == answer.replace("0,0,20,20", box)
 
 
 def test_a_box_is_checked_against_its_own_picture():

@@ -1,0 +1,114 @@
+"""A generator in this process: transformers. For machines and commands where vLLM does not run.
+
+One answer at a time; the next waits. Knows nothing of evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pipelines.core.adapter import base_identity, check, read_manifest
+from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, Prompt, Sampling, model_directory
+from pipelines.core.lazy import Lazy
+from pipelines.core.prompts import PROMPT_VERSION, messages
+from pipelines.core.torch_runtime import pick_device, pick_dtype
+
+
+class TransformersEngine:
+    """Loads the model with the first answer. Raises UsageError for a model or adapter that cannot be used."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        self._config = config
+        self._loaded = Lazy(self._load)
+        self._turn = asyncio.Lock()
+
+    def load(self) -> None:
+        self._loaded()
+
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+        """The answer in pieces. Closing the generator ends the work after the token at hand."""
+        async with self._turn:
+            loop = asyncio.get_running_loop()
+            pieces: asyncio.Queue[str | None] = asyncio.Queue()
+            stop = threading.Event()
+
+            def put(piece: str | None) -> None:
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+            work = asyncio.create_task(asyncio.to_thread(self._generate, prompt, sampling, put, stop))
+            work.add_done_callback(lambda _: pieces.put_nowait(None))
+            try:
+                while (piece := await pieces.get()) is not None:
+                    yield piece
+                await work
+            finally:
+                stop.set()
+                await asyncio.wait([work])
+
+    def _generate(
+        self, prompt: Prompt, sampling: Sampling, put: Callable[[str], None], stop: threading.Event
+    ) -> None:
+        from transformers import StoppingCriteriaList, TextStreamer
+
+        model, processor = self._loaded()
+
+        class Pieces(TextStreamer):
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                if text:
+                    put(text)
+
+        text = processor.apply_chat_template(
+            messages(prompt.turns), add_generation_prompt=True, tokenize=False
+        )
+        pictures = [Image.open(io.BytesIO(png)) for png in prompt.pictures]
+        inputs = processor(text=text, images=pictures or None, return_tensors="pt")
+        sampled = sampling.temperature > 0
+        how = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampled else {}
+        self._choose(model, sampling.adapter)
+        with torch.inference_mode():
+            model.generate(
+                **inputs.to(model.device, model.dtype),
+                max_new_tokens=sampling.max_tokens,
+                do_sample=sampled,
+                **how,
+                streamer=Pieces(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                stopping_criteria=StoppingCriteriaList([lambda *_, **__: stop.is_set()]),
+            )
+
+    def _load(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        model: Any
+        source, revision = self._config.model or str(TINY_LLAVA), self._config.revision
+        device = pick_device(self._config.device)
+        dtype = pick_dtype(self._config.dtype, device)
+        try:
+            # Pictures come in the model's square: the processor's own back end does nothing to them.
+            processor = AutoProcessor.from_pretrained(source, revision=revision, backend="pil")
+            model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=dtype)
+        except (OSError, ValueError) as exc:
+            raise UsageError(f"generator.model {source}: {' '.join(str(exc).split())[:300]}") from exc
+        for name, adapter in self._config.adapters.items():
+            check(read_manifest(adapter), base_identity(model_directory(self._config)), PROMPT_VERSION)
+            try:
+                model.load_adapter(str(adapter), adapter_name=name)
+            except ImportError as exc:
+                raise MissingDependency("generator.adapters need: pip install 'mmrag[train]'") from exc
+        return model.to(device).eval(), processor
+
+    def _choose(self, model: Any, name: str) -> None:
+        if name and name not in self._config.adapters:
+            raise UsageError(f"there is no adapter {name!r}; generator.adapters names them")
+        if name:
+            model.enable_adapters()
+            model.set_adapter(name)
+        elif self._config.adapters:
+            model.disable_adapters()
