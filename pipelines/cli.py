@@ -9,24 +9,25 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipelines import __version__
 from pipelines.cli_options import (
+    DEFAULT_INDEX,
     REFUSED_ROWS,
     AsJson,
     Assignments,
     ConfigFile,
+    IndexDir,
     effective_settings,
     print_json,
+    question_query,
 )
+from pipelines.cli_serve import ask, serve
 from pipelines.cli_train import app as train_app
 from pipelines.core.errors import BadImage, MmragError, UsageError
-
-if TYPE_CHECKING:
-    from pipelines.core.retriever import Query
 
 INTERRUPTED = 130
 
@@ -39,9 +40,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train_app, name="train")
-
-IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
-DEFAULT_INDEX = Path("mmrag-index")
+app.command(epilog="Example: mmrag ask 'Which voltage does the pump LK-847 need?' --annotate marked.png")(ask)
+app.command(epilog="Example: mmrag serve --index ./kb --port 8000")(serve)
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def search(
     from pipelines.core.types import result_dict
 
     with Index(index, settings.index) as opened:
-        query = _query(text, image, mode, where, k, opened.manifest().metadata_types)
+        query = question_query(text, image, mode, where, k, opened.manifest().metadata_types)
         try:
             result = opened.retriever(settings.search).search(query)
         except BadImage as exc:
@@ -130,31 +130,6 @@ def search(
         print_json(result_dict(result))
     else:
         print_hits(result)
-
-
-def _query(text: str | None, image: Path | None, mode: str, where: str | None, k: int, types: Any) -> Query:
-    from pipelines.core import filters
-    from pipelines.core.retriever import MODES, Query
-
-    if mode not in MODES:
-        raise UsageError(f"--mode {mode!r}: choose one of {', '.join(MODES)}")
-    parsed = filters.parse(where) if where is not None else None
-    if parsed is not None:
-        filters.check(parsed, types)
-    return Query(text, _read_picture(image) if image else None, mode, k, parsed)
-
-
-def _read_picture(path: Path) -> bytes:
-    from pipelines.core.images import MAX_BYTES
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as exc:
-        raise UsageError(f"--image {path}: {exc.strerror}") from exc
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"--image {path}: larger than {MAX_BYTES:,} bytes")
-    return data
 
 
 @app.command(epilog="Example: mmrag delete AC-120 --index ./kb")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.core.errors import UsageError
+
 if TYPE_CHECKING:
+    from pipelines.core.retriever import Query
     from pipelines.settings import Settings
 
 REFUSED_ROWS = 3
@@ -21,6 +25,10 @@ Assignments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
+IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
+DEFAULT_INDEX = Path("mmrag-index")
+
+
 def effective_settings(config: Path | None, assignments: list[str] | None) -> Settings:
     from pipelines.settings import load_settings
 
@@ -29,3 +37,31 @@ def effective_settings(config: Path | None, assignments: list[str] | None) -> Se
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))
+
+
+def question_query(
+    text: str | None, image: Path | None, mode: str, where: str | None, k: int, types: Mapping[str, str]
+) -> Query:
+    """The query of `search` and `ask`. Raises UsageError for a wrong mode, filter or file."""
+    from pipelines.core import filters
+    from pipelines.core.retriever import MODES, Query
+
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode!r}: choose one of {', '.join(MODES)}")
+    parsed = filters.parse(where) if where is not None else None
+    if parsed is not None:
+        filters.check(parsed, types)
+    return Query(text, _read_picture(image) if image else None, mode, k, parsed)
+
+
+def _read_picture(path: Path) -> bytes:
+    from pipelines.core.images import MAX_BYTES
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as exc:
+        raise UsageError(f"--image {path}: {exc.strerror}") from exc
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"--image {path}: larger than {MAX_BYTES:,} bytes")
+    return data

@@ -100,6 +100,23 @@ def print_hits(result: SearchResult) -> None:
         Console(stderr=True).print(f"degraded: {missing}", style="yellow", highlight=False, markup=False)
 
 
+def print_answer(answer: dict[str, Any]) -> None:
+    """What `ask --json` prints as one object, for people."""
+    console = Console(soft_wrap=True)
+    console.print(Text(answer["answer"], style="bold"))
+    hits = {hit["citation_id"]: hit for hit in answer["hits"]}
+    for citation in answer["citations"]:
+        hit = hits[citation["n"]]
+        text = " ".join(hit["text"].split())[:_TEXT_WIDTH]
+        console.print(Text(f"[{citation['n']}] {hit['id']}  {text}"))
+    for box in answer["boxes"]:
+        where = "the picture asked about" if box["image"] == "query" else f"the picture of [{box['image']}]"
+        corners = ", ".join(str(round(edge)) for edge in box["xyxy"])
+        console.print(Text(f"box on {where}: {corners}  {box['label']}"))
+    for missing in answer["degraded"]:
+        Console(stderr=True).print(f"degraded: {missing}", style="yellow", highlight=False, markup=False)
+
+
 def print_status(status: dict[str, Any]) -> None:
     table = Table("", "ledger", "store")
     for store, count in status["stores"].items():

@@ -14,12 +14,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
+from pipelines.core.answer import AnswerConfig
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import UsageError
+from pipelines.core.generator import GeneratorConfig
 from pipelines.core.index import IndexConfig, StoresConfig
 from pipelines.core.retriever import SearchConfig
 from pipelines.ingest.config import IngestConfig
+from pipelines.serve.config import ServeConfig
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.llava_config import LlavaTraining
 
@@ -44,6 +47,9 @@ class Settings(BaseSettings):
     search: SearchConfig = SearchConfig()
     ingest: IngestConfig = IngestConfig()
     train: TrainConfig = TrainConfig()
+    answer: AnswerConfig = AnswerConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    serve: ServeConfig = ServeConfig()
 
     @property
     def index(self) -> IndexConfig:

@@ -30,9 +30,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from benchmarks.tiny_llava.fields import FIELDS, KINDS, code
 from benchmarks.tiny_llava.model import PATCH, SIDE
 from benchmarks.tiny_llava.shapes import COLOURS
-from benchmarks.tiny_llava.sheets import DARK, PALETTES
 from benchmarks.tiny_llava.split import generator
 from pipelines.demo.canvas import font
+from pipelines.demo.plates import DARK, PALETTES
 from pipelines.train.llava_batch import picture_shape
 
 _TWICE = 2  # drawn larger and reduced, as sheets are

@@ -15,7 +15,7 @@ from pipelines.core.citations import AnswerReader
 from pipelines.core.evidence import LoadPreview, Shown, show
 from pipelines.core.generator import Generator, GeneratorConfig, ModelProfile, Sampling
 from pipelines.core.prompts import NO_ANSWER, NO_QUESTION, Turn, language
-from pipelines.core.retriever import Query
+from pipelines.core.retriever import Query, Retriever
 from pipelines.core.types import Answer, Citation, Hit, SearchResult
 
 _WHOLE_CHARACTERS = 2000
@@ -57,6 +57,16 @@ class Said:
 class Searcher(Protocol):
     async def search(self, query: Query) -> SearchResult:
         """Raises StoreUnavailable, UsageError and BadImage."""
+
+
+class LocalSearcher:
+    """A retriever of this process."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+
+    async def search(self, query: Query) -> SearchResult:
+        return await asyncio.to_thread(self._retriever.search, query)
 
 
 class Answerer:

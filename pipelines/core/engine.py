@@ -16,9 +16,16 @@ from PIL import Image
 
 from pipelines.core.adapter import base_identity, check, read_manifest
 from pipelines.core.errors import MissingDependency, UsageError
-from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, Prompt, Sampling, model_directory
+from pipelines.core.generator import (
+    TINY_LLAVA,
+    GeneratorConfig,
+    Prompt,
+    Sampling,
+    model_directory,
+    prompt_text,
+)
 from pipelines.core.lazy import Lazy
-from pipelines.core.prompts import PROMPT_VERSION, messages
+from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.torch_runtime import pick_device, pick_dtype
 
 
@@ -65,11 +72,11 @@ class TransformersEngine:
                 if text:
                     put(text)
 
-        text = processor.apply_chat_template(
-            messages(prompt.turns), add_generation_prompt=True, tokenize=False
-        )
+        text, wants_first = prompt_text(processor, prompt.turns)
         pictures = [Image.open(io.BytesIO(png)) for png in prompt.pictures]
-        inputs = processor(text=text, images=pictures or None, return_tensors="pt")
+        inputs = processor(
+            text=text, images=pictures or None, add_special_tokens=wants_first, return_tensors="pt"
+        )
         sampled = sampling.temperature > 0
         how = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampled else {}
         self._choose(model, sampling.adapter)

@@ -60,6 +60,7 @@ def show(
     Hits without a picture that is shown and without text are left out, and what follows is numbered anew.
     """
     room = profile.context - min(config.max_tokens, profile.context // 2) - _TEMPLATE_TOKENS
+    question = profile.plain(question)
     asked = profile.count(evidence_prompt(question, []).text)
     if asked > room // 2:
         raise UsageError(f"the question has {asked:,} tokens; {profile.name} reads {room // 2:,} at most")
@@ -69,7 +70,7 @@ def show(
     room -= len(pictures) * profile.tokens_per_image
     turns = _recent(history, room // 4, profile)
     room -= sum(profile.count(turn.text) for turn in turns)
-    texts = _shared([hit.text for hit in hits], min(room, config.evidence_tokens), profile)
+    texts = _shared([profile.plain(hit.text) for hit in hits], min(room, config.evidence_tokens), profile)
     kept = [place for place, text in enumerate(texts) if text or place in pictures]
     shown: dict[PictureOf, _Picture] = {
         number: pictures[place] for number, place in enumerate(kept, start=1) if place in pictures
@@ -123,7 +124,10 @@ def _recent(history: Sequence[Turn], tokens: int, profile: ModelProfile) -> tupl
     for asked, said in reversed(pairs):
         if (asked.role, said.role) != ("user", "assistant"):
             break
-        pair = [Turn(turn.role, turn.text.replace(IMAGE_TOKEN, " ").strip()) for turn in (asked, said)]
+        pair = [
+            Turn(turn.role, profile.plain(turn.text.replace(IMAGE_TOKEN, " ")).strip())
+            for turn in (asked, said)
+        ]
         tokens -= sum(profile.count(turn.text) for turn in pair)
         if tokens < 0:
             break

@@ -6,7 +6,8 @@ Knows nothing of retrieval, and loads no weights.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.core.adapter import MANIFEST_FILE, read_manifest
 from pipelines.core.errors import UsageError
 from pipelines.core.grounding import FrameConfig
-from pipelines.core.prompts import PROMPT_VERSION, Turn
+from pipelines.core.prompts import IMAGE_TOKEN, PROMPT_VERSION, Turn, messages
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,6 +76,14 @@ class Sampling:
     adapter: str = ""
 
 
+def prompt_text(processor: Any, turns: Sequence[Turn]) -> tuple[str, bool]:
+    """The turns up to the answer by the model's own template, and whether its first token is to be added: not
+    where the template writes it."""
+    text = str(processor.apply_chat_template(messages(turns), add_generation_prompt=True, tokenize=False))
+    bos = processor.tokenizer.bos_token
+    return text, not (bos is not None and text.startswith(bos))
+
+
 class Generator(Protocol):
     def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
         """The answer in pieces. Closing the iterator ends the work. Raises GeneratorUnavailable."""
@@ -97,6 +106,17 @@ class ModelProfile:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special} - {IMAGE_TOKEN}
+        return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+
+    def plain(self, text: str) -> str:
+        """The text with its control tokens, such as `</s>`, spelt apart: what is quoted must not steer.
+        Marks of pictures are left to the prompt."""
+        return self._control.sub(lambda found: " ".join((found[0][0], found[0][1:])), text)
 
     def count(self, text: str) -> int:
         """Tokens of a text without pictures."""

@@ -12,7 +12,7 @@ The jobs keep their own files beside these.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,15 +98,26 @@ class Manifest:
 
 
 class Index:
-    """An open index. Models and stores load when they are first used. Close it after use."""
+    """An open index. Models and stores load when they are first used. Close it after use.
 
-    def __init__(self, directory: Path, config: IndexConfig, *, writable: bool = False) -> None:
+    `encoder` and `embedder` stand for the configured models where these run elsewhere.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: IndexConfig,
+        *,
+        writable: bool = False,
+        encoder: Callable[[], Encoder] | None = None,
+        embedder: Callable[[], Embedder] | None = None,
+    ) -> None:
         self.directory = directory.absolute()
         self.config = config
         self.writable = writable
         self._stack = ExitStack()
-        self.encoder = Lazy[Encoder](lambda: load_encoder(config.encoder))
-        self.embedder = Lazy[Embedder](lambda: load_embedder(config.embedder))
+        self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
+        self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
         self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.manifest().space["dim"]))
         self.text = Lazy[VectorStore](lambda: self._vectors(TEXT, self.manifest().text_space["dim"]))
         self.lexical = Lazy[LexicalStore](self._lexical)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
 
 from PIL import Image
 
 from pipelines.core import images
+from pipelines.core.grounding import draw_boxes
+from pipelines.core.types import PlacedBox
 
 _SIZE = re.compile(rb"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 
@@ -51,3 +55,24 @@ def read_preview(root: Path, content: str) -> Preview | None:
         # Without the comment it was written before there was one, mostly unreduced.
         width, height = (int(size[1]), int(size[2])) if size else image.size
     return Preview(data, width, height)
+
+
+def content_of(image_uri: str) -> str:
+    """The content hash in a hit's `image_uri`, a preview's address on disk or on a server."""
+    return PurePosixPath(urlparse(image_uri).path).stem
+
+
+def preview_of(data: bytes) -> Preview:
+    """Of a picture that is in no index. Raises BadImage."""
+    picture = images.decode(data)
+    return Preview(images.preview(picture), picture.width, picture.height)
+
+
+def annotated(preview: Preview, boxes: Sequence[PlacedBox]) -> Image.Image:
+    """The preview with the boxes, which are in pixels of the original, drawn on it and labelled."""
+    image = images.decode(preview.data).image
+    across, down = image.width / preview.original_width, image.height / preview.original_height
+    scaled = [
+        (x1 * across, y1 * down, x2 * across, y2 * down) for x1, y1, x2, y2 in (box.xyxy for box in boxes)
+    ]
+    return draw_boxes(image, scaled, [box.label for box in boxes])

@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from pipelines.core.types import Metadata
 from pipelines.demo import charts, maths, sheets
+from pipelines.demo.nameplates import NAMEPLATES
 from pipelines.demo.paper import Shot, photograph
 from pipelines.demo.photographs import PHOTOGRAPHS, folder
 from pipelines.demo.products import PRODUCTS
@@ -81,6 +82,21 @@ def _items(photographs: Path, seed: int) -> Iterator[Item]:
                 "topic": product.form,
                 "lang": product.lang,
                 "year": product.year,
+            },
+        )
+    for nameplate in NAMEPLATES:
+        yield Item(
+            nameplate.document_id,
+            f"images/{nameplate.document_id}.png",
+            nameplate.draw,
+            nameplate.text,
+            nameplate.caption,
+            {
+                "product_id": nameplate.code,
+                "category": "nameplate",
+                "topic": nameplate.form,
+                "lang": "zh" if nameplate.chinese else "en",
+                "year": nameplate.year,
             },
         )
     for n, problem in enumerate(maths.PROBLEMS):

@@ -7,6 +7,7 @@ nothing, so training and serving see the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ from pipelines.train.chat_tokens import IGNORED, ChatTokens
 from pipelines.train.conversations import Sample
 from pipelines.train.picture_files import read_picture
 
+_LENGTHS = 32
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -168,14 +170,15 @@ def collate(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
 ) -> dict[str, torch.Tensor]:
-    """Padded on the right: input_ids, attention_mask and labels int64 (B, L), pixel_values float32
-    (pictures of all examples, 3, side, side), absent where there is none.
+    """Padded on the right to a multiple of 32: input_ids, attention_mask and labels int64 (B, L);
+    pixel_values float32 (pictures of all examples, 3, side, side), absent where there is none.
     """
     for example in examples:
         wanted = len(example.pixels) * tokens_per_image
         found = int((example.input_ids == image_token_id).sum())
         assert found == wanted, f"{example.id}: {found} image tokens for {wanted} of its pictures"
-    length = max(len(example.input_ids) for example in examples)
+    # Few lengths: on a CPU every shape has kernels of its own, and a long run's memory would grow with them.
+    length = math.ceil(max(len(example.input_ids) for example in examples) / _LENGTHS) * _LENGTHS
     ids = np.full((len(examples), length), pad_id, np.int64)
     labels = np.full((len(examples), length), IGNORED, np.int64)
     mask = np.zeros((len(examples), length), np.int64)

@@ -37,6 +37,9 @@ class LlavaTraining(BaseModel):
 
     batch_size: int = Field(4, ge=1, description="samples a worker's micro-batch")
     accumulate: int = Field(8, ge=1, description="micro-batches a worker and step")
+    group_by_length: bool = Field(
+        False, description="samples of about one length share a micro-batch: less padding"
+    )
     steps: int = Field(3000, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)

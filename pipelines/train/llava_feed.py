@@ -16,16 +16,20 @@ from pipelines.core.errors import BadPart, MmragError
 from pipelines.train.conversations import Sample
 from pipelines.train.llava_batch import Example, Prepare, collate
 from pipelines.train.llava_config import LlavaTraining
-from pipelines.train.llava_order import sample_order
+from pipelines.train.llava_order import Grouping, sample_order
 from pipelines.train.llava_plan import Part, Rejected
 
 _MOST_SUBSTITUTES = 1000
 
 
-def places(part: Part, config: LlavaTraining, first_step: int, rank: int, world: int) -> pa.Table:
+def places(
+    part: Part, config: LlavaTraining, first_step: int, rank: int, world: int, tokens_per_image: int
+) -> pa.Table:
     """`place`: where in `part` each sample lies that this worker reads, from a step (from 0) to the last."""
+    size = config.batch_size
+    grouping = Grouping(part.lengths(tokens_per_image), size) if config.group_by_length else None
     order = (
-        sample_order(len(part), config.seed, step, world, rank, config.batch_size, config.accumulate)
+        sample_order(len(part), config.seed, step, world, rank, size, config.accumulate, grouping)
         for step in range(first_step, config.steps)
     )
     found = np.fromiter((place for step in order for _, place in step), np.int64)

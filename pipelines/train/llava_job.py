@@ -1,23 +1,23 @@
-"""`train llava` on Ray Train, with Ray Data reading for each worker. Only wires the modules beside it."""
+"""`train llava` on Ray Train, with actors that read for each worker. Only wires the modules beside it."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray.data
+import ray
 import torch
 from ray import train
-from ray.data import ActorPoolStrategy
+from ray.exceptions import RayTaskError
 from ray.train import CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from torch import nn
@@ -35,7 +35,7 @@ from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
 from pipelines.train.llava_model import base_directory, load_base, prepare_trainable, shard
-from pipelines.train.llava_plan import Plan, SkipLog, make_plan, write_rejected
+from pipelines.train.llava_plan import Part, Plan, SkipLog, make_plan, write_rejected
 from pipelines.train.llava_run import Progress, resume, run
 from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps
 
@@ -45,7 +45,6 @@ ReportProgress = Callable[[str, int, int], None]
 _RUN = "run"
 # In Ray's count of CPUs. Reading shares what the workers leave.
 _LOADER_CPUS = 0.5
-_BLOCK_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,32 +208,43 @@ def _batches(
     load_prepare: Callable[[], Prepare],
     skips: SkipLog,
 ) -> Iterator[Batch]:
-    """This worker's micro-batches from where the loop stands. Other processes read and tokenise ahead."""
-    wanted = places(plan.train, config, loop.steps_done, loop.place.rank, loop.place.world)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    # Blocks made here: nothing but the loaders then asks Ray for CPUs, which the workers may hold all of.
-    blocks = [wanted.slice(first, _BLOCK_ROWS) for first in range(0, len(wanted), _BLOCK_ROWS)]
-    rows = ray.data.from_arrow(blocks).map_batches(
-        LoadExamples,
-        fn_constructor_kwargs={"part": plan.train, "load_prepare": load_prepare},
-        compute=ActorPoolStrategy(size=config.loaders),
-        batch_format="pyarrow",
-        batch_size=config.batch_size,
-        num_cpus=_LOADER_CPUS,
-    )
-    tables = rows.iter_batches(
-        batch_size=config.batch_size, batch_format="pyarrow", prefetch_batches=config.accumulate
-    )
-    expected = iter(wanted["place"].to_pylist())
-    for table in tables:
-        assert isinstance(table, pa.Table)
-        found = table["place"].to_pylist()
-        assert found == list(islice(expected, len(found))), "samples came in another order"
+    """This worker's micro-batches from where the loop stands. Other processes read and tokenise ahead.
+
+    Actors, and not Ray Data: its executor, held back by a slower reader, spins in this very process and took
+    40 % of a training step on two cores.
+    """
+    rank, world = loop.place.rank, loop.place.world
+    wanted = places(plan.train, config, loop.steps_done, rank, world, prepare.shape.tokens_per_image)
+    cuts = [wanted.slice(first, config.batch_size) for first in range(0, len(wanted), config.batch_size)]
+    loaders = [
+        _Loader.remote(plan.train, load_prepare)  # type: ignore[attr-defined]  # Ray makes it
+        for _ in range(config.loaders)
+    ]
+    ahead = config.accumulate + 2 * config.loaders
+    coming: deque[ray.ObjectRef[Any]] = deque()
+    for number, cut in enumerate(cuts):
+        while len(coming) < ahead and number + len(coming) < len(cuts):
+            at = number + len(coming)
+            coming.append(loaders[at % len(loaders)].load.remote(cuts[at]))
+        try:
+            table = ray.get(coming.popleft())
+        except RayTaskError as exc:
+            raise own_error(exc) from exc
+        assert table["place"].equals(cut["place"]), "samples came in another order"
         examples, refused = loaded(table, prepare.shape.side)
         skips.add(refused)
         yield to_batch(examples, prepare)
+
+
+@ray.remote(num_cpus=_LOADER_CPUS, max_restarts=-1, max_task_retries=-1)
+class _Loader:
+    """Reads and tokenises in a process of its own; one that is lost is started again, its batches too."""
+
+    def __init__(self, part: Part, load_prepare: Callable[[], Prepare]) -> None:
+        self._load = LoadExamples(part, load_prepare)
+
+    def load(self, wanted: pa.Table) -> pa.Table:
+        return self._load(wanted)
 
 
 def _report(out: Path, rank: int, figures: dict[str, float], write: Callable[[Path], None]) -> None:

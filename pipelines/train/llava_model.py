@@ -114,6 +114,9 @@ def _nf4(dtype: torch.dtype, device: str) -> BitsAndBytesConfig:
     )
 
 
+_ROWS = 256
+
+
 class TokenLoss(nn.Module):
     """`forward` is the summed loss of a batch, so that a data-parallel wrapper sees all that is used."""
 
@@ -140,7 +143,11 @@ class TokenLoss(nn.Module):
             ).last_hidden_state
             next_BL = batch["labels"][:, 1:]
             learnt = next_BL != IGNORED
-            logits_NV = self.llava.lm_head(hidden_BLD[:, :-1][learnt])
+            hidden_ND = hidden_BLD[:, :-1][learnt]
+            rows = len(hidden_ND)
+            # Few shapes: kernels are made for each one, and memory never comes back whole.
+            padded = functional.pad(hidden_ND, (0, 0, 0, -rows % _ROWS))
+            logits_NV = self.llava.lm_head(padded)[:rows]
             return functional.cross_entropy(logits_NV.float(), next_BL[learnt], reduction="sum")
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,18 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one file, by ordinal."""
+    """Rows of one file, by ordinal; `sizes` (rows, 2): the bytes of each row's words, and its pictures."""
 
     rows: ConversationFile
     ordinals: Ordinals
+    sizes: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.ordinals)
+
+    def lengths(self, tokens_per_image: int) -> NDArray[np.int64]:
+        """About how many tokens each row has: three bytes of words make one."""
+        return self.sizes[:, 0] // 3 + self.sizes[:, 1] * tokens_per_image
 
     def samples(self, places: Iterable[int]) -> Iterator[Sample]:
         """The samples at these places of the part. A row that was sound must still be so."""
@@ -68,19 +74,35 @@ def make_plan(data: Path, config: LlavaTraining) -> Plan:
     rows = ConversationFile(data, config.image_root)
     good, rejected = _sound(rows)
     fraction = 0.0 if config.eval_data else config.eval_fraction
-    held = np.array([_fraction_of(name) < fraction for _, name in good], dtype=bool)
-    ordinals = np.array([ordinal for ordinal, _ in good], dtype=np.int64)
-    train, held_out = Part(rows, ordinals[~held]), Part(rows, ordinals[held])
+    held = [_fraction_of(row.id) < fraction for row in good]
+    train = _part(rows, [row for row, out in zip(good, held, strict=True) if not out])
+    held_out = _part(rows, [row for row, out in zip(good, held, strict=True) if out])
     if config.eval_data:
         others = ConversationFile(config.eval_data, config.image_root)
         sound, bad = _sound(others)
-        held_out = Part(others, np.array([ordinal for ordinal, _ in sound], dtype=np.int64))
+        held_out = _part(others, sound)
         rejected += bad
         if not len(held_out):
             raise UsageError(f"{config.eval_data}: no row can be used; {_first(bad)}")
     if not len(train):
         raise UsageError(f"{data}: no row is left to train on; {_first(rejected)}")
     return Plan(train, held_out, tuple(rejected))
+
+
+class _Row(NamedTuple):
+    """`size`: a row of Part.sizes."""
+
+    ordinal: int
+    id: str
+    size: tuple[int, int]
+
+
+def _part(rows: ConversationFile, chosen: Sequence[_Row]) -> Part:
+    return Part(
+        rows,
+        np.array([row.ordinal for row in chosen], np.int64),
+        np.array([row.size for row in chosen], np.int64).reshape(-1, 2),
+    )
 
 
 class SkipLog:
@@ -112,16 +134,17 @@ def write_rejected(out: Path, plan: Plan) -> tuple[Rejected, ...]:
     return every
 
 
-def _sound(rows: ConversationFile) -> tuple[list[tuple[int, str]], list[Rejected]]:
-    """(ordinal, id) of each row that can be used; the others."""
-    good: list[tuple[int, str]] = []
+def _sound(rows: ConversationFile) -> tuple[list[_Row], list[Rejected]]:
+    """The rows that can be used; the others."""
+    good: list[_Row] = []
     bad: list[Rejected] = []
     for ordinal in range(len(rows)):
         (row,) = rows.read([ordinal])
         if isinstance(row, BadRow):
             bad.append(Rejected(str(rows.path), row.line, row.id, row.reason))
         else:
-            good.append((ordinal, row.id))
+            words = sum(len(turn.text.encode()) for turn in row.turns)
+            good.append(_Row(ordinal, row.id, (words, len(row.images))))
     return good, bad
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -266,6 +267,16 @@ class VectorStoreContract(StoreContract):
         found = store.search(query, 3)
         assert [f.part.document_id for f in found] == ["b", "d", "a"]
         assert [f.score for f in found] == pytest.approx([2.0, 0.9, 0.2], abs=1e-6)
+
+    def test_content_is_found_within_its_tenant_only(self, store: VectorStore) -> None:
+        shown = [
+            replace(part(name, tenant=tenant), content=content)
+            for name, tenant, content in (("a", "", "c1"), ("b", "t1", "c1"), ("c", "t2", 'c"2'))
+        ]
+        self.put(store, shown)
+        store.flush()
+        asked = [("c1", ""), ("c1", "t1"), ("c1", "t2"), ('c"2', "t2"), ('c"2', ""), ("c3", "t1")]
+        assert [store.has_content(*one) for one in asked] == [True, True, False, True, False, False]
 
     def test_a_selective_filter_still_fills_k(self, store: VectorStore) -> None:
         parts = [part(f"d{n}", rare=n % 100 == 0) for n in range(2_000)]

@@ -55,6 +55,9 @@ class VectorStore(_Store, Protocol):
     def search(self, vector: Vectors, k: int, where: Filter | None = None) -> list[Found]:
         """The k parts nearest to `vector` (dim,) among those that match `where`, best first."""
 
+    def has_content(self, content: str, tenant: str) -> bool:
+        """Whether a part of this tenant has this content hash."""
+
 
 class LexicalStore(_Store, Protocol):
     """Chunks searched by words (BM25), Chinese and English."""

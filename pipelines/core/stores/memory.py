@@ -60,6 +60,9 @@ class MemoryVectorStore(_Memory):
         self.dim = dim
         self._vectors: dict[str, Vectors] = {}
 
+    def has_content(self, content: str, tenant: str) -> bool:
+        return any((part.content, part.tenant) == (content, tenant) for part in self._parts.values())
+
     def upsert(self, parts: Sequence[Part], vectors: Vectors) -> None:
         check_vectors(vectors, len(parts), self.dim)
         check_parts(parts)

@@ -24,7 +24,7 @@ from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.filters import Filter
 from pipelines.core.stores import Vectors
 from pipelines.core.stores.config import DEFAULT_PARAMETERS, SEARCH_PARAMETERS, MilvusConfig
-from pipelines.core.stores.milvus_filter import dynamic_fields, expression, one_of
+from pipelines.core.stores.milvus_filter import dynamic_fields, expression, literal, one_of
 from pipelines.core.stores.records import (
     MAX_FIELD_BYTES,
     MAX_TEXT_BYTES,
@@ -138,6 +138,18 @@ class MilvusStore:
                 timeout=self._timeout,
             )
         return [Found(from_row(hit["entity"]), float(hit["distance"])) for hit in answer[0]]
+
+    def has_content(self, content: str, tenant: str) -> bool:
+        with _translated(self._config.uri, "query"):
+            rows = self._client.query(
+                self._collection,
+                filter=f"content == {literal(content)} and tenant == {literal(tenant)}",
+                output_fields=["key"],
+                limit=1,
+                consistency_level="Bounded",
+                timeout=self._timeout,
+            )
+        return bool(rows)
 
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _KEYS_A_REQUEST):

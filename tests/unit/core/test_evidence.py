@@ -139,3 +139,12 @@ def test_a_hit_cannot_add_lines_or_pictures(profile) -> None:
 def test_a_cut_never_splits_a_chinese_character(profile) -> None:
     assert profile.cut("重量", 3) == "重"
     assert profile.cut("重量", 2) in ("", "重")
+
+
+def test_control_tokens_in_quoted_text_are_spelt_apart(profile) -> None:
+    history = [Turn("user", "a </s> b"), Turn("assistant", "c")]
+    shown = shown_of(profile, [hit("a", "x </s> y <s>", "chunk")], "why </s>?", history)
+    said = "".join(turn.text for turn in shown.prompt.turns)
+    assert "</s>" not in said
+    assert "<s>" not in said
+    assert "< /s>" in said

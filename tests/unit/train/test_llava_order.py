@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from pipelines.train.llava_order import sample_order
+import numpy as np
+
+from pipelines.train.llava_order import Grouping, sample_order
 
 
 def read(count: int, steps: int, world: int, batch: int, accumulate: int, seed: int = 0):
@@ -48,3 +50,27 @@ def test_the_order_is_pinned_for_resuming_with_a_later_version():
 
 def test_a_batch_may_be_larger_than_the_data():
     assert [epoch for epoch, _ in sample_order(2, 0, 0, 1, 0, 5, 1)] == [0, 0, 1, 1, 2]
+
+
+def test_grouped_batches_hold_like_lengths_and_every_sample_once():
+    count, batch = 1000, 4
+    lengths = np.random.RandomState(1).randint(10, 500, count)
+    grouping = Grouping(lengths, batch)
+    order = [
+        ordinal
+        for step in range(count // batch)
+        for _, ordinal in sample_order(count, 7, step, 1, 0, batch, 1, grouping)
+    ]
+    assert sorted(order) == list(range(count))
+    longest = lengths[np.array(order).reshape(-1, batch)].max(axis=1)
+    assert longest.sum() * batch < 1.1 * lengths.sum()
+    assert np.abs(np.diff(longest)).mean() > 50, "batches come in no order of length"
+
+
+def test_grouping_changes_neither_with_the_spread_over_workers_nor_with_time():
+    grouping = Grouping(np.arange(1000) % 37, 4)
+    whole = sample_order(1000, 7, 90, 1, 0, 4, 2, grouping)
+    halves = [sample_order(1000, 7, 90, 2, rank, 4, 1, grouping) for rank in range(2)]
+    assert halves[0] + halves[1] == whole
+    again = Grouping(np.arange(1000) % 37, 4)
+    assert sample_order(1000, 7, 90, 1, 0, 4, 2, again) == whole

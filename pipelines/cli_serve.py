@@ -1,0 +1,212 @@
+"""The commands that answer: `mmrag serve` and `mmrag ask`, and the application for `serve deploy`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli_options import (
+    DEFAULT_INDEX,
+    AsJson,
+    Assignments,
+    ConfigFile,
+    IndexDir,
+    effective_settings,
+    print_json,
+    question_query,
+)
+from pipelines.core.errors import BadImage, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.core.previews import Preview
+    from pipelines.core.retriever import Query
+    from pipelines.serve.deployments import Parts
+    from pipelines.settings import Settings
+
+_SERVED = "serve.json"
+"""In the index directory while it is served: the address, and the server's process."""
+
+
+def serve(
+    host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1, this machine only.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Default: 8000; 0: any free one.")] = None,
+    index: IndexDir = DEFAULT_INDEX,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Answer questions over HTTP, with a page at /, until Ctrl-C. Ready when /healthz says 200."""
+    chosen = {"serve.host": host, "serve.port": port}
+    named = [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    settings = effective_settings(config, [*(assignments or ()), *named])
+    parts = served_parts(settings, index)
+    from pipelines.serve.app import engine, run
+
+    print(f"loading the models ({engine(settings.generator)} writes the answers)", file=sys.stderr)
+    with _announced(parts.index_dir) as announce:
+        run(parts, announce)
+
+
+def application(args: dict[str, str]) -> Any:
+    """For `serve deploy`: import_path `pipelines.cli_serve:application`, args `index` and `config`."""
+    from pipelines.serve.app import application as build
+
+    config = Path(args["config"]) if "config" in args else None
+    return build(served_parts(effective_settings(config, None), Path(args.get("index", DEFAULT_INDEX))))
+
+
+def served_parts(settings: Settings, index: Path) -> Parts:
+    """Raises UsageError where there is no index, or no model to answer with."""
+    from pipelines.core.generator import load_profile
+    from pipelines.core.index import Manifest
+    from pipelines.serve.deployments import Parts
+
+    Manifest.load(index)
+    load_profile(settings.generator)
+    return Parts(
+        index.absolute(), settings.index, settings.search, settings.answer, settings.generator, settings.serve
+    )
+
+
+def ask(
+    text: Annotated[str | None, typer.Argument(help="The question, in Chinese or English.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to ask about.")] = None,
+    mode: Annotated[str, typer.Option("--mode", help="auto, text, image or visually_similar.")] = "auto",
+    where: Annotated[str | None, typer.Option("--filter", help="Of the evidence, as in search.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits to answer from, at most.")] = 10,
+    annotate: Annotated[
+        Path | None, typer.Option("--annotate", help="Write the picture with the answer's boxes here.")
+    ] = None,
+    index: IndexDir = DEFAULT_INDEX,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from the index, with citations and boxes. Uses a running `mmrag serve` of it."""
+    settings = effective_settings(config, assignments)
+    from pipelines.console import print_answer
+    from pipelines.core.index import Manifest
+
+    query = question_query(text, image, mode, where, k, Manifest.load(index).metadata_types)
+    address = None if assignments or config else _served(index)
+    try:
+        answer = _ask_server(address, query, where) if address else _ask_here(index, settings, query)
+    except BadImage as exc:
+        raise UsageError(f"--image {image}: {exc}") from exc
+    print_json(answer) if as_json else print_answer(answer)
+    if annotate:
+        _annotate(annotate, answer, query.image, index)
+
+
+def _ask_here(index: Path, settings: Settings, query: Query) -> dict[str, Any]:
+    import asyncio
+    from contextlib import redirect_stdout
+
+    from pipelines.core.answer import Answerer, LocalSearcher, Question
+    from pipelines.core.engine import TransformersEngine
+    from pipelines.core.generator import load_profile
+    from pipelines.core.index import Index
+    from pipelines.core.previews import content_of, read_preview
+    from pipelines.core.types import Hit, answer_dict
+
+    if settings.generator.engine == "vllm":
+        raise UsageError("generator.engine vllm answers in `mmrag serve` only: start it, or set transformers")
+    print("no server for this index is running: the model answers in this process", file=sys.stderr)
+    profile = load_profile(settings.generator)
+    with Index(index, settings.index) as opened, redirect_stdout(sys.stderr):
+        searcher = LocalSearcher(opened.retriever(settings.search))
+        engine = TransformersEngine(settings.generator)
+
+        def preview(hit: Hit) -> Preview | None:
+            return read_preview(opened.previews, content_of(hit.image_uri)) if hit.image_uri else None
+
+        answerer = Answerer(searcher, engine, preview, profile, settings.answer, settings.generator)
+        return answer_dict(asyncio.run(answerer.answer(Question(query))))
+
+
+def _ask_server(address: str, query: Query, where: str | None) -> dict[str, Any]:
+    import base64
+
+    import httpx
+
+    from pipelines.core.errors import GeneratorUnavailable
+
+    body: dict[str, Any] = {"query": query.text, "mode": query.mode, "k": query.k, "filter": where}
+    if query.image is not None:
+        body["image"] = "data:image/png;base64," + base64.b64encode(query.image).decode()
+    key = os.environ.get("MMRAG_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        response = httpx.post(f"{address}/v1/answer", json=body, headers=headers, timeout=120)
+        found = response.json()
+    except (httpx.HTTPError, ValueError) as exc:
+        raise GeneratorUnavailable(f"{address} does not answer ({exc}); is the server still up?") from exc
+    if response.is_error:
+        raise (
+            UsageError(found["error"]["message"])
+            if response.status_code < 500
+            else GeneratorUnavailable(found["error"]["message"])
+        )
+    return dict(found)
+
+
+@contextmanager
+def _announced(index: Path) -> Iterator[Any]:
+    """Yields what tells the address to the user and, by a file, to `mmrag ask`."""
+    file = index / _SERVED
+
+    def announce(address: str) -> None:
+        file.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", "utf-8")
+        print(f"ready: {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+
+    try:
+        yield announce
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _served(index: Path) -> str | None:
+    """The address of a server of this index that is up."""
+    import httpx
+
+    try:
+        address = str(json.loads((index / _SERVED).read_bytes())["address"])
+        return address if httpx.get(f"{address}/healthz", timeout=30).is_success else None
+    except (OSError, ValueError, KeyError, httpx.HTTPError):
+        return None  # never served, or the server was killed
+
+
+def _annotate(out: Path, answer: dict[str, Any], own: bytes | None, index: Path) -> None:
+    """Each picture that has boxes, with them: OUT, and OUT-2 and so on where there are more."""
+    from pipelines.core.previews import annotated, content_of, preview_of, read_preview
+    from pipelines.core.types import PlacedBox
+
+    boxes: dict[Any, list[PlacedBox]] = {}
+    for box in answer["boxes"]:
+        boxes.setdefault(box["image"], []).append(PlacedBox(**box))
+    if not boxes:
+        print(f"the answer marks nothing: {out} is not written", file=sys.stderr)
+    uris = {hit["citation_id"]: hit["image_uri"] for hit in answer["hits"]}
+    for number, (shown, placed) in enumerate(boxes.items(), start=1):
+        preview: Preview | None
+        if shown == "query":
+            preview = preview_of(own or b"")
+        else:
+            preview = read_preview(index / "previews", content_of(uris[shown]))
+        file = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
+        if preview is None:
+            raise UsageError(f"--annotate: the index no longer has the picture of [{shown}]")
+        try:
+            annotated(preview, placed).save(file)
+        except (OSError, ValueError) as exc:
+            raise UsageError(f"--annotate {file}: {exc}") from exc
+        print(
+            f"{file}: {'the picture asked about' if shown == 'query' else f'evidence [{shown}]'}",
+            file=sys.stderr,
+        )

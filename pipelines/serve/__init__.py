@@ -1,0 +1,1 @@
+"""Answers over HTTP. `gateway` is the HTTP side, which knows no Ray; `app` puts it on Ray Serve."""

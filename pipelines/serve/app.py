@@ -1,0 +1,131 @@
+"""`mmrag serve` on Ray Serve: the graph of deployments, and the process that keeps it up. Only wires."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from pipelines.core.errors import MmragError
+from pipelines.core.generator import TINY_LLAVA, GeneratorConfig
+from pipelines.serve.config import Replicas
+from pipelines.serve.deployments import Gateway, Parts, QueryEncoder, Retrieval, TransformersGenerator
+from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
+
+NAME = "mmrag"
+
+
+def application(parts: Parts) -> serve.Application:
+    """gateway -> retriever -> query encoder, and gateway -> generator. Raises UsageError for what cannot be
+    served."""
+    config = parts.serve
+    encoder = _deployed(QueryEncoder, "encoder", config.encoder).bind(parts)
+    retrieval = _deployed(Retrieval, "retriever", config.retriever).bind(parts, encoder)
+    if engine(parts.generator) == "vllm":
+        model = parts.generator.model or str(TINY_LLAVA)
+        generator = llm_deployment(parts.generator, config.vllm, model)
+    else:
+        generator = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers).bind(parts)
+    ingress: Any = serve.ingress()(Gateway)
+    served: serve.Application = _deployed(ingress, "gateway", config.gateway).bind(
+        parts, retrieval, generator
+    )
+    return served
+
+
+def engine(generator: GeneratorConfig) -> str:
+    if generator.engine != "auto":
+        return generator.engine
+    return "vllm" if find_spec("vllm") else "transformers"
+
+
+def run(parts: Parts, ready: Callable[[str], None], stop: threading.Event | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, or until `stop` is set; answers that are being written are finished.
+
+    `ready` is told the address once questions can be asked. Raises MmragError when a part cannot start.
+    """
+    stop = stop or threading.Event()
+    config = parts.serve
+    port = config.port or _free_port(config.host)
+    with _ray(), _stopped_by_signals(stop):
+        serve.start(
+            http_options={"host": config.host, "port": port},
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        )
+        try:
+            serve.run(application(parts), name=NAME, route_prefix="/", blocking=False)
+            ready(f"http://{config.host}:{port}")
+            stop.wait()
+        except RuntimeError as exc:  # Serve's word for a deployment that failed
+            raise MmragError(f"the server did not start: {' '.join(str(exc).split())}") from exc
+        finally:
+            serve.shutdown()
+
+
+def _deployed(part: type[Any], name: str, config: Replicas) -> Any:
+    made: Any = serve.deployment(part)
+    return made.options(
+        name=name,
+        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        max_ongoing_requests=config.max_ongoing_requests,
+        autoscaling_config={
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": config.target_ongoing_requests,
+            "upscale_delay_s": config.upscale_delay_s,
+            "downscale_delay_s": config.downscale_delay_s,
+        },
+    )
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """A connection to the cluster that RAY_ADDRESS names, or a Ray of this machine that ends with us."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or None
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
+    ray.init(
+        address=address,
+        # Replicas wait for one another most of the time: they fit on a laptop of two cores.
+        num_cpus=None if address else max(4, os.cpu_count() or 1),
+        include_dashboard=None if address else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
+        found.bind((host, 0))
+        port: int = found.getsockname()[1]
+        return port

@@ -1,0 +1,151 @@
+"""The settings of `mmrag serve`, group `serve`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+_MIB = 2**20
+
+
+class ApiKey(BaseModel):
+    """A caller that may ask, and whose documents it sees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: SecretStr = Field(min_length=8, description="sent as `Authorization: Bearer KEY`")
+    tenant: str | None = Field(description="sees this tenant's documents only; null: those of every tenant")
+    name: str = Field(min_length=1, description="stands in logs in place of the key")
+
+    @field_validator("key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr) -> SecretStr:
+        if not all("!" <= character <= "~" for character in key.get_secret_value()):
+            raise ValueError("a key consists of visible ASCII characters without blanks")
+        return key
+
+
+class RemoteImages(BaseModel):
+    """Pictures that a request names by URL."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(False, description="fetch them, from public addresses only; off: they are refused")
+    timeout_s: float = Field(5.0, gt=0, le=60, description="for all of a picture, redirects among it")
+
+
+class Replicas(BaseModel):
+    """Copies of one part of the chain, and what each may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    target_ongoing_requests: float = Field(8, gt=0, description="of a replica; more than that adds replicas")
+    max_ongoing_requests: int = Field(32, ge=1, description="of a replica; the rest waits")
+    upscale_delay_s: float = Field(10, ge=0)
+    downscale_delay_s: float = Field(300, ge=0)
+    num_cpus: float = Field(0.5, ge=0, description="that Ray reserves for a replica")
+    num_gpus: float = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} > max_replicas {self.max_replicas}")
+        return self
+
+
+class BatchedReplicas(Replicas):
+    """Requests that arrive together are worked on together."""
+
+    max_batch_size: int = Field(16, ge=1)
+    batch_wait_s: float = Field(0.002, ge=0, le=1, description="for more to come, from the first on")
+
+
+class VllmConfig(BaseModel):
+    """Replicas of vLLM and what each may use. The model and its number type are the generator's settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: what the installed vLLM is for")
+    accelerator_type: str | None = Field(None, description="a kind of GPU that Ray knows, such as H100")
+    num_cpus: float = Field(1, gt=0, description="of a replica; without a GPU, also its threads")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs of a replica")
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    target_ongoing_requests: float = Field(16, gt=0, description="of a replica; more than that adds replicas")
+    max_ongoing_requests: int = Field(32, ge=1, description="answers that a replica writes at a time")
+    max_queued_requests: int = Field(64, ge=-1, description="waiting for a replica; beyond it they are shed")
+    upscale_delay_s: float = Field(10, ge=0)
+    downscale_delay_s: float = Field(300, ge=0)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="null: 1 without a GPU, else what is left of it"
+    )
+    picture_cache_gib: float = Field(0.25, ge=0, description="for pictures that come again")
+    tokens_per_step: int | None = Field(None, ge=1, description="longer prompts are read in chunks")
+    tokens_per_piece: int = Field(4, ge=1, description="of a streamed answer; the first comes alone")
+    enforce_eager: bool | None = Field(None, description="compile nothing; null: so without a GPU")
+    engine_metrics: bool = Field(False, description="vLLM's own metrics, exported by Ray")
+    engine_kwargs: Mapping[str, Any] = Field({}, description="more of vLLM's engine arguments")
+    env: Mapping[str, str] = Field({}, description="environment variables of a replica")
+
+    @model_validator(mode="after")
+    def _replicas(self) -> VllmConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} > max_replicas {self.max_replicas}")
+        return self
+
+
+class ServeConfig(BaseModel):
+    """Where the server listens, who may ask, and how much."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", min_length=1, description="the address to listen at; 0.0.0.0: every one")
+    port: int = Field(8000, ge=0, le=65535, description="0: any free one")
+    page: bool = Field(True, description="serve the web page at /")
+    cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may ask, as https://host")
+
+    api_keys: tuple[ApiKey, ...] = Field((), description="empty: everyone may ask, and sees every tenant")
+    rate_per_minute: int = Field(0, ge=0, description="questions of a key or client address; 0: no limit")
+
+    max_body_bytes: int = Field(32 * _MIB, ge=1024, description="of a request")
+    max_picture_bytes: int = Field(20 * _MIB, ge=1024, description="of a picture, decoded from its base64")
+    max_pictures: int = Field(
+        8, ge=1, description="in the messages of a chat; only the last question's is read"
+    )
+    max_history_turns: int = Field(20, ge=0, description="of a conversation the last ones are read")
+    max_question_chars: int = Field(
+        8_000, ge=1, description="of a question; of a former turn so many are read"
+    )
+    max_k: int = Field(100, ge=1, le=1000, description="hits that a request may ask for")
+    remote_images: RemoteImages = RemoteImages()
+
+    deadline_s: float = Field(60.0, gt=0, description="for a request; then its work is cancelled: 503")
+    max_concurrent: int = Field(32, ge=1, description="requests worked on at once, by one gateway")
+    max_queued: int = Field(64, ge=0, description="requests that wait for one of those; more are shed: 503")
+    retry_after_s: int = Field(1, ge=1, description="what a 503 tells the client to wait")
+
+    gateway: Replicas = Field(
+        Replicas(max_ongoing_requests=200), description="their limits are each one's own"
+    )
+    retriever: Replicas = Replicas()
+    encoder: BatchedReplicas = BatchedReplicas()
+    vllm: VllmConfig = VllmConfig()
+    transformers: Replicas = Field(
+        Replicas(num_cpus=1, target_ongoing_requests=2), description="the generator where vLLM does not run"
+    )
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        for what, values in (
+            ("name", [key.name for key in self.api_keys]),
+            ("key", [key.key.get_secret_value() for key in self.api_keys]),
+        ):
+            if any(count > 1 for count in Counter(values).values()):
+                raise ValueError(f"api_keys: two of them have the same {what}")
+        return self

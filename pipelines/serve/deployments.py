@@ -1,0 +1,215 @@
+"""What the replicas of Ray Serve hold: query encoder, retriever, in-process generator, gateway.
+
+Each loads its part once and passes calls on to the kernel. Decides nothing about questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from pipelines.core import images
+from pipelines.core.answer import AnswerConfig, Answerer, Question
+from pipelines.core.encoder import load_encoder
+from pipelines.core.engine import TransformersEngine
+from pipelines.core.errors import BadImage, MmragError
+from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
+from pipelines.core.index import Index, IndexConfig
+from pipelines.core.previews import Preview, content_of, read_preview
+from pipelines.core.prompts import Turn
+from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.types import Hit, SearchResult
+from pipelines.serve.backend import Event, Health
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.gateway import create_app
+from pipelines.serve.handles import Described, RemoteEmbedder, RemoteEncoder, RemoteGenerator, RemoteSearcher
+
+T = TypeVar("T")
+Vector = NDArray[np.float32]
+
+_PROBE_EVERY_S, _PROBE_TIMEOUT_S = 5.0, 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that is served, and how."""
+
+    index_dir: Path
+    index: IndexConfig
+    search: SearchConfig
+    answer: AnswerConfig
+    generator: GeneratorConfig
+    serve: ServeConfig
+
+
+class QueryEncoder:
+    """Questions to vectors, those that arrive together in one batch."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._index = Index(parts.index_dir, parts.index)
+        self._index.check_spaces()
+        self._encoder, self._embedder = self._index.encoder(), self._index.embedder()
+        batch = parts.serve.encoder
+        batched: tuple[Any, ...] = (self.encode_text, self.encode_picture, self.embed_query)
+        for method in batched:
+            method.set_max_batch_size(batch.max_batch_size)
+            method.set_batch_wait_timeout_s(batch.batch_wait_s)
+        # Weights load with the first use: before the first question, not with it.
+        self._embedder.embed_queries(["warm"])
+        if self._encoder.has_text_tower:
+            self._encoder.encode_texts(["warm"])
+
+    async def described(self, _: None = None) -> Described:
+        return Described(self._encoder.cache_key, self._embedder.space, self._embedder.floor)
+
+    @serve.batch
+    async def encode_text(self, texts: list[str]) -> list[Vector]:
+        return list(await asyncio.to_thread(self._encoder.encode_texts, texts))
+
+    @serve.batch
+    async def embed_query(self, texts: list[str]) -> list[Vector]:
+        return list(await asyncio.to_thread(self._embedder.embed_queries, texts))
+
+    @serve.batch
+    async def encode_picture(self, files: list[bytes]) -> list[Vector | BadImage]:
+        return await asyncio.to_thread(self._pictures, files)
+
+    def _pictures(self, files: Sequence[bytes]) -> list[Vector | BadImage]:
+        """A bad picture fails its own question only."""
+        found: list[Any] = []
+        for data in files:
+            try:
+                found.append(images.pyramid(images.decode(data), self._encoder.scales))
+            except BadImage as exc:
+                found.append(exc)
+        good = [pyramid for pyramid in found if not isinstance(pyramid, BadImage)]
+        vectors = iter(self._encoder.encode_images(good) if good else ())
+        return [one if isinstance(one, BadImage) else next(vectors) for one in found]
+
+
+class Retrieval:
+    """Searches the stores, its branches side by side."""
+
+    def __init__(self, parts: Parts, encoder: DeploymentHandle[Any]) -> None:
+        timeout_s = parts.search.branch_timeout_s
+        self._index = Index(
+            parts.index_dir,
+            parts.index,
+            encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, timeout_s),
+            embedder=lambda: RemoteEmbedder(encoder, timeout_s),
+        )
+        self._retriever = self._index.retriever(parts.search)
+        self._threads = ThreadPoolExecutor(parts.serve.retriever.max_ongoing_requests, "search")
+
+    async def search(self, query: Query) -> SearchResult:
+        return await self._in_thread(self._retriever.search, query)
+
+    async def has_content(self, content: str, tenant: str) -> bool:
+        return await self._in_thread(self._index.visual().has_content, content, tenant)
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+class TransformersGenerator:
+    """Where vLLM cannot run: one answer at a time."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._engine = TransformersEngine(parts.generator)
+        self._engine.load()
+
+    async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+        async for piece in self._engine.stream(prompt, sampling):
+            yield piece
+
+
+class ServedBackend:
+    """The gateway's Backend over the other deployments."""
+
+    def __init__(
+        self, parts: Parts, retrieval: DeploymentHandle[Any], generator: DeploymentHandle[Any]
+    ) -> None:
+        self._parts = parts
+        self._searcher = RemoteSearcher(retrieval)
+        self._generator = RemoteGenerator(generator)
+        self._index = Index(parts.index_dir, parts.index)
+        profile = load_profile(parts.generator)
+        self._answerer = Answerer(
+            self._searcher, self._generator, self._preview, profile, parts.answer, parts.generator
+        )
+        self._probe: tuple[float, Health] | None = None
+        self._probing = asyncio.Lock()
+
+    async def search(self, query: Query) -> SearchResult:
+        return await self._searcher.search(query)
+
+    def answer(self, question: Question) -> AsyncGenerator[Event]:
+        return self._answerer.stream(question)
+
+    async def picture(self, content: str, tenant: str | None) -> Preview | None:
+        if tenant is not None and not await self._searcher.has_content(content, tenant):
+            return None
+        return await asyncio.to_thread(read_preview, self._index.previews, content)
+
+    async def metadata_types(self) -> Mapping[str, str]:
+        return self._index.manifest().metadata_types
+
+    async def models(self) -> Sequence[str]:
+        base = model_name(self._parts.generator)
+        return [base, *(f"{base}:{name}" for name in self._parts.generator.adapters)]
+
+    async def health(self) -> Health:
+        """What a question would meet; asked anew every few seconds at most."""
+        async with self._probing:
+            if self._probe is None or time.monotonic() - self._probe[0] > _PROBE_EVERY_S:
+                self._probe = (time.monotonic(), await self._probed())
+            return self._probe[1]
+
+    async def _probed(self) -> Health:
+        searched, said = await asyncio.gather(self._search_probe(), self._generator_probe())
+        ready = said == "ok" and any(state == "ok" for state in searched.values())
+        return Health(ready, searched | {"generator": said})
+
+    async def _search_probe(self) -> dict[str, str]:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                result = await self._searcher.search(Query("picture", k=1))
+        except (MmragError, TimeoutError) as exc:
+            return {"retrieval": str(exc) or "no answer in time"}
+        return {"retrieval": "ok"} | dict(part.split(": ", 1) for part in result.degraded)
+
+    async def _generator_probe(self) -> str:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                async for _ in self._generator.stream(Prompt((Turn("user", "?"),), ()), Sampling(1)):
+                    pass
+        except (MmragError, TimeoutError) as exc:
+            return str(exc) or "no answer in time"
+        return "ok"
+
+    def _preview(self, hit: Hit) -> Preview | None:
+        return read_preview(self._index.previews, content_of(hit.image_uri)) if hit.image_uri else None
+
+
+class Gateway:
+    """HTTP in, answers out."""
+
+    def __init__(
+        self, parts: Parts, retrieval: DeploymentHandle[Any], generator: DeploymentHandle[Any]
+    ) -> None:
+        self._parts = parts
+        self._backend = ServedBackend(parts, retrieval, generator)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._backend, self._parts.serve, self._parts.generator.sampling)

