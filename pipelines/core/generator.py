@@ -137,7 +137,7 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
     """Reads the model's settings, not its weights; of a hub model they are fetched. Raises UsageError for
     what is no model, and for one that was trained with other words than `core.prompts` has now."""
     directory = model_directory(config)
-    body = _json(directory / "config.json")
+    body = load_config(directory)
     if not body or not (directory / "tokenizer.json").exists():
         raise UsageError(f"generator.model {directory} has no config.json and tokenizer.json: it is no model")
     frame = config.frame or FrameConfig()
@@ -185,6 +185,11 @@ def model_directory(config: GeneratorConfig) -> Path:
             f"{' '.join(str(exc).split())[:200]}"
         ) from exc
     return Path(found)
+
+
+def load_config(directory: Path) -> dict[str, Any]:
+    """A model's config.json; {} where there is none."""
+    return _json(directory / "config.json")
 
 
 def _side(directory: Path) -> int | None:

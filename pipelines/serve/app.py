@@ -67,9 +67,17 @@ def run(parts: Parts, ready: Callable[[str], None], stop: threading.Event | None
             ready(f"http://{config.host}:{port}")
             stop.wait()
         except RuntimeError as exc:  # Serve's word for a deployment that failed
-            raise MmragError(f"the server did not start: {' '.join(str(exc).split())}") from exc
+            raise MmragError(f"the server did not start: {_reasons() or exc}") from exc
         finally:
             serve.shutdown()
+
+
+def _reasons() -> str:
+    """What Serve noted of the parts that failed: the last line of each traceback."""
+    found = serve.status().applications.get(NAME)
+    deployments = found.deployments.items() if found else ()
+    told = [(name, one.message.strip().splitlines()) for name, one in deployments if one.message.strip()]
+    return "; ".join(f"{name}: {lines[-1]}" for name, lines in told)
 
 
 def _deployed(part: type[Any], name: str, config: Replicas) -> Any:

@@ -9,9 +9,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.adapter import base_identity, check, read_manifest
+from pipelines.core.adapter import base_identity, check, hub_name, read_manifest, tensor_names
 from pipelines.core.errors import MissingDependency, UsageError
-from pipelines.core.generator import GeneratorConfig, model_name
+from pipelines.core.generator import GeneratorConfig, load_config, model_name
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.serve.config import VllmConfig
 
@@ -38,6 +38,8 @@ def llm_deployment(generator: GeneratorConfig, config: VllmConfig, model_dir: st
             "without a GPU; or set generator.engine=transformers"
         ) from exc
     local = Path(model_dir).is_dir()
+    if local:
+        _check_names(Path(model_dir))
     on_cpu = config.device == "cpu" or (config.device == "auto" and _built_for_cpu())
     llm_config = LLMConfig(
         model_loading_config={"model_id": model_name(generator), "model_source": model_dir},
@@ -56,6 +58,16 @@ def llm_deployment(generator: GeneratorConfig, config: VllmConfig, model_dir: st
         bind_kwargs={"model_dir": model_dir, "revision": generator.revision},
         override_serve_options={"name": DEPLOYMENT},
     )
+
+
+def _check_names(directory: Path) -> None:
+    """vLLM reads a LLaVA's weights under the names of model hubs only, and dies of others after a minute."""
+    foreign = [name for name in sorted(tensor_names(directory)) if hub_name(name) != name]
+    if foreign and load_config(directory).get("model_type") == "llava":
+        raise UsageError(
+            f"{directory}: vLLM does not read weights named as {foreign[0]!r}: export them with "
+            "`mmrag train llava --export merged`, or set generator.engine=transformers"
+        )
 
 
 def _engine_kwargs(generator: GeneratorConfig, config: VllmConfig, on_cpu: bool) -> dict[str, Any]:

@@ -1,0 +1,221 @@
+"""`mmrag serve` as its users meet it: a process, an address, questions, faults, Ctrl-C.
+
+The model's weights are random, so what it says is not looked at: that all of the chain answers is.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from fakes import photograph, png
+from tuned_llava import as_on_a_hub, save_base
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+MMRAG = str(Path(sys.executable).with_name("mmrag"))
+KEY = "a-key-for-tests"
+
+
+@dataclass
+class Served:
+    address: str
+    process: subprocess.Popen[str]
+    index: Path
+    settings: list[str]
+
+    def post(self, path: str, body: dict[str, Any], key: str = KEY) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.post(f"{self.address}/v1/{path}", json=body, headers=headers, timeout=120)
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [one for one in children if f"ServeReplica:mmrag:{name}" in _command(one)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # ended, or not yet waited for
+        return ""
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures with texts, of two tenants."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number, (tenant, text) in enumerate(
+        (("a", "the red pump"), ("a", "蓝色的风扇"), ("b", "the green motor"))
+    ):
+        (folder / f"p{number}.png").write_bytes(png(photograph(number, 200)))
+        row = {"id": f"d{number}", "image": f"p{number}.png", "text": text, "tenant": tenant}
+        with (folder / "rows.jsonl").open("a", encoding="utf-8") as rows:
+            rows.write(json.dumps(row) + "\n")
+    directory = folder / "index"
+    subprocess.run([MMRAG, "ingest", str(folder / "rows.jsonl"), "--index", str(directory)], check=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def served(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("serve")
+    model = as_on_a_hub(save_base(folder / "tiny"))
+    keys = [
+        {"key": KEY, "tenant": None, "name": "all"},
+        {"key": "the-key-of-tenant-a", "tenant": "a", "name": "a"},
+    ]
+    settings = {
+        "generator": {"model": str(model), "engine": ENGINE, "max_tokens": 8, "dtype": "float32"},
+        "serve": {"api_keys": keys, "vllm": {"kv_cache_gib": 0.25}},
+    }
+    config = folder / "serve.yaml"
+    config.write_text(json.dumps(settings), "utf-8")  # JSON is YAML
+    log = (folder / "log").open("w")
+    process = subprocess.Popen(
+        [MMRAG, "serve", "--index", str(index), "--port", "0", "--config", str(config)], stderr=log, text=True
+    )
+    try:
+        yield Served(_announced(index, process, folder / "log"), process, index, ["--config", str(config)])
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(120)
+        finally:
+            process.kill()
+
+
+def _announced(index: Path, process: subprocess.Popen[str], log: Path) -> str:
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and process.poll() is None:
+        if (index / "serve.json").exists():
+            return str(json.loads((index / "serve.json").read_bytes())["address"])
+        time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+def test_it_is_ready_when_healthz_says_so(served: Served) -> None:
+    health = httpx.get(f"{served.address}/healthz", timeout=60)
+    assert (health.status_code, health.json()["parts"]) == (200, {"retrieval": "ok", "generator": "ok"})
+
+
+def test_a_search_finds_and_its_picture_can_be_fetched(served: Served) -> None:
+    body = served.post("search", {"query": "red pump", "k": 3}).json()
+    assert body["degraded"] == []
+    assert body["hits"][0]["document_id"] == "d0"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    picture = httpx.get(served.address + body["hits"][0]["image_uri"], headers=headers)
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert picture.headers["x-original-width"] == "200"
+
+
+def test_an_answer_names_its_evidence_and_its_stages(served: Served) -> None:
+    body = served.post("answer", {"query": "蓝色的风扇在哪里？"}).json()
+    assert [hit["citation_id"] for hit in body["hits"]] == list(range(1, len(body["hits"]) + 1))
+    assert {"retrieve", "prompt", "generate", "total"} <= set(body["timings_ms"])
+
+
+def test_a_picture_can_be_asked_about(served: Served) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png(photograph(1, 120))).decode()
+    body = served.post("answer", {"query": "which fan?", "image": uri}).json()
+    assert "d1" in [hit["document_id"] for hit in body["hits"]]
+
+
+def test_the_openai_client_reads_the_same_answer_whole_and_in_pieces(served: Served) -> None:
+    client = openai.OpenAI(base_url=f"{served.address}/v1", api_key=KEY)
+    [model] = client.models.list().data
+    asked: Any = {
+        "model": model.id,
+        "messages": [{"role": "user", "content": "the green motor?"}],
+        "temperature": 0,
+    }
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert said == (whole.choices[0].message.content or "")
+    assert chunks[-1].choices[0].delta.hits[0]["document_id"] == "d2"
+
+
+def test_a_tenant_sees_its_own_documents_only(served: Served) -> None:
+    body = served.post("search", {"query": "pump fan motor"}, "the-key-of-tenant-a").json()
+    assert {hit["document_id"] for hit in body["hits"]} == {"d0", "d1"}
+    [other] = [
+        hit
+        for hit in served.post("search", {"query": "green motor", "k": 3}).json()["hits"]
+        if hit["document_id"] == "d2"
+    ]
+    headers = {"Authorization": "Bearer the-key-of-tenant-a"}
+    assert httpx.get(served.address + other["image_uri"], headers=headers).status_code == 404
+    assert served.post("search", {"query": "pump"}, "no-such-key").status_code == 401
+
+
+def test_ask_uses_the_running_server(served: Served) -> None:
+    asked = [MMRAG, "ask", "the red pump?", "--index", str(served.index), "--json"]
+    env = os.environ | {"MMRAG_API_KEY": KEY}
+    done = subprocess.run(asked, capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["hits"][0]["image_uri"].startswith("/v1/images/")
+    assert "no server" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["retriever", "encoder"])
+def test_a_lost_replica_costs_no_more_than_a_503(served: Served, name: str) -> None:
+    statuses: Counter[int] = Counter()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            statuses[served.post("search", {"query": "red pump"}).status_code] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(1)
+        [replica] = served.replicas(name)
+        replica.kill()
+        _until_another(served, name, replica.pid)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert set(statuses) <= {200, 503}, statuses
+    assert served.post("search", {"query": "red pump"}).status_code == 200
+
+
+def _until_another(served: Served, name: str, pid: int) -> None:
+    """Until another replica answers, for a minute at most."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if any(one.pid != pid for one in served.replicas(name)):
+            response = served.post("search", {"query": "red pump"})
+            if response.status_code == 200 and not response.json()["degraded"]:
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"no other {name} within 90 s")
+
+
+def test_ctrl_c_ends_it_and_leaves_no_process(served: Served) -> None:
+    children = psutil.Process(served.process.pid).children(recursive=True)
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(120) == 0
+    _, alive = psutil.wait_procs(children, timeout=20)
+    mine = [one for one in alive if "milvus" not in _command(one)]  # they go when idle
+    assert mine == []
+    assert not (served.index / "serve.json").exists()
