@@ -138,6 +138,8 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
     what is no model, and for one that was trained with other words than `core.prompts` has now."""
     directory = model_directory(config)
     body = load_config(directory)
+    if not body and not config.model:
+        raise UsageError("name a model: set generator.model to a directory or hub id of a LLaVA")
     if not body or not (directory / "tokenizer.json").exists():
         raise UsageError(f"generator.model {directory} has no config.json and tokenizer.json: it is no model")
     frame = config.frame or FrameConfig()

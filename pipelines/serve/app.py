@@ -57,6 +57,7 @@ def run(parts: Parts, ready: Callable[[str], None], stop: threading.Event | None
     stop = stop or threading.Event()
     config = parts.serve
     port = config.port or _free_port(config.host)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _ray(), _stopped_by_signals(stop):
         serve.start(
             http_options={"host": config.host, "port": port},

@@ -74,9 +74,13 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return as_on_a_hub(save_base(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def served(index: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serve")
-    model = as_on_a_hub(save_base(folder / "tiny"))
     keys = [
         {"key": KEY, "tenant": None, "name": "all"},
         {"key": "the-key-of-tenant-a", "tenant": "a", "name": "a"},
@@ -108,6 +112,18 @@ def _announced(index: Path, process: subprocess.Popen[str], log: Path) -> str:
             return str(json.loads((index / "serve.json").read_bytes())["address"])
         time.sleep(0.5)
     raise AssertionError(log.read_text())
+
+
+def test_without_a_server_ask_answers_in_its_own_process(index: Path, model: Path) -> None:
+    picture = index.parent / "p1.png"
+    asked = [MMRAG, "ask", "which fan?", "--image", str(picture), "--index", str(index), "--json"]
+    chosen = ["--set", f"generator.model={model}", "--set", "generator.max_tokens=4"]
+    done = subprocess.run([*asked, *chosen], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["hits"][0]["document_id"] == "d1"
+    assert answer["hits"][0]["image_uri"].startswith("file:")
+    assert "no server for this index is running" in done.stderr
 
 
 def test_it_is_ready_when_healthz_says_so(served: Served) -> None:

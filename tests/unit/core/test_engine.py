@@ -1,0 +1,98 @@
+"""The generator in this process says, in pieces, what transformers generates at once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_llava import SIDE
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from tuned_llava import save_base, save_tuned
+
+from pipelines.core.engine import TransformersEngine
+from pipelines.core.errors import UsageError
+from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, prompt_text
+from pipelines.core.prompts import Turn
+from pipelines.train.llava_export import export
+
+GREEDY = Sampling(12)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_base(folder / "base")
+    save_tuned(folder / "base", folder / "tuned", rank=8)
+    export(folder / "tuned", folder / "adapter", "adapter")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder) -> GeneratorConfig:
+    return GeneratorConfig(
+        model=str(folder / "base"), adapters={"school": folder / "adapter"}, dtype="float32", device="cpu"
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(config) -> TransformersEngine:
+    return TransformersEngine(config)
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+PROMPT = Prompt((Turn("user", "Is <image> like <image>?"),), (png(0), png(1)))
+
+
+def said(engine: TransformersEngine, prompt: Prompt, sampling: Sampling = GREEDY) -> list[str]:
+    async def collect() -> list[str]:
+        return [piece async for piece in engine.stream(prompt, sampling)]
+
+    return asyncio.run(collect())
+
+
+def test_pieces_make_the_greedy_text(engine, folder) -> None:
+    processor = AutoProcessor.from_pretrained(folder / "base", backend="pil")
+    model = LlavaForConditionalGeneration.from_pretrained(folder / "base", dtype=torch.float32)
+    text, _ = prompt_text(processor, PROMPT.turns)
+    pictures = [Image.open(io.BytesIO(one)) for one in PROMPT.pictures]
+    inputs = processor(text=text, images=pictures, add_special_tokens=False, return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert "".join(said(engine, PROMPT)) == processor.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_an_adapter_changes_the_answer_and_only_where_it_is_asked_for(engine) -> None:
+    plain = said(engine, PROMPT)
+    assert said(engine, PROMPT, Sampling(12, adapter="school")) != plain
+    assert said(engine, PROMPT) == plain
+
+
+def test_an_unknown_adapter_is_named(engine) -> None:
+    with pytest.raises(UsageError, match="no adapter 'home'"):
+        said(engine, PROMPT, Sampling(12, adapter="home"))
+
+
+def test_leaving_ends_the_work(engine) -> None:
+    async def leave() -> int:
+        stream = engine.stream(PROMPT, Sampling(400, temperature=1.0))
+        async for _ in stream:
+            break
+        await stream.aclose()
+        return len([piece async for piece in engine.stream(PROMPT, Sampling(2))])
+
+    assert asyncio.run(asyncio.wait_for(leave(), 60)) >= 0
+
+
+def test_what_is_no_model_is_refused(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"generator\.model"):
+        TransformersEngine(GeneratorConfig(model=str(tmp_path))).load()
