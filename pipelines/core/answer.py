@@ -41,7 +41,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """What was found, before anything is generated."""
+    """The evidence as it is numbered, before anything is generated."""
 
     hits: tuple[Hit, ...]
     degraded: tuple[str, ...]
@@ -97,9 +97,10 @@ class Answerer:
         clock = _Clock()
         with clock.stage("retrieve"):
             result = await self._searcher.search(self._whole(question))
-        yield Retrieved(result.hits, result.degraded)
         with clock.stage("prompt"):
             shown = await asyncio.to_thread(self._show, question, result.hits)
+        hits = tuple(replace(hit, citation_id=number) for number, hit in enumerate(shown.hits, start=1))
+        yield Retrieved(hits, result.degraded)
         reader = AnswerReader(len(shown.hits), shown.frames)
         if shown.hits or shown.frames:
             sampling = question.sampling or self._generator_config.sampling
@@ -113,7 +114,7 @@ class Answerer:
                     yield Said(text)
         else:
             yield Said(reader.feed(NO_ANSWER[language(_words(question))]) + reader.close())
-        yield _answer(reader, shown, result.degraded, clock.times())
+        yield _answer(reader, hits, result.degraded, clock.times())
 
     def _whole(self, question: Question) -> Query:
         """What retrieval is asked: for no more hits than are shown, a follow-up with what it follows."""
@@ -143,11 +144,10 @@ def _words(question: Question) -> str:
 
 
 def _answer(
-    reader: AnswerReader, shown: Shown, degraded: tuple[str, ...], timings_ms: dict[str, float]
+    reader: AnswerReader, hits: tuple[Hit, ...], degraded: tuple[str, ...], timings_ms: dict[str, float]
 ) -> Answer:
     text = reader.text.strip()
     refused = text.startswith(tuple(NO_ANSWER.values()))
-    hits = tuple(replace(hit, citation_id=number) for number, hit in enumerate(shown.hits, start=1))
     return Answer(
         answer=text,
         citations=() if refused else tuple(Citation(n, hits[n - 1].id) for n in reader.cited),

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.core.answer import Retrieved
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import Sampling
 from pipelines.core.retriever import MAX_K, Mode
-from pipelines.core.types import Answer
-from pipelines.serve.api import PNG, BoxBody, HitBody, SaidTurn, Text, answer_body
+from pipelines.core.types import Answer, SearchResult
+from pipelines.serve.api import PNG, BoxBody, HitBody, SaidTurn, Text, answer_body, search_body
 from pipelines.serve.faults import NotFound
 
 
@@ -159,8 +160,10 @@ class Completion:
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         return self._of("chat.completion", choice)
 
-    def first(self) -> dict[str, Any]:
-        return self._chunk({"role": "assistant", "content": ""})
+    def first(self, found: Retrieved | None) -> dict[str, Any]:
+        """With the evidence: it can be looked at while the answer is written."""
+        told = search_body(SearchResult(found.hits, found.degraded)) if found else {}
+        return self._chunk({"role": "assistant", "content": ""} | told)
 
     def piece(self, text: str) -> dict[str, Any]:
         return self._chunk({"content": text})

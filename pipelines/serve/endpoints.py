@@ -133,14 +133,16 @@ class Spoken(Response):
 
     async def _chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         question, completion = await self._asking.chat_question(self._body, caller_of(self._request.scope))
+        found: Retrieved | None = None
         begun = False
         async with self._asking.events(question) as events:
             async for event in events:
                 if isinstance(event, Retrieved):
+                    found = event  # told with the first word: a generator that is down is a 503 until then
                     continue
                 if not begun:
                     begun = True
-                    yield completion.first()
+                    yield completion.first(found)
                 yield completion.piece(event.text) if isinstance(event, Said) else completion.last(event)
 
 

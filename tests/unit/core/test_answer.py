@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from shown import byte_profile, hit, jpeg, load
@@ -89,7 +89,7 @@ def test_a_stream_tells_what_was_found_then_the_words_then_the_whole(profile) ->
         return [event async for event in made.stream(Question(Query("How wide?")))]
 
     found, *said, answer = asyncio.run(collect())
-    assert found == Retrieved(tuple(HITS), ("lexical: down",))
+    assert found == Retrieved((HITS[0], replace(HITS[1], citation_id=2)), ("lexical: down",))
     assert "".join(event.text for event in said) == answer.answer == "Wide [2]"
     assert answer.degraded == ("lexical: down",)
 

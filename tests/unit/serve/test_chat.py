@@ -68,6 +68,8 @@ async def test_a_stream_ends_with_the_evidence(client: openai.AsyncOpenAI) -> No
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert deltas[0].role == "assistant"
+    early = (deltas[0].model_extra or {})["hits"]
+    assert [hit["id"] for hit in early] == [hit["id"] for hit in (deltas[-1].model_extra or {})["hits"]]
     assert [delta.content for delta in deltas[1:-1]] == ["40 mm ", "apart [1]."]
     extra = deltas[-1].model_extra or {}
     assert (extra["citations"], extra["boxes"]) == ([CITATION], [BOX])
