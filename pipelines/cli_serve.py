@@ -14,6 +14,7 @@ import typer
 
 from pipelines.cli_options import (
     DEFAULT_INDEX,
+    REFUSED_ROWS,
     AsJson,
     Assignments,
     ConfigFile,
@@ -83,6 +84,10 @@ def ask(
     annotate: Annotated[
         Path | None, typer.Option("--annotate", help="Write the picture with the answer's boxes here.")
     ] = None,
+    batch: Annotated[
+        Path | None, typer.Option("--batch", help="Answer each line of this JSONL file instead, into --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The Parquet file of --batch's answers.")] = None,
     index: IndexDir = DEFAULT_INDEX,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -90,11 +95,16 @@ def ask(
 ) -> None:
     """Answer a question from the index, with citations and boxes. Uses a running `mmrag serve` of it."""
     settings = effective_settings(config, assignments)
+    if batch or out:
+        if not (batch and out) or text or image or annotate:
+            raise UsageError("--batch FILE and --out FILE go together, and without a question")
+        _ask_batch(served_parts(settings, index), batch, out, as_json)
+        return
     from pipelines.console import print_answer
     from pipelines.core.index import Manifest
 
     query = question_query(text, image, mode, where, k, Manifest.load(index).metadata_types)
-    address = None if assignments or config else _served(index)
+    address = None if assignments else _served(index)  # --set asks for other settings than the server's
     try:
         answer = _ask_server(address, query, where) if address else _ask_here(index, settings, query)
     except BadImage as exc:
@@ -102,6 +112,23 @@ def ask(
     print_json(answer) if as_json else print_answer(answer)
     if annotate:
         _annotate(annotate, answer, query.image, index)
+
+
+def _ask_batch(parts: Parts, questions: Path, out: Path, as_json: bool) -> None:
+    from contextlib import redirect_stdout
+    from dataclasses import asdict
+
+    from pipelines.console import progress_bar
+    from pipelines.serve.batch import answer_batch
+
+    with progress_bar() as progress, redirect_stdout(sys.stderr):
+        summary = asdict(answer_batch(parts, questions, out, progress))
+    if as_json:
+        print_json(summary)
+    else:
+        print(", ".join(f"{count:,} {what}" for what, count in summary.items()) + f": {out}")
+    if summary["failed"]:
+        raise typer.Exit(REFUSED_ROWS)
 
 
 def _ask_here(index: Path, settings: Settings, query: Query) -> dict[str, Any]:

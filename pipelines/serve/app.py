@@ -56,19 +56,31 @@ def run(parts: Parts, ready: Callable[[str], None], stop: threading.Event | None
     """
     stop = stop or threading.Event()
     config = parts.serve
-    port = config.port or _free_port(config.host)
+    address = (config.host, config.port or _free_port(config.host))
+    with _stopped_by_signals(stop), deployed(parts, address):
+        ready(f"http://{address[0]}:{address[1]}")
+        stop.wait()
+
+
+@contextmanager
+def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[None]:
+    """The application, up and ready; without an address it is reached by handles only. Raises MmragError when
+    a part cannot start."""
+    app = application(parts)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with _ray(), _stopped_by_signals(stop):
+    with _ray():
+        host, port = address or ("", 0)
         serve.start(
-            http_options={"host": config.host, "port": port},
+            proxy_location="HeadOnly" if address else "Disabled",
+            http_options={"host": host, "port": port} if address else None,
             logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
         )
         try:
-            serve.run(application(parts), name=NAME, route_prefix="/", blocking=False)
-            ready(f"http://{config.host}:{port}")
-            stop.wait()
-        except RuntimeError as exc:  # Serve's word for a deployment that failed
-            raise MmragError(f"the server did not start: {_reasons() or exc}") from exc
+            try:
+                serve.run(app, name=NAME, route_prefix="/", blocking=False)
+            except RuntimeError as exc:  # Serve's word for a deployment that failed
+                raise MmragError(f"the server did not start: {_reasons() or exc}") from exc
+            yield
         finally:
             serve.shutdown()
 

@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import openai
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from fakes import photograph, png
 from tuned_llava import as_on_a_hub, save_base
@@ -124,6 +125,29 @@ def test_without_a_server_ask_answers_in_its_own_process(index: Path, model: Pat
     assert answer["hits"][0]["document_id"] == "d1"
     assert answer["hits"][0]["image_uri"].startswith("file:")
     assert "no server for this index is running" in done.stderr
+
+
+def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) -> None:
+    """Before the server is up: both would want all of this machine."""
+    questions, out = index.parent / "questions.jsonl", index.parent / "answers.parquet"
+    lines = [
+        {"id": "red", "query": "the red pump?"},
+        {"query": "哪个风扇？", "image": "p1.png"},
+        {"query": "x", "image": "../secret.png"},
+        {"query": "x", "filter": "colour == 1"},
+    ]
+    questions.write_text("\n".join([*map(json.dumps, lines), "{broken"]), "utf-8")
+    asked = [MMRAG, "ask", "--batch", str(questions), "--out", str(out), "--index", str(index), "--json"]
+    chosen = {"generator.model": model, "generator.engine": "transformers", "generator.max_tokens": 4}
+    sets = [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
+    done = subprocess.run([*asked, *sets], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout) == {"questions": 5, "refused": 0, "failed": 3}
+    rows = pq.read_table(out).to_pylist()
+    assert [row["id"] for row in rows] == ["red", "2", "3", "4", "5"]
+    assert [bool(row["error"]) for row in rows] == [False, False, True, True, True]
+    assert rows[1]["hits"][0] == "d1#img-0"
+    assert "outside the folder" in rows[2]["error"]
 
 
 def test_it_is_ready_when_healthz_says_so(served: Served) -> None:

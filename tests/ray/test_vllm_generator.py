@@ -26,7 +26,9 @@ from tuned_llava import as_on_a_hub, save_base, save_tuned
 from pipelines.core.errors import GeneratorUnavailable, UsageError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling
 from pipelines.core.prompts import Turn, messages
-from pipelines.serve.vllm import RemoteGenerator, VllmConfig, llm_deployment
+from pipelines.serve.config import VllmConfig
+from pipelines.serve.handles import RemoteGenerator
+from pipelines.serve.vllm import llm_deployment
 from pipelines.train.llava_export import export
 
 needs_vllm = pytest.mark.skipif(

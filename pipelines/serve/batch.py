@@ -1,0 +1,195 @@
+"""Many questions from a file: Ray Data hands them to the deployments of `mmrag serve`, without HTTP.
+
+A question that cannot be answered is a row with its `error`. Rows come out in the order of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ray import serve
+
+from pipelines.core import filters
+from pipelines.core.answer import Question
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.images import MAX_BYTES
+from pipelines.core.index import Manifest
+from pipelines.core.retriever import Mode, Query
+from pipelines.core.types import Answer
+from pipelines.serve.app import NAME, deployed
+from pipelines.serve.deployments import Parts, ServedBackend
+from pipelines.serve.vllm import DEPLOYMENT
+
+_BLOCK_ROWS, _AT_ONCE = 256, 32
+MAX_LINE_BYTES = 2**20
+
+Progress = Callable[[str, int, int], None]
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "query": pa.string(),
+        "answer": pa.string(),
+        "refused": pa.bool_(),
+        "citations": pa.list_(pa.struct({"n": pa.int64(), "hit_id": pa.string()})),
+        "boxes": pa.list_(
+            pa.struct({"image": pa.string(), "xyxy": pa.list_(pa.float64()), "label": pa.string()})
+        ),
+        "hits": pa.list_(pa.string()),
+        "degraded": pa.list_(pa.string()),
+        "total_ms": pa.float64(),
+        "error": pa.string(),
+    }
+)
+
+
+class Asked(BaseModel):
+    """A line of the file. `image` is relative to it and lies in its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str | int = ""
+    query: str | None = None
+    image: str | None = None
+    mode: Mode = "auto"
+    k: int = 10
+    filter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    questions: int
+    refused: int
+    failed: int
+
+
+def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -> BatchSummary:
+    """Answer every line of a JSONL file into one Parquet file. Raises UsageError for a file that cannot be
+    read; `out` is written whole or not at all."""
+    lines = _lines(questions)
+    blocks = [
+        pa.table({"line": range(first + 1, first + len(some) + 1), "text": some})
+        for first in range(0, len(lines), _BLOCK_ROWS)
+        if (some := lines[first : first + _BLOCK_ROWS])
+    ]
+    beside = out.with_name(f".{out.name}.part")
+    counts = {"refused": 0, "failed": 0}
+    progress("loading the models", 0, 0)
+    with deployed(parts):
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        answered = ray.data.from_arrow(blocks).map_batches(
+            AnswerQuestions,
+            fn_constructor_args=(parts, questions.absolute().parent),
+            compute=ray.data.ActorPoolStrategy(size=1),
+            batch_format="pyarrow",
+            batch_size=_AT_ONCE,
+            num_cpus=0.2,
+        )
+        done = 0
+        with pq.ParquetWriter(beside, SCHEMA) as writer:
+            for table in answered.iter_batches(batch_size=_AT_ONCE, batch_format="pyarrow"):
+                assert isinstance(table, pa.Table)
+                writer.write_table(table.cast(SCHEMA))
+                done += len(table)
+                counts["refused"] += sum(filter(None, table["refused"].to_pylist()))
+                counts["failed"] += len(table) - table["error"].null_count
+                progress("answering", done, len(lines))
+    beside.replace(out)
+    return BatchSummary(done, counts["refused"], counts["failed"])
+
+
+def _lines(questions: Path) -> list[str]:
+    try:
+        lines = [line for line in questions.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"--batch {questions}: {exc}") from exc
+    if not lines:
+        raise UsageError(f'--batch {questions}: holds no questions; a line is {{"query": "..."}}')
+    return lines
+
+
+class AnswerQuestions:
+    """Table of lines -> table of answers; those of a batch are worked on side by side."""
+
+    def __init__(self, parts: Parts, folder: Path) -> None:
+        retrieval, generator = (serve.get_deployment_handle(name, NAME) for name in ("retriever", DEPLOYMENT))
+        self._backend = ServedBackend(parts, retrieval, generator)
+        self._types = Manifest.load(parts.index_dir).metadata_types
+        self._folder = folder.resolve()
+        self._loop = asyncio.new_event_loop()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        lines = list(zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True))
+        return pa.Table.from_pylist(self._loop.run_until_complete(self._all(lines)), SCHEMA)
+
+    async def _all(self, lines: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+        return await asyncio.gather(*(self._row(line, text) for line, text in lines))
+
+    async def _row(self, line: int, text: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"id": str(line)}
+        try:
+            asked = _parsed(text)
+            found |= {"id": str(asked.id or line), "query": asked.query}
+            question = await asyncio.to_thread(self._question, asked)
+            async for event in self._backend.answer(question):
+                if isinstance(event, Answer):
+                    found |= _outcome(event)
+        except MmragError as exc:
+            found["error"] = str(exc)
+        return found
+
+    def _question(self, asked: Asked) -> Question:
+        where = filters.parse(asked.filter) if asked.filter else None
+        if where is not None:
+            filters.check(where, self._types)
+        return Question(Query(asked.query, self._picture(asked.image), asked.mode, asked.k, where))
+
+    def _picture(self, name: str | None) -> bytes | None:
+        if name is None:
+            return None
+        path = (self._folder / name).resolve()
+        if not path.is_relative_to(self._folder):
+            raise UsageError(f"image {name!r} lies outside the folder of the questions")
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as exc:
+            raise UsageError(f"image {name!r}: {exc.strerror}") from exc
+        if len(data) > MAX_BYTES:
+            raise UsageError(f"image {name!r} is larger than {MAX_BYTES:,} bytes")
+        return data
+
+
+def _parsed(text: str) -> Asked:
+    if len(text) > MAX_LINE_BYTES:
+        raise UsageError(f"the line is longer than {MAX_LINE_BYTES:,} characters")
+    try:
+        return Asked.model_validate(json.loads(text))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise UsageError(f"the line is no JSON object: {exc}") from exc
+
+
+def _outcome(answer: Answer) -> dict[str, Any]:
+    return {
+        "answer": answer.answer,
+        "refused": answer.refused,
+        "citations": [asdict(one) for one in answer.citations],
+        "boxes": [asdict(box) | {"image": str(box.image)} for box in answer.boxes],
+        "hits": [hit.id for hit in answer.hits],
+        "degraded": list(answer.degraded),
+        "total_ms": answer.timings_ms["total"],
+    }
