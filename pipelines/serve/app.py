@@ -66,9 +66,10 @@ def run(parts: Parts, ready: Callable[[str], None], stop: threading.Event | None
 def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[None]:
     """The application, up and ready; without an address it is reached by handles only. Raises MmragError when
     a part cannot start."""
-    app = application(parts)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _ray():
+        # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
+        app = application(parts)
         host, port = address or ("", 0)
         serve.start(
             proxy_location="HeadOnly" if address else "Disabled",

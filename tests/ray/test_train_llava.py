@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray
 from drawn_concepts import draw_shape
 from tiny_llava import save_tiny_llava
 
+from pipelines.core.errors import UsageError
+from pipelines.train.llava_config import LlavaTraining
+from pipelines.train.llava_job import train_llava
 from pipelines.train.run_log import read_steps
 
 pytestmark = pytest.mark.slow
@@ -131,18 +136,6 @@ def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(
     assert losses(out) == pytest.approx(losses(uninterrupted), abs=1e-5)
 
 
-def test_two_workers_learn_what_one_learns(work: Path, tmp_path: Path) -> None:
-    """Without dropout, whose draws belong to a micro-batch, the number of workers changes nothing."""
-    one = {"lora.dropout": 0, "steps": 4, "accumulate": 4}
-    two = {"lora.dropout": 0, "steps": 4, "accumulate": 2, "num_workers": 2}
-    train(work, tmp_path / "one", **one)
-    train(work, tmp_path / "two", **two)
-    train(work, tmp_path / "sharded", **two, strategy="fsdp")
-    alone = losses(tmp_path / "one")
-    assert losses(tmp_path / "two") == pytest.approx(alone, abs=1e-5)
-    assert losses(tmp_path / "sharded") == pytest.approx(alone, abs=1e-4)
-
-
 def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: Path) -> None:
     rows = (work / "data.jsonl").read_text().splitlines()[:12]
     (work / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
@@ -166,17 +159,41 @@ def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: P
     assert {row["id"]: row["line"] for row in refused} == {"gone": 1, "broken": 2, "long": 3, "marks": 4}
 
 
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """A Ray of this process, for jobs that need none of their own. Comes last: others kill theirs."""
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def settings(work: Path, dropout: float | None = None, **changed: Any) -> LlavaTraining:
+    lora = {name.removeprefix("lora."): value for name, value in QUICK.items() if name.startswith("lora.")}
+    lora |= {} if dropout is None else {"dropout": dropout}
+    plain = {name: value for name, value in QUICK.items() if not name.startswith("lora.")}
+    return LlavaTraining.model_validate({"base_model": str(work / "base"), **plain, "lora": lora, **changed})
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_two_workers_learn_what_one_learns(work: Path, tmp_path: Path) -> None:
+    """Without dropout, whose draws belong to a micro-batch, the number of workers changes nothing."""
+    one = settings(work, steps=4, accumulate=4, save_steps=4, dropout=0)
+    two = settings(work, steps=4, accumulate=2, save_steps=4, dropout=0, num_workers=2)
+    train_llava(work / "data.jsonl", tmp_path / "one", one)
+    train_llava(work / "data.jsonl", tmp_path / "two", two)
+    train_llava(work / "data.jsonl", tmp_path / "sharded", two.model_copy(update={"strategy": "fsdp"}))
+    alone = losses(tmp_path / "one")
+    assert sorted(alone) == [1, 2, 3, 4]
+    assert losses(tmp_path / "two") == pytest.approx(alone, abs=1e-5)
+    assert losses(tmp_path / "sharded") == pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.usefixtures("one_ray")
 def test_a_run_of_other_data_is_not_taken_up(work: Path, uninterrupted: Path) -> None:
     rows = (work / "data.jsonl").read_text().splitlines()[:12]
     (work / "fewer.jsonl").write_text("\n".join(rows) + "\n")
-    done = subprocess.run(
-        command(work, uninterrupted, data="fewer.jsonl", steps=20),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 2
-    assert "the training data" in done.stderr.splitlines()[-1]
+    with pytest.raises(UsageError, match="the training data"):
+        train_llava(work / "fewer.jsonl", uninterrupted, settings(work, steps=STEPS + 1))
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[Any]) -> None:
