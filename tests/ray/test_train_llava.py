@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 COLOURS = {"red": (220, 30, 40), "green": (40, 160, 60), "blue": (30, 90, 220), "black": (20, 20, 20)}
 SHAPES = ("circle", "square", "triangle")
 STEPS = 120
+KILL_AFTER = 45  # steps: behind the second checkpoint
 QUICK = {
     "steps": STEPS, "save_steps": 20, "batch_size": 2, "accumulate": 2, "warm_up": 5, "learning_rate": 2e-3,
     "max_tokens": 128, "eval_fraction": 0.25, "dtype": "float32", "lora.r": 4, "lora.alpha": 8, "threads": 1,
@@ -96,22 +97,21 @@ def test_training_learns_and_its_export_is_a_model(uninterrupted: Path) -> None:
     LlavaForConditionalGeneration.from_pretrained(uninterrupted / "merged")
 
 
-@pytest.mark.parametrize("kill_after", [7, 45])
 def test_a_run_that_was_killed_goes_on_with_the_same_losses(
-    work: Path, uninterrupted: Path, tmp_path: Path, kill_after: int
+    work: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
     process = subprocess.Popen(
         command(work, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    wait_for_step(out, kill_after, process)
+    wait_for_step(out, KILL_AFTER, process)
     for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         if one.is_running():
             one.kill()
     process.wait()
     summary = train(work, out)
     assert summary["step"] == STEPS
-    assert summary["steps_run"] < STEPS or kill_after < QUICK["save_steps"]
+    assert summary["steps_run"] < STEPS
     assert losses(out) == pytest.approx(losses(uninterrupted), abs=1e-5)
 
 
