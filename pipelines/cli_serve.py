@@ -175,11 +175,8 @@ def _ask_server(address: str, query: Query, where: str | None) -> dict[str, Any]
     except (httpx.HTTPError, ValueError) as exc:
         raise GeneratorUnavailable(f"{address} does not answer ({exc}); is the server still up?") from exc
     if response.is_error:
-        raise (
-            UsageError(found["error"]["message"])
-            if response.status_code < 500
-            else GeneratorUnavailable(found["error"]["message"])
-        )
+        wrong = UsageError if response.status_code < 500 else GeneratorUnavailable
+        raise wrong(found["error"]["message"])
     return dict(found)
 
 

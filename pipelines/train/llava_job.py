@@ -210,8 +210,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """This worker's micro-batches from where the loop stands. Other processes read and tokenise ahead.
 
-    Actors, and not Ray Data: its executor, held back by a slower reader, spins in this very process and took
-    40 % of a training step on two cores.
+    Actors, and not Ray Data: its executor, held back by a slower reader, spins in this very process.
     """
     rank, world = loop.place.rank, loop.place.world
     wanted = places(plan.train, config, loop.steps_done, rank, world, prepare.shape.tokens_per_image)

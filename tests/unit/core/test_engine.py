@@ -83,14 +83,24 @@ def test_an_unknown_adapter_is_named(engine) -> None:
 
 
 def test_leaving_ends_the_work(engine) -> None:
-    async def leave() -> int:
-        stream = engine.stream(PROMPT, Sampling(400, temperature=1.0))
-        async for _ in stream:
-            break
-        await stream.aclose()
-        return len([piece async for piece in engine.stream(PROMPT, Sampling(2))])
+    """Counted in passes of the model: random text has few words, so its pieces come late."""
+    model, _ = engine._loaded()
+    passes: list[int] = []
+    watching = model.register_forward_hook(lambda *_: passes.append(1))
 
-    assert asyncio.run(asyncio.wait_for(leave(), 60)) >= 0
+    async def leave() -> None:
+        asked = asyncio.create_task(anext(engine.stream(PROMPT, Sampling(300))))
+        while len(passes) < 5:
+            await asyncio.sleep(0.001)
+        asked.cancel()
+        await asyncio.wait([asked])
+
+    asyncio.run(leave())
+    left_after = len(passes)
+    passes.clear()
+    said(engine, PROMPT, Sampling(300))
+    watching.remove()
+    assert left_after < len(passes)
 
 
 def test_what_is_no_model_is_refused(tmp_path) -> None:
