@@ -49,13 +49,12 @@ def engine(generator: GeneratorConfig) -> str:
     return "vllm" if find_spec("vllm") else "transformers"
 
 
-def run(parts: Parts, ready: Callable[[str], None], stop: threading.Event | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, or until `stop` is set; answers that are being written are finished.
+def run(parts: Parts, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; answers that are being written are finished.
 
     `ready` is told the address once questions can be asked. Raises MmragError when a part cannot start.
     """
-    stop = stop or threading.Event()
-    config = parts.serve
+    stop, config = threading.Event(), parts.serve
     address = (config.host, config.port or _free_port(config.host))
     with _stopped_by_signals(stop), deployed(parts, address):
         ready(f"http://{address[0]}:{address[1]}")
@@ -134,9 +133,6 @@ def _ray() -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +71,7 @@ class QueryEncoder:
         if self._encoder.has_text_tower:
             self._encoder.encode_texts(["warm"])
 
-    async def described(self, _: None = None) -> Described:
+    async def described(self) -> Described:
         return Described(self._encoder.cache_key, self._embedder.space, self._embedder.floor)
 
     @serve.batch
@@ -130,8 +131,9 @@ class TransformersGenerator:
         self._engine.load()
 
     async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
-        async for piece in self._engine.stream(prompt, sampling):
-            yield piece
+        async with aclosing(self._engine.stream(prompt, sampling)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 class ServedBackend:

@@ -66,10 +66,10 @@ class RemoteEncoder(Encoder):
         return _described(self._handle, self._timeout_s).cache_key
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        return np.stack([_waited(self._handle.encode_text, text, self._timeout_s) for text in texts])
+        return np.stack([_waited(self._timeout_s, self._handle.encode_text, text) for text in texts])
 
     def encode_bytes(self, data: bytes) -> Vectors:
-        found: Vectors | BadImage = _waited(self._handle.encode_picture, data, self._timeout_s)
+        found: Vectors | BadImage = _waited(self._timeout_s, self._handle.encode_picture, data)
         if isinstance(found, BadImage):
             raise found
         return found
@@ -84,7 +84,7 @@ class RemoteEmbedder:
         self.space, self.floor = described.text_space, described.floor
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        return np.stack([_waited(self._handle.embed_query, text, self._timeout_s) for text in texts])
+        return np.stack([_waited(self._timeout_s, self._handle.embed_query, text) for text in texts])
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         raise NotImplementedError("passages are embedded at ingest")
@@ -138,15 +138,15 @@ class RemoteGenerator:
 
 
 def _described(handle: DeploymentHandle[Any], timeout_s: float) -> Described:
-    found: Described = _waited(handle.described, None, timeout_s)
+    found: Described = _waited(timeout_s, handle.described)
     return found
 
 
-def _waited(method: Any, argument: Any, timeout_s: float) -> Any:
+def _waited(timeout_s: float, method: Any, *arguments: Any) -> Any:
     """The result of a call, waited for by this thread."""
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
-            return method.remote(argument).result(timeout_s=timeout_s)
+            return method.remote(*arguments).result(timeout_s=timeout_s)
         except TimeoutError as exc:
             raise StoreUnavailable(f"the query encoder did not answer within {timeout_s:g} s") from exc
         except _LOST as exc:
