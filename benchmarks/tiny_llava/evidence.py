@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, Field, code, name
+from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, Field, code, name, stated
 from benchmarks.tiny_llava.prose import prose
 from benchmarks.tiny_llava.sheets import Drawn
 from benchmarks.tiny_llava.split import Asked, Language, Part, Phrases
@@ -78,22 +78,29 @@ class _Item:
     sheet: Drawn | None = None
 
 
-def asked(rng: random.Random, part: Part, language: Language, answerable: bool) -> Asked:
-    """One to four texts and a question. The answer is "VALUE [n]" or NO_ANSWER.
+def asked(
+    rng: random.Random, part: Part, language: Language, answerable: Sequence[bool] = (True,)
+) -> list[Asked]:
+    """One to four texts and a question for each of `answerable`, the first with the evidence.
 
-    Where there is none, the question is of a product that no text names, or of a field that only other
-    products have.
+    The answer is "The FIELD of NAME is VALUE [n]", or NO_ANSWER: then the question is of a product that no
+    text names, or of a field that only other products have.
     """
     items = _items(rng, part, language)
-    at = rng.choice([number for number, item in enumerate(items) if item.values])
-    return _asked_of(at, items, rng, part, language, answerable)
+    told = [number for number, item in enumerate(items) if item.values]
+    return _asked_of(told, items, rng, part, language, answerable)
 
 
 def asked_of_sheets(
-    shown: Sequence[Drawn], rng: random.Random, part: Part, language: Language, answerable: bool
-) -> Asked:
+    shown: Sequence[Drawn],
+    rng: random.Random,
+    part: Part,
+    language: Language,
+    answerable: Sequence[bool] = (True,),
+) -> list[Asked]:
     """The same where one or two pieces of evidence are pictures of sheets, in the order given, beside up to
-    two texts. The answer is "VALUE [n] BOX", the box in the pixels of evidence n's picture.
+    two texts, and they are asked about. After its citation an answer has a box, in the pixels of evidence n's
+    picture.
     """
     pictured = [_pictured(rng, language, drawn) for drawn in shown]
     names = {item.name for item in pictured}
@@ -101,52 +108,71 @@ def asked_of_sheets(
     for number, item in enumerate(pictured):
         after = items.index(pictured[number - 1]) + 1 if number else 0
         items.insert(rng.randint(after, len(items)), item)
-    at = items.index(rng.choice(pictured))
-    return _asked_of(at, items, rng, part, language, answerable)
+    told = [number for number, item in enumerate(items) if item.sheet]
+    return _asked_of(told, items, rng, part, language, answerable)
 
 
 def asked_with_sheet(
-    drawn: Drawn, rng: random.Random, part: Part, language: Language, answerable: bool
-) -> Asked:
-    """The question's own picture is a sheet. Either it holds the answer, "VALUE BOX", or a text about its
-    product does, "VALUE [n]"; the question does not name the product.
+    drawn: Drawn, rng: random.Random, part: Part, language: Language, answerable: Sequence[bool] = (True,)
+) -> list[Asked]:
+    """The questions' own picture is a sheet. Either it holds the answer, "The FIELD is VALUE BOX", or a text
+    about its product does, "The FIELD is VALUE [n]"; the questions do not name the product.
     """
     sheet = drawn.sheet
     about = _product(language, sheet.kind, sheet.code)
     items = [item for item in _items(rng, part, language) if item.name != about][: _MOST - 1]
     on_sheet = {field for field, _ in sheet.rows}
-    if from_text := rng.random() < 0.4:
-        fields = rng.sample([field for field in FIELDS if field not in on_sheet], rng.choice((1, 2)))
-        values = tuple((field, field.value(rng, part)) for field in fields)
-        at = rng.randint(0, len(items))
+    fields = rng.sample([field for field in FIELDS if field not in on_sheet], rng.choice((0, 1, 2)))
+    values = tuple((field, field.value(rng, part)) for field in fields)
+    at = rng.randint(0, len(items))
+    if values:
         items.insert(at, _Item(about, values, _text(rng, language, about, values)))
-        field, value = rng.choice(values)
-        answer = f"{value} [{at + 1}]"
-    else:
-        field, value = rng.choice(sheet.rows)
-        answer = f"{value} {format_boxes([drawn.boxes[field.key]])}"
-    if not answerable:
-        told = on_sheet | {field for item in items if item.name == about for field, _ in item.values}
-        field, answer = rng.choice([field for field in FIELDS if field not in told]), NO_ANSWER[language]
-    question = rng.choice(READ[language].of(part)).format(field=field.label(language))
-    prompt = evidence_prompt(question, [item.text for item in items], query_picture=True)
-    return Asked(prompt.text, answer, "text" if from_text else "picture")
+    told = on_sheet | {field for item in items if item.name == about for field, _ in item.values}
+    made: list[Asked] = []
+    for held in answerable:
+        if not held:
+            field, answer = rng.choice([field for field in FIELDS if field not in told]), NO_ANSWER[language]
+        elif values and rng.random() < 0.6:
+            field, value = rng.choice(values)
+            answer = f"{stated(field, value, language)} [{at + 1}]"
+        else:
+            field, value = rng.choice(sheet.rows)
+            answer = f"{stated(field, value, language)} {format_boxes([drawn.boxes[field.key]])}"
+        question = rng.choice(READ[language].of(part)).format(field=field.label(language))
+        if not made:
+            prompt = evidence_prompt(question, [item.text for item in items], query_picture=True)
+            question = prompt.text
+        made.append(Asked(question, answer, field.key))
+    return made
 
 
 def _asked_of(
-    at: int, items: list[_Item], rng: random.Random, part: Part, language: Language, answerable: bool
-) -> Asked:
-    about, (field, value) = items[at].name, rng.choice(items[at].values)
-    answer = f"{value} [{at + 1}]"
-    if drawn := items[at].sheet:
-        answer += f" {format_boxes([drawn.boxes[field.key]])}"
-    if not answerable:
-        about, field = _unanswered(rng, part, language, items, at)
-        answer = NO_ANSWER[language]
-    question = rng.choice(ASK[language].of(part)).format(field=field.label(language), name=about)
+    told: Sequence[int],
+    items: list[_Item],
+    rng: random.Random,
+    part: Part,
+    language: Language,
+    answerable: Sequence[bool],
+) -> list[Asked]:
+    """Questions about the items at `told`, none twice as long as there are others."""
+    every = [(at, field, value) for at in told for field, value in items[at].values]
+    rng.shuffle(every)
     pictures = [number for number, item in enumerate(items, start=1) if item.sheet]
-    prompt = evidence_prompt(question, [item.text for item in items], pictures)
-    return Asked(prompt.text, answer, field.key)
+    made: list[Asked] = []
+    for number, held in enumerate(answerable):
+        at, field, value = every[number % len(every)]
+        about = items[at].name
+        answer = f"{stated(field, value, language, about)} [{at + 1}]"
+        if drawn := items[at].sheet:
+            answer += f" {format_boxes([drawn.boxes[field.key]])}"
+        if not held:
+            about, field = _unanswered(rng, part, language, items, at)
+            answer = NO_ANSWER[language]
+        question = rng.choice(ASK[language].of(part)).format(field=field.label(language), name=about)
+        if not made:
+            question = evidence_prompt(question, [item.text for item in items], pictures).text
+        made.append(Asked(question, answer, field.key))
+    return made
 
 
 def _pictured(rng: random.Random, language: Language, drawn: Drawn) -> _Item:

@@ -79,6 +79,16 @@ READ = {
     ),
 }
 
+_STATED = {"en": "The {field} of {name} is {value}", "zh": "{name}的{field}是{value}"}
+_READ_OFF = {"en": "The {field} is {value}", "zh": "{field}是{value}"}
+
+
+def stated(field: Field, value: str, language: Language, about: str = "") -> str:
+    """An answer in a sentence: words that lead to the value make it easier to find than a bare number."""
+    words = (_STATED if about else _READ_OFF)[language]
+    return words.format(field=field.label(language), value=value, name=about)
+
+
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "br", "tr", "kl")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "", "n", "r", "l", "s", "x")

@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from benchmarks.tiny_llava.copying import begin_copying
 from pipelines.core.grounding import FrameConfig
 
 SIDE, PATCH = 160, 16
@@ -96,7 +97,8 @@ def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def untrained(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForConditionalGeneration:
-    """Random weights, but for the tower's positions: they begin as sines and cosines of row and column."""
+    """Random weights, but for the tower's positions, which begin as sines and cosines of row and column, and
+    the language model's attention, which begins able to copy (`copying.py`)."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=192, intermediate_size=768, projection_dim=192, num_hidden_layers=4,
@@ -106,6 +108,7 @@ def untrained(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCond
             vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688,
             num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4,
             max_position_embeddings=CONTEXT, tie_word_embeddings=False,
+            attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         ),
@@ -119,6 +122,7 @@ def untrained(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCond
     positions = model.model.vision_tower.get_submodule("embeddings.position_embedding").weight
     with torch.no_grad():
         positions[1:] = 0.5 * sines(SIDE // PATCH, positions.shape[1])
+    begin_copying(model)
     return model
 
 

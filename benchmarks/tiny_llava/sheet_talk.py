@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.tiny_llava.fields import KINDS, READ
+from benchmarks.tiny_llava.fields import KINDS, READ, stated
 from benchmarks.tiny_llava.sheets import Box, Drawn, Sheet
 from benchmarks.tiny_llava.split import Asked, Language, Part, Phrases
 from pipelines.core.grounding import format_boxes
@@ -43,7 +43,11 @@ _DRAWING = {"en": "drawing", "zh": "图形"}
 def values(sheet: Sheet, rng: random.Random, part: Part, language: Language) -> list[Asked]:
     """What each row says, in random order."""
     asked = [
-        Asked(_one(READ[language], part, rng).format(field=field.label(language)), value, field.key)
+        Asked(
+            _one(READ[language], part, rng).format(field=field.label(language)),
+            stated(field, value, language),
+            field.key,
+        )
         for field, value in sheet.rows
     ]
     rng.shuffle(asked)

@@ -4,7 +4,8 @@
 
 A page of random words and numbers tells a hundred patches at once what to see, an answer of a LLaVA only a
 few characters: reading is learnt in a fraction of the time. Where the words stand is random, so no layout of
-`sheets.py` is learnt here. The head that names the characters is thrown away. Knows nothing of questions.
+`sheets.py` is learnt here. A character is named by its embedding, and embeddings stay as they are: what the
+projector says can then be read by the language model much as text is. Knows nothing of questions.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pipelines.train.llava_batch import picture_shape
 
 _TWICE = 2  # drawn larger and reduced, as sheets are
 _SLOTS = 3
+_SURE = 12.0  # the logit of a character told well
 _WORDS = [word for field in FIELDS for word in (field.en.capitalize(), field.zh)]
 _WORDS += [word for english, chinese in KINDS for word in (english.capitalize(), chinese)]
 _DIGITS, _CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -115,17 +117,38 @@ class Pages(IterableDataset[tuple[NDArray[np.uint8], NDArray[np.int64]]]):
 
 
 class Speller(nn.Module):
-    """The tower and a head that names each patch's characters."""
+    """The tower, the projector, and what each patch's characters are: those whose embeddings the language
+    model would see there. A patch's first character is told as a token of text is; of the others, and of
+    nothing, the telling is learnt.
+    """
 
-    def __init__(self, tower: nn.Module, width: int) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, characters_CD: torch.Tensor) -> None:
+        """`characters_CD`: the embedding of each character."""
         super().__init__()
-        self.tower = tower
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, _SLOTS * (len(_CHARACTERS) + 1)))
+        width = characters_CD.shape[1]
+        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
+        self.register_buffer("characters_CD", characters_CD)
+        self.nothing = nn.Parameter(torch.zeros(_SLOTS, 1, width))
+        self.later = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(_SLOTS - 1))
+        # As sure as it can be where the projector says just the embedding.
+        self.scale = _SURE / float(characters_CD.square().sum(1).mean())
 
     def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """(N, patches, _SLOTS, classes)."""
         seen = self.tower(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states[-1][:, 1:]
-        return self.head(seen).unflatten(-1, (_SLOTS, -1))
+        told = self.projector(seen)
+        slots = [told, *(later(told) for later in self.later)]
+        classes = [torch.cat([nothing, self.characters_CD]) for nothing in self.nothing]
+        return torch.stack([self.scale * one @ of.T for one, of in zip(slots, classes, strict=True)], dim=2)
+
+
+def character_embeddings(model: LlavaForConditionalGeneration, tokenizer: Any) -> torch.Tensor:
+    """(characters, width). One of several tokens is their mean, as long as one alone."""
+    rows = []
+    for character in _CHARACTERS:
+        ids = tokenizer(character, add_special_tokens=False)["input_ids"]
+        rows.append(model.get_input_embeddings().weight[ids].detach().mean(0) * len(ids) ** 0.5)
+    return torch.stack(rows)
 
 
 def teach(
@@ -137,11 +160,11 @@ def teach(
     seed: int,
     workers: int,
 ) -> None:
-    """Train `model`'s tower in place."""
+    """Train `model`'s tower and projector in place."""
     shape = picture_shape(processor)
     mean, std = torch.tensor(shape.mean), torch.tensor(shape.std)
     torch.manual_seed(seed)
-    speller = Speller(model.model.vision_tower, model.config.vision_config.hidden_size)
+    speller = Speller(model, character_embeddings(model, processor.tokenizer))
     learning = list(speller.parameters())
     optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.01, fused=True)
     pages = iter(DataLoader(Pages(seed), batch, num_workers=workers))
