@@ -25,7 +25,8 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,6 +142,27 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
 
     Sizes are checked from the header, before anything is decoded.
     """
+    with _opened(data, max_pixels, max_bytes) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImage(f"{width} x {height} pixels are above the limit of {max_pixels:,} pixels")
+        if isinstance(image, TiffImageFile):
+            _check_tiff(image, max_pixels)
+        return _upright(image)
+
+
+def extent(data: bytes, *, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
+    """Width and height that decoding works on at once, as the header declares them: the picture's own, or
+    those of a TIFF's tile where that is larger. Decodes nothing. Raises BadImage."""
+    with _opened(data, MAX_PIXELS, max_bytes) as image:
+        whole = image.size
+        tile = _tile_size(image) if isinstance(image, TiffImageFile) else whole
+        return max(whole, tile, key=lambda size: size[0] * size[1])
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int, max_bytes: int) -> Iterator[ImageFile.ImageFile]:
+    """The picture with its header read. What damage raises, here or where it is used, becomes BadImage."""
     if not data:
         raise BadImage("an empty file")
     if len(data) > max_bytes:
@@ -152,12 +174,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BY
     _check_bytes(name, data)
     try:
         with opener(io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BadImage(f"{width} x {height} pixels are above the limit of {max_pixels:,} pixels")
-            if isinstance(image, TiffImageFile):
-                _check_tiff(image, max_pixels)
-            return _upright(image)
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise BadImage(f"the {name} declares more than the limit of {max_pixels:,} pixels") from exc
     except _DAMAGE as exc:
@@ -234,9 +251,7 @@ def _check_bytes(name: str, data: bytes) -> None:
 
 def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
     # libtiff decodes whole tiles, and a tile may be larger than its picture.
-    width, length = image.tag_v2.get(_TIFF_TILE_WIDTH, 1), image.tag_v2.get(_TIFF_TILE_LENGTH, 1)
-    if not isinstance(width, int) or not isinstance(length, int):
-        raise BadImage("damaged TIFF: its tiles have no size")
+    width, length = _tile_size(image)
     if width * length > max_pixels:
         raise BadImage(f"tiles of {width} x {length} pixels are above the limit of {max_pixels:,} pixels")
     # Pillow leaves pixels that no strip covers black.
@@ -245,6 +260,13 @@ def _check_tiff(image: TiffImageFile, max_pixels: int) -> None:
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
     if covered < image.width * image.height * (1 if image.use_load_libtiff else planes):
         raise BadImage("truncated TIFF")
+
+
+def _tile_size(image: TiffImageFile) -> tuple[int, int]:
+    width, length = image.tag_v2.get(_TIFF_TILE_WIDTH, 1), image.tag_v2.get(_TIFF_TILE_LENGTH, 1)
+    if not isinstance(width, int) or not isinstance(length, int):
+        raise BadImage("damaged TIFF: its tiles have no size")
+    return width, length
 
 
 def _png_profiles(data: bytes) -> int:

@@ -54,11 +54,18 @@ def run(parts: Parts, ready: Callable[[str], None]) -> None:
 
     `ready` is told the address once questions can be asked. Raises MmragError when a part cannot start.
     """
-    stop, config = threading.Event(), parts.serve
-    address = (config.host, config.port or _free_port(config.host))
-    with _stopped_by_signals(stop), deployed(parts, address):
-        ready(f"http://{address[0]}:{address[1]}")
+    stop = threading.Event()
+    with _stopped_by_signals(stop), serving(parts) as address:
+        ready(address)
         stop.wait()
+
+
+@contextmanager
+def serving(parts: Parts) -> Iterator[str]:
+    """The server, up and ready, at the address that this yields. Raises MmragError if a part cannot start."""
+    host, port = parts.serve.host, parts.serve.port or _free_port(parts.serve.host)
+    with deployed(parts, (host, port)):
+        yield f"http://{host}:{port}"
 
 
 @contextmanager

@@ -126,7 +126,8 @@ class Asking:
     async def _query(
         self, body: SearchRequest | ChatRequest, text: str | None, picture: str | None, caller: Caller
     ) -> Query:
-        """What is asked of the backend, within the caller's tenant. Raises UsageError and TooLarge."""
+        """What is asked of the backend, within the caller's tenant. Raises UsageError, TooLarge and
+        BadImage."""
         config = self._config
         if text and len(text) > config.max_question_chars:
             most = f"{config.max_question_chars:,}"
@@ -141,6 +142,11 @@ class Asking:
         return query
 
     async def _picture(self, uri: str) -> bytes:
+        data = await self._picture_bytes(uri)
+        await asyncio.to_thread(pictures.check_pixels, data, self._config.max_picture_pixels)
+        return data
+
+    async def _picture_bytes(self, uri: str) -> bytes:
         if uri[:8].lower().startswith(("http://", "https://")):
             if self._remote is None:
                 raise UsageError("this server does not fetch pictures by URL: send a data URI")

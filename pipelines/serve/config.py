@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -9,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 _MIB = 2**20
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
 
 
 class ApiKey(BaseModel):
@@ -110,11 +112,20 @@ class ServeConfig(BaseModel):
     page: bool = Field(True, description="serve the web page at /")
     cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may ask, as https://host")
 
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names without port that requests may call this server by; empty: any, but at a loopback "
+        "address without api_keys only loopback's own",
+    )
+
     api_keys: tuple[ApiKey, ...] = Field((), description="empty: everyone may ask, and sees every tenant")
     rate_per_minute: int = Field(0, ge=0, description="questions of a key or client address; 0: no limit")
 
     max_body_bytes: int = Field(32 * _MIB, ge=1024, description="of a request")
     max_picture_bytes: int = Field(20 * _MIB, ge=1024, description="of a picture, decoded from its base64")
+    max_picture_pixels: int = Field(
+        32_000_000, ge=1, description="of a request's picture, as its header declares them"
+    )
     max_pictures: int = Field(
         8, ge=1, description="in the messages of a chat; only the last question's is read"
     )
@@ -139,6 +150,14 @@ class ServeConfig(BaseModel):
     transformers: Replicas = Field(
         Replicas(num_cpus=1, target_ongoing_requests=2), description="the generator where vLLM does not run"
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names_only(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no host's name without scheme and port; IPv6 is written [::1]")
+        return hosts
 
     @model_validator(mode="after")
     def _keys_differ(self) -> Self:

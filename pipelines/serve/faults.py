@@ -61,6 +61,11 @@ class TooLarge(Refusal):
     status, type = 413, "request_too_large"
 
 
+class Misdirected(Refusal):
+    # RFC 9110, 15.5.20: the request is sound, but this server does not answer for the host that it names.
+    status, type = 421, "misdirected_request"
+
+
 class TooManyRequests(Refusal):
     status, type = 429, "rate_limit_error"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +24,8 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.endpoints import Endpoints
 from pipelines.serve.faults import Refusal
 from pipelines.serve.metrics import Metrics
-from pipelines.serve.protection import Admission
-from pipelines.serve.shell import Guarded, Observed
+from pipelines.serve.protection import Admission, Hosts
+from pipelines.serve.shell import Addressed, Guarded, Observed
 
 __all__ = ["Backend", "Event", "Health", "create_app"]
 
@@ -38,6 +39,7 @@ _WHY: Final = {
     404: "There is no such thing here",
     408: "The body did not arrive in time",
     413: "The body or its picture is too large",
+    421: "The request's Host is no name of this server",
     429: "Too many questions a minute; Retry-After says when to ask again",
     503: "Busy, out of time, or a part does not answer; Retry-After says when to ask again",
 }
@@ -56,7 +58,9 @@ def create_app(backend: Backend, config: ServeConfig, sampling: Sampling | None 
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
     )
-    _add_routes(app, Endpoints(backend, asking, metrics), keyed=bool(config.api_keys))
+    hosts = Hosts(config)
+    everywhere = (421,) if hosts.bounded else ()
+    _add_routes(app, Endpoints(backend, asking, metrics), everywhere, keyed=bool(config.api_keys))
     if config.page:
         _add_page(app)
     _add_errors(app, asking)
@@ -69,17 +73,21 @@ def create_app(backend: Backend, config: ServeConfig, sampling: Sampling | None 
             allow_headers=("Authorization", "Content-Type", "X-Request-Id"),
             expose_headers=_EXPOSED,
         )
+    if hosts.bounded:
+        app.add_middleware(Addressed, hosts=hosts)
     app.add_middleware(Observed, metrics=metrics)
     _without_422(app)
     return app
 
 
-def _add_routes(app: FastAPI, endpoints: Endpoints, *, keyed: bool) -> None:
+def _add_routes(app: FastAPI, endpoints: Endpoints, everywhere: Sequence[int], *, keyed: bool) -> None:
+    """`everywhere`: the refusals that any request may meet."""
+    met_by_all = _refusals(*everywhere)
     key = [Security(HTTPBearer(auto_error=False, description="an API key"))] if keyed else []
 
     def v1(path: str, endpoint: Any, model: Any, *statuses: int, **options: Any) -> None:
-        refusals = {status: _refusal(status) for status in (*statuses, *((401,) if keyed else ()))}
-        responses = refusals | options.pop("responses", {})
+        refusals = _refusals(*statuses, *((401,) if keyed else ()))
+        responses = met_by_all | refusals | options.pop("responses", {})
         app.add_api_route(
             f"/v1/{path}", endpoint, response_model=model, responses=responses, dependencies=key, **options
         )
@@ -105,13 +113,15 @@ def _add_routes(app: FastAPI, endpoints: Endpoints, *, keyed: bool) -> None:
     unready: dict[int | str, dict[str, Any]] = {
         503: {"model": api.HealthBody, "description": "Questions cannot be answered"}
     }
-    app.add_api_route("/healthz", endpoints.health, response_model=api.HealthBody, responses=unready)
+    app.add_api_route(
+        "/healthz", endpoints.health, response_model=api.HealthBody, responses=met_by_all | unready
+    )
     plain: dict[int | str, dict[str, Any]] = {200: {"description": "Metrics", "content": {"text/plain": {}}}}
-    app.add_api_route("/metrics", endpoints.metrics, response_class=Response, responses=plain)
+    app.add_api_route("/metrics", endpoints.metrics, response_class=Response, responses=met_by_all | plain)
 
 
-def _refusal(status: int) -> dict[str, Any]:
-    return {"model": api.ErrorBody, "description": _WHY[status]}
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": api.ErrorBody, "description": _WHY[status]} for status in statuses}
 
 
 def _add_page(app: FastAPI) -> None:

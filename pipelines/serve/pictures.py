@@ -1,4 +1,4 @@
-"""Pictures in requests and answers: data URIs, and boxes drawn on request. Fetches nothing."""
+"""Pictures in requests and answers: data URIs, bounds, and boxes drawn on request. Fetches nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from pipelines.core import images
 from pipelines.core.errors import UsageError
 from pipelines.core.previews import Preview, annotated
 from pipelines.core.types import PlacedBox
@@ -43,6 +44,13 @@ def read_data_uri(uri: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise too_large(max_bytes)
     return data
+
+
+def check_pixels(data: bytes, max_pixels: int) -> None:
+    """Of a picture's bytes, from its header: nothing is decoded. Raises TooLarge and BadImage."""
+    width, height = images.extent(data)
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width} x {height} pixels; send one of {max_pixels:,} at most")
 
 
 def too_large(max_bytes: int) -> TooLarge:

@@ -1,4 +1,4 @@
-"""Who asks, how often, how many at once, and for how long. Knows no route and no question."""
+"""Who asks, by what name, how often, how many at once, and for how long. Knows no route and no question."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.types import Receive
 
 from pipelines.core.filters import And, Comparison, Filter
-from pipelines.serve.config import ApiKey
-from pipelines.serve.faults import ClientGone, DeadlinePassed, Overloaded, TooManyRequests, Unauthorized
+from pipelines.serve.config import ApiKey, ServeConfig
+from pipelines.serve.faults import (
+    ClientGone,
+    DeadlinePassed,
+    Misdirected,
+    Overloaded,
+    TooManyRequests,
+    Unauthorized,
+)
+
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,39 @@ class Keyring:
         if not matching:
             raise Unauthorized("this API key is not known here")
         return matching[0]
+
+
+class Hosts:
+    """The names that requests may address this server by.
+
+    A server without keys at a loopback address answers whoever reaches it. A web page from elsewhere does, in
+    a browser on this machine, once its own name is made to mean 127.0.0.1 (DNS rebinding): the Host header
+    tells, for it still holds that name.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._names = frozenset(name.lower() for name in config.allowed_hosts)
+        self._loopback = not config.api_keys and _is_loopback(config.host)
+        self.bounded = self._loopback or bool(self._names)
+
+    def check(self, header: bytes | None) -> None:
+        """The Host header, with or without a port. Raises Misdirected."""
+        found = _HOST.fullmatch(header or b"")
+        name = found[1].decode().lower().removesuffix(".") if found else ""
+        if not self.bounded or name in self._names or (self._loopback and _is_loopback(name)):
+            return
+        own = "localhost or 127.0.0.1" if self._loopback else "its own name"
+        raise Misdirected(
+            f"the name in Host is not one of this server: use {own}, or add it to serve.allowed_hosts"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    host = host.lower()
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def scoped(where: Filter | None, tenant: str | None) -> Filter | None:

@@ -1,4 +1,5 @@
-"""What surrounds every request: its id, log line, metrics and headers; then key, rate and size. Pure ASGI.
+"""What surrounds every request: its id, log line, metrics and headers; then host, key, rate and size. Pure
+ASGI.
 
 Knows no route but by its prefix. Nothing that a caller said is logged.
 """
@@ -20,7 +21,7 @@ from pipelines.serve import faults
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import Refusal, TooLarge, TooManyRequests, UploadTooSlow
 from pipelines.serve.metrics import Metrics
-from pipelines.serve.protection import EVERYONE, Caller, Keyring, RateLimit, limited_as
+from pipelines.serve.protection import EVERYONE, Caller, Hosts, Keyring, RateLimit, limited_as
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,25 @@ class Observed:
             "caller": caller.name,
         }
         log.info("%s", json.dumps(line, ensure_ascii=False))
+
+
+class Addressed:
+    """Lets requests pass whose Host is a name of this server.
+
+    Starlette's TrustedHostMiddleware knows no ranges of addresses, and does not refuse in our errors' form.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._hosts.check(_header(scope, b"host"))
+            except Refusal as refusal:
+                await faults.response(faults.fault(refusal, 1))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Guarded:

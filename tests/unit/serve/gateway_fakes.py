@@ -127,7 +127,7 @@ def app_of(backend: ScriptedBackend, **settings: Any) -> FastAPI:
 
 def client_of(app: FastAPI, **options: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://server", **options)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", **options)
 
 
 def keys(**tenants: str | None) -> list[dict[str, Any]]:

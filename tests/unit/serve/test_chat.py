@@ -44,7 +44,7 @@ def client(backend: ScriptedBackend) -> openai.AsyncOpenAI:
 
 
 def openai_of(client: httpx.AsyncClient, key: str = "none") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(api_key=key, base_url="http://server/v1", http_client=client, max_retries=0)
+    return openai.AsyncOpenAI(api_key=key, base_url="http://localhost/v1", http_client=client, max_retries=0)
 
 
 async def test_a_completion_holds_the_words_and_the_evidence(client: openai.AsyncOpenAI) -> None:

@@ -19,7 +19,7 @@ from pipelines.core.errors import StoreUnavailable
 from pipelines.core.retriever import Query
 from pipelines.core.types import SearchResult
 from pipelines.serve import faults
-from pipelines.serve.pictures import read_data_uri
+from pipelines.serve.pictures import check_pixels, read_data_uri
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +63,13 @@ def bomb(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = zlib.compress(bytes(1000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def tiled(side: int) -> bytes:
+    """A TIFF of one pixel, whose tile declares so many pixels a side."""
+    values = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 277: 1, 322: side, 323: side, 324: 0, 325: side * side}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + struct.pack("<I", 0)
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -134,7 +141,6 @@ async def test_a_body_of_another_type_is_refused(
         ({"query": "q", "image": data_uri(b"<svg/>")}, "not a picture: an SVG drawing"),
         ({"query": "q", "image": data_uri(b"MZ")}, "not a picture"),
         ({"query": "q", "image": data_uri(picture()[:50])}, "truncated PNG"),
-        ({"query": "q", "image": data_uri(bomb(50_000, 50_000))}, "50000 x 50000 pixels are above"),
         ({"query": "q", "image": data_uri(b"")}, "the picture's data URI is empty"),
         ({"query": "q", "image": "data:image/png;base64,AA=A"}, "the picture's base64 is damaged"),
         ({"query": "q", "image": "data:image/png;base64,AA A"}, "the picture's base64 is damaged"),
@@ -213,6 +219,32 @@ async def test_a_body_that_never_ends_is_given_up() -> None:
 async def test_a_picture_above_the_limit_is_refused(client: httpx.AsyncClient) -> None:
     found = await client.post("/v1/search", json={"image": data_uri(bytes(100_001))})
     assert "larger than 100,000 bytes" in refused(found, 413)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("size", [(50_000, 50_000), (8001, 4000), (2**31 - 1, 1)])
+async def test_a_picture_of_too_many_pixels_is_refused_by_its_header(
+    client: httpx.AsyncClient, path: str, size: tuple[int, int]
+) -> None:
+    uri = data_uri(bomb(*size))
+    content = [{"type": "image_url", "image_url": {"url": uri}}]
+    chat = {"messages": [{"role": "user", "content": content}]}
+    found = await client.post(path, json=chat if "chat" in path else {"image": uri})
+    told = f"the picture has {size[0]} x {size[1]} pixels; send one of 32,000,000 at most"
+    assert refused(found, 413) == told
+
+
+@pytest.mark.parametrize(("side", "status"), [(8, 200), (9, 413)])
+async def test_the_bound_of_pixels_is_a_setting(side: int, status: int) -> None:
+    async with client_of(app_of(Decoding(), max_picture_pixels=64)) as client:
+        found = await client.post("/v1/search", json={"image": data_uri(picture(side=side))})
+    assert found.status_code == status
+
+
+def test_a_tile_counts_where_it_is_larger_than_its_picture() -> None:
+    check_pixels(tiled(512), 512 * 512)
+    with pytest.raises(faults.TooLarge, match="512 x 512"):
+        check_pixels(tiled(512), 512 * 512 - 1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 99, 100, 101, 102, 103, 104])

@@ -53,6 +53,87 @@ def authorized(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {bearer(name)}"}
 
 
+LOOPBACK = ["localhost", "LOCALHOST:8000", "localhost.", "127.0.0.1:8000", "127.9.9.9", "[::1]", "[::1]:8000"]
+FOREIGN = [
+    "rebound.example",
+    "rebound.example:8000",
+    "localhost.rebound.example",
+    "127.0.0.1.rebound.example",
+    "rebound.example@localhost",
+    "localhost, rebound.example",
+    "192.168.0.7",
+    "0.0.0.0",
+    "[::2]",
+    "",
+]
+ROUTES = ["/", "/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/nothing"]
+
+
+async def status_of(backend: ScriptedBackend, called: str, path: str = "/healthz", **settings: Any) -> int:
+    async with client_of(app_of(backend, **settings)) as client:
+        found = await client.get(path, headers={"Host": called})
+    if found.status_code == 421:
+        assert found.json()["error"]["type"] == "misdirected_request"
+        assert "serve.allowed_hosts" in found.json()["error"]["message"]
+    return found.status_code
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_page_whose_name_means_loopback_gets_nothing(backend: ScriptedBackend, path: str) -> None:
+    assert await status_of(backend, "rebound.example", path) == 421
+
+
+@pytest.mark.parametrize(("path", "body"), CALLS)
+async def test_a_question_by_a_foreign_name_reaches_nothing(
+    backend: ScriptedBackend, path: str, body: dict[str, Any]
+) -> None:
+    async with client_of(app_of(backend, cors_origins=["*"])) as client:
+        found = await client.post(path, json=body, headers={"Host": "rebound.example"})
+    assert found.status_code == 421
+    assert not backend.queries
+    assert not backend.questions
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
+async def test_without_keys_loopback_answers_to_loopbacks_names_only(
+    backend: ScriptedBackend, bound: str
+) -> None:
+    assert {await status_of(backend, host, host=bound) for host in LOOPBACK} == {200}
+    assert {await status_of(backend, host, host=bound) for host in FOREIGN} == {421}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"api_keys": keys(anna="a")}, {"host": "0.0.0.0"}, {"host": "192.168.0.7"}, {"host": "::"}]
+)
+async def test_with_keys_or_for_other_machines_every_name_will_do(
+    backend: ScriptedBackend, settings: dict[str, Any]
+) -> None:
+    assert {await status_of(backend, host, **settings) for host in FOREIGN + LOOPBACK} == {200}
+
+
+@pytest.mark.parametrize("settings", [{"api_keys": keys(anna="a")}, {"host": "0.0.0.0"}])
+async def test_names_that_are_set_are_the_only_ones(
+    backend: ScriptedBackend, settings: dict[str, Any]
+) -> None:
+    settings = settings | {"allowed_hosts": ["KB.example", "[2001:db8::1]"]}
+    for host in ("kb.example", "Kb.Example:443", "[2001:DB8::1]:8000"):
+        assert await status_of(backend, host, **settings) == 200
+    for host in (*FOREIGN, *LOOPBACK, "www.kb.example", "2001:db8::1"):
+        assert await status_of(backend, host, **settings) == 421
+
+
+async def test_names_that_are_set_stand_beside_loopbacks(backend: ScriptedBackend) -> None:
+    for host in ("kb.example", *LOOPBACK):
+        assert await status_of(backend, host, allowed_hosts=["kb.example"]) == 200
+    assert await status_of(backend, "rebound.example", allowed_hosts=["kb.example"]) == 421
+
+
+@pytest.mark.parametrize("name", ["", "*", "https://kb.example", "kb.example:8000", "::1", "kb example"])
+def test_a_name_that_no_host_has_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="no host's name"):
+        ServeConfig(allowed_hosts=(name,))
+
+
 @pytest.mark.parametrize(
     "authorization",
     [None, "", "Bearer", "Bearer ", "Bearer wrong-secret-key", f"Basic {bearer('anna')}", bearer("anna")],
@@ -285,7 +366,11 @@ async def _asked(app: ASGIApp, path: str, body: dict[str, Any], leave: asyncio.E
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))],
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(data)),
+        ],
         "client": ("203.0.113.9", 1),
         "server": ("server", 80),
     }
