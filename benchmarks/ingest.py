@@ -2,6 +2,7 @@
 
     python benchmarks/ingest.py [--work DIR] [--pictures DIR] [--pairs 5] [--count 3000]
     python benchmarks/ingest.py --memory   # over 3,000 and 30,000 pictures: 20 minutes
+    python benchmarks/ingest.py --dtypes --dtype-count 800   # only float32 against bfloat16
 
 The bare loop runs the model over the same pictures, already decoded and resized in memory, with the same
 threads, batch and dtype, in a process of its own. The job is `mmrag ingest` over a folder of the files: it
@@ -160,6 +161,11 @@ def dtypes(folders: dict[int, Path], count: int, pairs: int, model: Path | None 
     return ratio(rates["bfloat16"], rates["float32"])
 
 
+def clip(folders: dict[int, Path], count: int, pairs: int, work: Path) -> None:
+    rates = dtypes(folders, count, pairs, vit_b32(work / "vit"))
+    print(f"clip ViT-B/32, whole job, {count} pictures, bfloat16 / float32: {rates}", flush=True)
+
+
 def fidelity(pixels: Path) -> float:
     """The lowest cosine of any of 256 pictures' vectors, bfloat16 against float32."""
     vectors = []
@@ -182,6 +188,7 @@ def main() -> None:
     parser.add_argument("--dtype-count", type=int, default=1500, help="pictures for float32 against bfloat16")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="only peak memory, of --count and 10 times")
+    parser.add_argument("--dtypes", action="store_true", help="only float32 against bfloat16, of `clip`")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
@@ -200,18 +207,18 @@ def main() -> None:
         if arguments.memory:
             memory(folders[arguments.count], here, arguments.dtype)
             return
+        few = arguments.dtype_count // 5  # a ViT-B/32 at three scales takes 15 times the time of `lite`
+        folders[few] = subset(files, few, here / str(few))
+        if arguments.dtypes:
+            clip(folders, few, arguments.pairs, here)
+            return
         decoding = decode_all(sorted(folders[arguments.count].iterdir()), encoder.scales, here / "pixels")
         print(f"scales {encoder.scales}; decode and resize: {arguments.count / decoding:.0f}/s a thread")
         print(f"bfloat16 against float32, lowest cosine of 256 pictures: {fidelity(here / 'pixels'):.5f}")
         against_bare_loop(folders, here / "pixels", arguments.count, arguments.dtype, arguments.pairs)
-        few = arguments.dtype_count // 5  # a ViT-B/32 at three scales takes 15 times the time of `lite`
-        folders[few] = subset(files, few, here / str(few))
-        for name, count, model in (
-            ("lite", arguments.dtype_count, None),
-            ("clip ViT-B/32", few, vit_b32(here / "vit")),
-        ):
-            rates = dtypes(folders, count, arguments.pairs, model)
-            print(f"{name}, whole job, {count} pictures, bfloat16 / float32: {rates}", flush=True)
+        rates = dtypes(folders, arguments.dtype_count, arguments.pairs)
+        print(f"lite, whole job, {arguments.dtype_count} pictures, bfloat16 / float32: {rates}", flush=True)
+        clip(folders, few, arguments.pairs, here)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ from pipelines.train.llava_batch import picture_shape
 _TWICE = 2  # drawn larger and reduced, as sheets are
 _SLOTS = 3
 _SURE = 12.0  # the logit of a character told well
+_PLACE = 0.1  # of the loss
+_ACROSS = SIDE // PATCH
 _WORDS = [word for field in FIELDS for word in (field.en.capitalize(), field.zh)]
 _WORDS += [word for english, chinese in KINDS for word in (english.capitalize(), chinese)]
 _DIGITS, _CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -69,7 +71,7 @@ def page(rng: random.Random) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         y += size + rng.choice((4, 6, 8, 12, 50))
         if rng.random() < 0.15:
             pen.line((rng.uniform(0, 100), y - 2, rng.uniform(200, 320), y - 2), accent, 3)
-    labels = np.zeros(((SIDE // PATCH) ** 2, _SLOTS), np.int64)
+    labels = np.zeros((_ACROSS**2, _SLOTS), np.int64)
     for patch, characters in found.items():
         for slot, (_, number) in enumerate(sorted(characters)[:_SLOTS]):
             labels[patch, slot] = number
@@ -88,12 +90,11 @@ def _word(rng: random.Random) -> str:
 def _note(found: dict[int, list[tuple[float, int]]], word: str, x: float, y: float, size: int) -> None:
     """Each character belongs to the patch that its middle lies in."""
     face = font(size)
-    across = SIDE // PATCH
     row = int((y + 0.72 * size) / (PATCH * _TWICE))  # the middle of a capital
     for number, character in enumerate(word):
         if character in _CLASS:
             middle = x + (face.getlength(word[:number]) + face.getlength(word[: number + 1])) / 2
-            patch = min(row, across - 1) * across + int(middle / (PATCH * _TWICE))
+            patch = min(row, _ACROSS - 1) * _ACROSS + int(middle / (PATCH * _TWICE))
             found.setdefault(patch, []).append((middle, _CLASS[character]))
 
 
@@ -119,7 +120,7 @@ class Pages(IterableDataset[tuple[NDArray[np.uint8], NDArray[np.int64]]]):
 class Speller(nn.Module):
     """The tower, the projector, and what each patch's characters are: those whose embeddings the language
     model would see there. A patch's first character is told as a token of text is; of the others, and of
-    nothing, the telling is learnt.
+    nothing, the telling is learnt. So is that of the patch's row and column: boxes are made of them.
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, characters_CD: torch.Tensor) -> None:
@@ -130,16 +131,18 @@ class Speller(nn.Module):
         self.register_buffer("characters_CD", characters_CD)
         self.nothing = nn.Parameter(torch.zeros(_SLOTS, 1, width))
         self.later = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(_SLOTS - 1))
+        self.place = nn.Linear(width, 2 * _ACROSS)
         # As sure as it can be where the projector says just the embedding.
         self.scale = _SURE / float(characters_CD.square().sum(1).mean())
 
-    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """(N, patches, _SLOTS, classes)."""
+    def forward(self, pixels_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of characters (N, patches, _SLOTS, classes), and of row and column (N, patches, 2, _ACROSS)."""
         seen = self.tower(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states[-1][:, 1:]
         told = self.projector(seen)
         slots = [told, *(later(told) for later in self.later)]
         classes = [torch.cat([nothing, self.characters_CD]) for nothing in self.nothing]
-        return torch.stack([self.scale * one @ of.T for one, of in zip(slots, classes, strict=True)], dim=2)
+        spelt = torch.stack([self.scale * one @ of.T for one, of in zip(slots, classes, strict=True)], dim=2)
+        return spelt, self.place(told).unflatten(-1, (2, _ACROSS))
 
 
 def character_embeddings(model: LlavaForConditionalGeneration, tokenizer: Any) -> torch.Tensor:
@@ -167,6 +170,7 @@ def teach(
     speller = Speller(model, character_embeddings(model, processor.tokenizer))
     learning = list(speller.parameters())
     optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.01, fused=True)
+    places = torch.cartesian_prod(torch.arange(_ACROSS), torch.arange(_ACROSS))[None]  # row, column
     pages = iter(DataLoader(Pages(seed), batch, num_workers=workers))
     warm_up, start, cpu = max(1, steps // 20), time.perf_counter(), time.process_time()
     for step in range(1, steps + 1):
@@ -175,17 +179,22 @@ def teach(
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, step / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = speller(pixels).float().flatten(0, 2)
+            spelt, placed = speller(pixels)
+        logits = spelt.float().flatten(0, 2)
         loss = functional.cross_entropy(logits, labels.flatten())
+        where = places.repeat(len(pixels), 1, 1)
+        loss = loss + _PLACE * functional.cross_entropy(placed.float().flatten(0, 2), where.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_([weight for weight in learning if weight.grad is not None], 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 100 == 0 or step == steps:
             written = labels.flatten() > 0
+            placed_right = (placed.argmax(-1) == where).float().mean()
             right = (logits.argmax(-1) == labels.flatten())[written].float().mean()
             print(
                 f"step {step}: loss {float(loss.detach()):.3f}, characters right {float(right):.3f}, "
+                f"places right {float(placed_right):.3f}, "
                 f"{step * batch / (time.perf_counter() - start):.0f} pages/s, "
                 f"{step * batch / (time.process_time() - cpu):.0f} a CPU second",
                 file=sys.stderr,

@@ -28,7 +28,8 @@ _TEMPLATE_TOKENS = 32
 """What a chat template puts around the turns, at most."""
 _PER_EVIDENCE = 8
 _LEAST_TEXT = 8
-_MOST_OF_CONTEXT = 0.75
+_MOST_OF_CONTEXT = 0.5
+"""What pictures may take: text tells which of them is meant."""
 
 
 @dataclass(frozen=True, slots=True)
