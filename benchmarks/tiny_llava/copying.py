@@ -21,7 +21,6 @@ _SPREAD = 0.5  # standard deviation of an embedding's entries
 _LOGITS = 0.04  # of the head's
 _SHARPNESS = 6.0  # of looking back
 _MATCH = 1.6  # of looking for the present token
-_COPY = 1.0
 
 
 @torch.no_grad()
@@ -71,7 +70,7 @@ def begin_copying(model: LlavaForConditionalGeneration) -> None:
             key[slow, told] += _MATCH * kept
             read = _orthonormal(side, content)
             value[:, :content] = read
-            said[:content] = _COPY * _SPREAD * spoken @ read.T
+            said[:content] = _SPREAD * spoken @ read.T
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor:

@@ -137,12 +137,13 @@ def _placed(rng: random.Random, wide: int, side: int) -> list[Placed]:
         x, y = rng.randrange(2, wide - across - 1), rng.randrange(2, side - down - 1)
         box = (x, y, x + across, y + down)
         same = any((one.shape, one.colour) == (shape, colour) for one in placed)
-        if not same and not any(_overlap(box, one.box) for one in placed):
+        if not same and not any(overlap(box, one.box) for one in placed):
             placed.append(Placed(shape, colour, box))
     return placed
 
 
-def _overlap(one: Box, other: Box) -> bool:
+def overlap(one: Box, other: Box) -> bool:
+    """Whether they come nearer than two pixels."""
     return one[0] < other[2] + 2 and other[0] < one[2] + 2 and one[1] < other[3] + 2 and other[1] < one[3] + 2
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.tiny_llava.fields import KINDS, READ, stated
+from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, stated
 from benchmarks.tiny_llava.sheets import Box, Drawn, Sheet
 from benchmarks.tiny_llava.split import Asked, Language, Part, Phrases
 from pipelines.core.grounding import format_boxes
+from pipelines.core.prompts import NO_ANSWER
 
 MODEL = {
     "en": Phrases(
@@ -25,10 +26,28 @@ KIND = {
 }
 WHERE = {
     "en": Phrases(
-        ("Where is the {thing}?", "Give the box of the {thing}.", "Find the {thing}."),
+        (
+            "Where is the {thing}?",
+            "Give the box of the {thing}.",
+            "Find the {thing}.",
+            "Please give the box of the {thing}.",
+            "Show me where the {thing} is.",
+            "Where do you find the {thing}?",
+            "The box of the {thing}, please.",
+        ),
         ("Please find the {thing}.", "Where is the box of the {thing}?"),
     ),
-    "zh": Phrases(("{thing}在哪里？", "给出{thing}的框。", "找出{thing}。"), ("请找出{thing}。",)),
+    "zh": Phrases(
+        (
+            "{thing}在哪里？",
+            "给出{thing}的框。",
+            "找出{thing}。",
+            "请给出{thing}的框。",
+            "请问{thing}在哪里？",
+            "{thing}的框在哪里？",
+        ),
+        ("请找出{thing}。",),
+    ),
 }
 DESCRIBE = {
     "en": Phrases(
@@ -52,6 +71,15 @@ def values(sheet: Sheet, rng: random.Random, part: Part, language: Language) -> 
     ]
     rng.shuffle(asked)
     return asked
+
+
+def missing(sheet: Sheet, rng: random.Random, part: Part, language: Language) -> Asked:
+    """A field that the sheet does not tell of: NO_ANSWER."""
+    told = {field for field, _ in sheet.rows}
+    field = rng.choice([field for field in FIELDS if field not in told])
+    return Asked(
+        _one(READ[language], part, rng).format(field=field.label(language)), NO_ANSWER[language], field.key
+    )
 
 
 def model(sheet: Sheet, rng: random.Random, part: Part, language: Language) -> Asked:

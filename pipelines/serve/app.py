@@ -65,7 +65,7 @@ def serving(parts: Parts) -> Iterator[str]:
     """The server, up and ready, at the address that this yields. Raises MmragError if a part cannot start."""
     host, port = parts.serve.host, parts.serve.port or _free_port(parts.serve.host)
     with deployed(parts, (host, port)):
-        yield f"http://{host}:{port}"
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager

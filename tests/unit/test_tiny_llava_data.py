@@ -12,8 +12,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.tiny_llava import easy_vqa, evidence, make, shapes, sheet_talk, sheets, split
+from benchmarks.tiny_llava import easy_vqa, evidence, make, pages, shapes, sheet_talk, sheets, split
 from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, code, name
+from benchmarks.tiny_llava.model import FRAME, SIDE
 from pipelines.core.grounding import in_bounds, parse_boxes
 from pipelines.core.prompts import NO_ANSWER
 from pipelines.demo.canvas import glyphs
@@ -138,6 +139,25 @@ def test_held_out_rows_are_one_question_each(task, tmp_path) -> None:
     assert all(len(sample.turns) == 2 for sample in _read(tmp_path, rows))
 
 
+def test_a_page_tells_the_box_of_what_is_in_a_patch() -> None:
+    """A patch lies in its box's rows and columns, and words with characters have one."""
+    for number in range(40):
+        picture, characters, boxes = pages.page(split.generator("page", number))
+        assert picture.shape == (SIDE, SIDE, 3)
+        held = boxes[:, 0] != pages.NOTHING
+        assert held.any()
+        assert held[characters[:, 0] > 0].all()
+        assert (boxes[held] >= 0).all()
+        assert (boxes[held] < FRAME.units).all()
+        patch = FRAME.units / pages.ACROSS
+        for place, (x0, y0, x1, y1) in zip(held.nonzero()[0], boxes[held], strict=True):
+            row, column = divmod(place, pages.ACROSS)
+            assert x0 < (column + 1) * patch
+            assert x1 > column * patch - 1
+            assert y0 < (row + 1) * patch
+            assert y1 > row * patch - 1
+
+
 def test_easy_vqa_keeps_its_split(tmp_path) -> None:
     for part in PARTS:
         folder = tmp_path / "data" / part
@@ -154,8 +174,6 @@ def test_easy_vqa_keeps_its_split(tmp_path) -> None:
 
 
 def test_training_counts_boxes_as_the_model_does() -> None:
-    from benchmarks.tiny_llava.model import FRAME
-
     settings = yaml.safe_load((Path(make.__file__).parent / "training.yaml").read_text("utf-8"))
     assert LlavaTraining.model_validate(settings["train"]["llava"]).frame == FRAME
 
