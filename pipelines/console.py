@@ -57,7 +57,7 @@ def _lines(console: Console) -> Callable[[str, int, int], None]:
 
     def report(what: str, done: int, total: int) -> None:
         if last != [what]:
-            console.print(what + (f" ({total:,} rows)" if total else ""), highlight=False)
+            console.print(what + (f" ({total:,})" if total else ""), highlight=False)
             last[:] = [what]
 
     return report
