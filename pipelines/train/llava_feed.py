@@ -7,6 +7,7 @@ step has its full batch and the order stays a pure function.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class LoadExamples:
                     "labels": example.labels,
                     "pixels": example.pixels.tobytes(),
                     "pictures": len(example.pixels),
-                    "refused": [[str(one.file), str(one.line), one.id, one.reason] for one in refused],
+                    "refused": [asdict(one) for one in refused],
                 }
             )
         return pa.Table.from_pylist(rows, SCHEMA)
@@ -65,9 +66,11 @@ class LoadExamples:
         refused: list[Rejected] = []
         for offset in range(1, min(len(self._part), _MOST_SUBSTITUTES) + 1):
             try:
-                return self._prepare(sample), refused
+                example = self._prepare(sample)
             except BadPart as exc:
-                refused.append(Rejected(str(self._part.rows.path), sample.line, sample.id, str(exc)))
+                refused.append(_left_out(self._part, sample, str(exc)))
+            else:
+                return example, refused + _shortened(self._part, sample, example)
             (sample,) = self._part.samples([(place + offset) % len(self._part)])
         raise MmragError(
             f"{len(refused)} samples in a row cannot be used, the first on line {refused[0].line}: "
@@ -83,7 +86,17 @@ SCHEMA = pa.schema(
         "labels": pa.list_(pa.int64()),
         "pixels": pa.binary(),
         "pictures": pa.int64(),
-        "refused": pa.list_(pa.list_(pa.string())),
+        "refused": pa.list_(
+            pa.struct(
+                {
+                    "file": pa.string(),
+                    "line": pa.int64(),
+                    "id": pa.string(),
+                    "reason": pa.string(),
+                    "dropped_turns": pa.int64(),
+                }
+            )
+        ),
     }
 )
 
@@ -95,7 +108,7 @@ def loaded(table: pa.Table, side: int) -> tuple[list[Example], list[Rejected]]:
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(row["pictures"], side, side, 3)
         ids, labels = (np.array(row[name], np.int64) for name in ("input_ids", "labels"))
         examples.append(Example(ids, labels, pixels, row["id"]))
-        refused += [Rejected(file, int(line), name, why) for file, line, name, why in row["refused"]]
+        refused += [Rejected(**one) for one in row["refused"]]
     return examples, refused
 
 
@@ -119,6 +132,17 @@ def held_out_batches(
             try:
                 examples.append(prepare(sample))
             except BadPart as exc:
-                refuse([Rejected(str(part.rows.path), sample.line, sample.id, str(exc))])
+                refuse([_left_out(part, sample, str(exc))])
+            else:
+                refuse(_shortened(part, sample, examples[-1]))
         if examples:
             yield to_batch(examples, prepare)
+
+
+def _shortened(part: Part, sample: Sample, example: Example) -> list[Rejected]:
+    many = example.dropped_turns
+    return [_left_out(part, sample, "its last turns do not fit into max_tokens", many)] if many else []
+
+
+def _left_out(part: Part, sample: Sample, reason: str, dropped_turns: int = 0) -> Rejected:
+    return Rejected(str(part.rows.path), sample.line, sample.id, reason, dropped_turns)

@@ -49,11 +49,15 @@ _LOADER_CPUS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did. Losses are nats per answer token; `tokens_per_s` is of all workers together."""
+    """What a run did. Losses are nats per answer token; `tokens_per_s` is of all workers together.
+
+    `shortened` samples are trained on without their last turns, which `max_tokens` does not hold.
+    """
 
     samples: int
     held_out: int
     rejected: int
+    shortened: int
     step: int
     steps_run: int
     stopped_early: bool
@@ -136,6 +140,7 @@ def _fit(trainer: TorchTrainer) -> Any:
 
 def _summary(out: Path, plan: Plan, outcome: dict[str, Any], result: Any, elapsed_s: float) -> Summary:
     steps = [record for record in read_steps(out) if "loss" in record]
+    left_out = write_rejected(out, plan)
     judged = [record["eval_loss"] for record in read_steps(out) if "eval_loss" in record]
     best = result.checkpoint
     if judged:
@@ -143,7 +148,8 @@ def _summary(out: Path, plan: Plan, outcome: dict[str, Any], result: Any, elapse
     return Summary(
         samples=len(plan.train),
         held_out=len(plan.held_out),
-        rejected=len(write_rejected(out, plan)),
+        rejected=sum(not one.dropped_turns for one in left_out),
+        shortened=sum(one.dropped_turns > 0 for one in left_out),
         loss=round(steps[-1]["loss"], 6),
         best_eval_loss=round(min(judged), 6) if judged else None,
         elapsed_s=round(elapsed_s, 1),

@@ -26,12 +26,13 @@ Ordinals = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that is not trained on: its file, line and id, and why."""
+    """A row that is not trained on, or not on its last `dropped_turns`: its file, line and id, and why."""
 
     file: str
     line: int
     id: str
     reason: str
+    dropped_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _part(rows: ConversationFile, chosen: Sequence[_Row]) -> Part:
 
 
 class SkipLog:
-    """Samples that a worker met and could not use; each is written once. One file a worker."""
+    """Samples that a worker met and could not use, or not whole; each is written once. One file a worker."""
 
     def __init__(self, out: Path, rank: int) -> None:
         self._path = out / _SKIPPED / f"{rank}.jsonl"
@@ -123,7 +124,7 @@ class SkipLog:
 
 
 def write_rejected(out: Path, plan: Plan) -> tuple[Rejected, ...]:
-    """Gather what the plan and the workers refused into one file. Returns it, each row once."""
+    """Gather what the plan and the workers left out into one file. Returns it, each row once."""
     found = list(plan.rejected)
     for path in sorted((out / _SKIPPED).glob("*.jsonl")):
         lines = path.read_text("utf-8").splitlines(keepends=True)

@@ -26,11 +26,13 @@ def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: P
     (work / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
     turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
     long = [{"from": "human", "value": "<image>\n" + "q" * 500}, {"from": "gpt", "value": "a"}]
+    more = [{"from": "human", "value": "q" * 500}, {"from": "gpt", "value": "a"}]
     bad = [
         {"id": "gone", "image": "gone.png", "conversations": turns},
         {"id": "broken", "image": "broken.png", "conversations": turns},
         {"id": "long", "image": "0.png", "conversations": long},
         {"id": "marks", "conversations": turns},
+        {"id": "talkative", "image": "0.png", "conversations": turns + more},
     ]
     (work / "mixed.jsonl").write_text("\n".join([*map(json.dumps, bad), *rows]) + "\n")
     out = tmp_path / "mixed"
@@ -39,9 +41,12 @@ def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: P
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr[-3000:]
-    assert json.loads(done.stdout)["rejected"] == 4
+    summary = json.loads(done.stdout)
+    assert (summary["rejected"], summary["shortened"]) == (4, 1)
     refused = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    assert {row["id"]: row["line"] for row in refused} == {"gone": 1, "broken": 2, "long": 3, "marks": 4}
+    lines = {"gone": 1, "broken": 2, "long": 3, "marks": 4, "talkative": 5}
+    assert {row["id"]: row["line"] for row in refused} == lines
+    assert [row["id"] for row in refused if row["dropped_turns"]] == ["talkative"]
 
 
 @pytest.fixture(scope="module")
