@@ -66,6 +66,7 @@ _CAPTIONS = {
     "zh": ("{name}的图", "{name}的铭牌", "{name}铭牌", "{name}的标签", "{name}"),
 }
 _MOST = 4
+_OF_NO_PRODUCT = 0.25  # of the questions without an answer; the others are harder to tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ def _unanswered(
     rng: random.Random, part: Part, language: Language, items: list[_Item], at: int
 ) -> tuple[str, Field]:
     known = {item.name for item in items}
-    if rng.random() < 0.5:
+    if rng.random() < _OF_NO_PRODUCT:
         while (about := _named(rng, part, language)) in known:
             pass
         # A field that is there, of a product that is not.
