@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
+    from pipelines.evaluate.baseline import Comparison
+    from pipelines.evaluate.retrieval import Group, Report
     from pipelines.ingest.job import Summary
 
 _TEXT_WIDTH = 160
@@ -131,3 +133,39 @@ def print_status(status: dict[str, Any]) -> None:
     console.print(f"{status['index']}: {ledger}; dead letters {status['dead_letters']:,}", highlight=False)
     if status["unfinished_runs"]:
         console.print(f"unfinished runs, taken up by the next ingest: {', '.join(status['unfinished_runs'])}")
+
+
+def print_retrieval(report: Report) -> None:
+    """A table of all queries and each language's, and one of the branches, each alone."""
+    console = Console()
+    console.print(_figures({"all queries": report.overall, **report.by_language}))
+    console.print(_figures({f"{branch} alone": group for branch, group in report.by_branch.items()}))
+    if report.left_out:
+        console.print(f"left out, for nothing is relevant to them: {report.left_out:,} queries")
+    for missing, queries in report.degraded.items():
+        message = f"degraded: {missing} ({queries:,} of {report.overall.queries:,} queries)"
+        Console(stderr=True).print(message, style="yellow", highlight=False, markup=False)
+
+
+def _figures(groups: Mapping[str, Group]) -> Table:
+    table = Table("")
+    for name, group in groups.items():
+        table.add_column(Text(f"{name} ({group.queries:,})"))
+    for measured in next(iter(groups.values())).metrics:
+        cells = (group.metrics[measured] for group in groups.values())
+        if measured.startswith("mean_rank"):
+            table.add_row(measured, *(f"{it.mean:.1f} [{it.low:.1f}–{it.high:.1f}]" for it in cells))
+        else:
+            table.add_row(measured, *(f"{it.mean:.3f} [{it.low:.2f}–{it.high:.2f}]" for it in cells))
+    return table
+
+
+def print_comparison(comparison: Comparison) -> None:
+    table = Table(f"{comparison.queries:,} queries of both", "before", "now", "difference", "")
+    for measured, change in comparison.metrics.items():
+        interval = f"{change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+        fell = Text("fell", style="red") if change.fell else Text("")
+        table.add_row(measured, f"{change.before:.3f}", f"{change.now:.3f}", interval, fell)
+    Console().print(table)
+    if others := comparison.only_before + comparison.only_now:
+        Console().print(f"not compared: {others:,} queries that only one of the runs has", highlight=False)

@@ -21,6 +21,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig
 from pipelines.core.index import IndexConfig, StoresConfig
 from pipelines.core.retriever import SearchConfig
+from pipelines.evaluate.config import EvaluateConfig
 from pipelines.ingest.config import IngestConfig
 from pipelines.serve.config import ServeConfig
 from pipelines.train.encoder_config import EncoderTraining
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     answer: AnswerConfig = AnswerConfig()
     generator: GeneratorConfig = GeneratorConfig()
     serve: ServeConfig = ServeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @property
     def index(self) -> IndexConfig:

@@ -123,7 +123,13 @@ class Retriever:
         A branch whose store is down, that runs out of time or cannot read the language is named in
         `degraded`; StoreUnavailable is raised when every branch failed. Raises UsageError, BadImage.
         """
-        runs = self.run_branches(query)
+        return self.fused(query, self.run_branches(query))
+
+    def fused(self, query: Query, runs: Mapping[Branch, BranchRun]) -> SearchResult:
+        """The hits that runs of branches make together. One run alone gives that branch's own ranking.
+
+        Raises StoreUnavailable when every run failed.
+        """
         degraded = tuple(f"{branch}: {run.failure}" for branch, run in runs.items() if run.failure)
         answered = {branch: run.found for branch, run in runs.items() if not run.failure}
         if not answered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -12,11 +13,17 @@ Scalar = str | int | float | bool
 Metadata = Mapping[str, Scalar]
 
 _ID_TAG: dict[Kind, str] = {"image": "img", "chunk": "txt"}
+_PART_ID = re.compile(rf".+#({'|'.join(_ID_TAG.values())})-[0-9]+", re.DOTALL)
 
 
 def part_id(document_id: str, kind: Kind, ordinal: int) -> str:
     """The readable id of a part: `doc#img-0`, `doc#txt-3`."""
     return f"{document_id}#{_ID_TAG[kind]}-{ordinal}"
+
+
+def is_part_id(name: str) -> bool:
+    """Whether a readable id has a part's form; else it is a document's."""
+    return _PART_ID.fullmatch(name) is not None
 
 
 def store_key(tenant: str, readable_id: str) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import BadPart, UsageError
+from pipelines.core.picture_files import MissingPictures, clean, find_pictures
 from pipelines.core.prompts import IMAGE_TOKEN, Role, Turn
-from pipelines.train.picture_files import MissingPictures, clean, find_pictures
 from pipelines.train.row_index import RowSpan, index_rows
 
 MAX_TEXT_CHARS = 1_000_000

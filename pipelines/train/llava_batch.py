@@ -30,10 +30,10 @@ from pipelines.core.grounding import (
     in_bounds,
     parse_boxes,
 )
+from pipelines.core.picture_files import read_picture
 from pipelines.core.prompts import IMAGE_TOKEN, Turn, cited_before, evidence_pictures
 from pipelines.train.chat_tokens import IGNORED, ChatTokens
 from pipelines.train.conversations import Sample
-from pipelines.train.picture_files import read_picture
 
 _LENGTHS = 32
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

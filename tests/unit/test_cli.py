@@ -51,7 +51,7 @@ def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_names_every_command() -> None:
     answer = mmrag("--help")
     assert answer.status == 0
-    for command in ("ingest", "search", "delete", "status", "demo", "train"):
+    for command in ("ingest", "search", "delete", "status", "demo", "train", "evaluate"):
         assert command in answer.out
 
 
@@ -206,3 +206,77 @@ def test_an_interruption_is_status_130(kb: Path, monkeypatch: pytest.MonkeyPatch
     answer = mmrag("search", "red", "--index", kb)
     assert answer.status == 130
     assert "run the command again" in answer.err
+
+
+# Evaluate.
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    file = tmp_path / "queries.jsonl"
+    rows = [
+        {"id": "q1", "text": "red rose", "relevant": {"rose": 2}},
+        {"id": "q2", "text": "红", "relevant": ["rose#img-0"]},
+        {"id": "q3", "text": "nothing", "relevant": []},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged: Path) -> None:
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "-k", 1, "-k", 3, "--json")
+    assert answer.status == 0, answer.err
+    assert answer.out.count("\n") == 1
+    body = json.loads(answer.out)
+    assert body["overall"]["queries"] == 2
+    assert body["left_out"] == 1
+    assert list(body["overall"]["metrics"]) == [
+        *["recall@1", "recall@3", "success@1", "success@3", "ndcg@1", "ndcg@3", "mrr@50", "mean_rank@50"]
+    ]
+    assert body["overall"]["metrics"]["recall@1"] == {"mean": 1, "low": 1, "high": 1}
+    assert list(body["by_language"]) == ["en", "zh"]
+    assert list(body["by_branch"]) == ["text_to_image", "text", "lexical"]
+    assert list(body["degraded"].values()) == [1]  # the encoder reads no Chinese
+    assert [one["id"] for one in body["per_query"]] == ["q1", "q2"]
+
+
+def test_evaluate_retrieval_prints_tables_and_what_was_degraded(kb: Path, judged: Path) -> None:
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb)
+    assert answer.status == 0, answer.err
+    for shown in ("all queries (2)", "zh (1)", "lexical alone (2)", "recall@20", "1.000", "left out"):
+        assert shown in answer.out
+    assert "degraded: text_to_image" in answer.err
+    assert "(1 of 2 queries)" in answer.err.replace("\n", " ")
+
+
+def test_a_fall_against_the_baseline_is_status_1(kb: Path, judged: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "retrieval", "--data", judged, "--index", kb]
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*command, "--json").out)
+    same = mmrag(*command, "--baseline", before)
+    assert same.status == 0, same.err
+    assert "2 queries of both" in same.out
+    judged.write_text(judged.read_text().replace("rose", "note#img-7"))
+    fell = mmrag(*command, "--baseline", before, "--json")
+    assert fell.status == 1
+    assert "fell against" in fell.err
+    assert "nothing relevant was found" in fell.err
+    assert json.loads(fell.out)["comparison"]["metrics"]["recall@1"]["fell"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--baseline", "nowhere.json"], "--baseline nowhere.json: No such file"),
+        (["-k", "0"], "-k must be from 1 to 1000"),
+        (["--set", "evaluate.resample=1"], "evaluate.resample: no such setting"),
+    ],
+)
+def test_a_wrong_evaluation_is_status_2_and_one_line(
+    kb: Path, judged: Path, arguments: list[str], complaint: str
+) -> None:
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json", *arguments)
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith("mmrag: ")
+    assert complaint in answer.err

@@ -357,3 +357,16 @@ def test_one_retriever_answers_several_threads(garden: World) -> None:
     for thread in threads:
         thread.join()
     assert answers == [expected] * 8
+
+
+def test_one_run_alone_gives_the_branchs_own_ranking(world: World) -> None:
+    world.add_pictures(rose="red", leaf="green")
+    world.add_chunks(chunk_part("leaf", "not red at all", images=[0]))
+    everything = world.search("red")
+    query = Query("red")
+    assert world.retriever
+    runs = world.retriever.run_branches(query)
+    assert world.retriever.fused(query, runs) == everything
+    alone = {branch: world.retriever.fused(query, {branch: run}).hits for branch, run in runs.items()}
+    assert [hit.id for hit in alone["text_to_image"]] == ["rose#img-0", "leaf#img-0"]
+    assert [(hit.id, hit.sources) for hit in alone["lexical"]] == [("leaf#img-0", {"lexical": 1})]

@@ -15,6 +15,7 @@ import pytest
 from fakes import picture
 
 from pipelines.core.errors import BadPart, UsageError
+from pipelines.core.picture_files import read_picture
 from pipelines.core.prompts import Turn
 from pipelines.train import row_index
 from pipelines.train.conversations import (
@@ -24,7 +25,6 @@ from pipelines.train.conversations import (
     data_hash,
     read_conversations,
 )
-from pipelines.train.picture_files import read_picture
 
 HUMAN = {"from": "human", "value": "<image>\nWhat is it?"}
 GPT = {"from": "gpt", "value": "A red square."}

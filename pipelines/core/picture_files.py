@@ -82,7 +82,7 @@ def _located(name: str, root: str) -> Path | None:
 
 
 def read_picture(source: Path | bytes) -> bytes:
-    """The encoded picture of a Sample. Raises BadPart when the file is gone, too large, or now a link."""
+    """The bytes of a found picture. Raises BadPart when the file is gone, too large, or now a link."""
     if isinstance(source, bytes):
         return source
     try:

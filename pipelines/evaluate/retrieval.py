@@ -1,0 +1,206 @@
+"""Ask an index judged queries, and measure what it finds: the hits, and each branch's own ranking.
+
+The hits are those of `mmrag search`, as many as its branches are asked for. A branch's own ranking is what it
+would give alone, chunks crediting their pictures as in fusion; a branch that failed found nothing, which is
+counted. Judgements of documents count a document where its first hit stands: 50 hits can be fewer documents.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipelines.core.errors import BadImage, UsageError
+from pipelines.core.retriever import MAX_K, Branch, BranchRun, Query
+from pipelines.core.types import Hit, SearchResult
+from pipelines.evaluate import metrics
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.metrics import Floats
+from pipelines.evaluate.queries import JudgedQuery
+
+DEFAULT_CUTOFFS = (1, 5, 10, 20)
+
+
+class Searcher(Protocol):
+    """What is asked of a Retriever."""
+
+    def run_branches(self, query: Query) -> dict[Branch, BranchRun]: ...
+
+    def fused(self, query: Query, runs: Mapping[Branch, BranchRun]) -> SearchResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rankings:
+    """A query's rankings as grades, best first: of the hits, and of each branch that the query has."""
+
+    judged: JudgedQuery
+    hits: tuple[float, ...]
+    branches: Mapping[Branch, tuple[float, ...]]
+    degraded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over queries, and the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some queries' figures, by the measure's name."""
+
+    queries: int
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFigures:
+    id: str
+    language: str
+    degraded: tuple[str, ...]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Names are `recall@10`, and `mrr@50` where 50 is the depth of the rankings. `left_out` counts queries
+    without anything relevant, `degraded` the queries that a branch failed, by what it said."""
+
+    depth: int
+    left_out: int
+    overall: Group
+    by_language: Mapping[str, Group]
+    by_branch: Mapping[Branch, Group]
+    degraded: Mapping[str, int]
+    per_query: tuple[QueryFigures, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ranking_depth(cutoffs: Sequence[int], candidates: int) -> int:
+    """How many hits to ask for: so many that the branches are asked for no more than by `mmrag search`.
+
+    Raises UsageError for cut-offs out of bounds.
+    """
+    if not cutoffs or not all(1 <= k <= MAX_K for k in cutoffs):
+        raise UsageError(f"-k must be from 1 to {MAX_K}")
+    return max(*cutoffs, candidates)
+
+
+def evaluate(
+    queries: Sequence[JudgedQuery],
+    searcher: Searcher,
+    cutoffs: Sequence[int],
+    depth: int,
+    config: EvaluateConfig,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Raises UsageError for a picture that cannot be read or when nothing is relevant to any query, and
+    StoreUnavailable when all branches of a query fail."""
+    judged = [query for query in queries if query.relevant]
+    if not judged:
+        raise UsageError("no query names anything relevant: there is nothing to measure")
+    rankings = []
+    for done, query in enumerate(judged):
+        on_progress(done, len(judged))
+        rankings.append(_ask(query, searcher, depth))
+    on_progress(len(judged), len(judged))
+    return report(rankings, len(queries) - len(judged), cutoffs, depth, config)
+
+
+def report(
+    rankings: Sequence[Rankings], left_out: int, cutoffs: Sequence[int], depth: int, config: EvaluateConfig
+) -> Report:
+    """The figures of rankings that are there, one at least."""
+    queries = [one.judged for one in rankings]
+    values = measure(queries, [one.hits for one in rankings], cutoffs, depth)
+    languages = np.array([query.language for query in queries])
+    by_branch = {}
+    for branch in dict.fromkeys(branch for one in rankings for branch in one.branches):
+        asked = [one for one in rankings if branch in one.branches]
+        found = [one.branches[branch] for one in asked]
+        by_branch[branch] = _estimated(measure([one.judged for one in asked], found, cutoffs, depth), config)
+    return Report(
+        depth=depth,
+        left_out=left_out,
+        overall=_estimated(values, config),
+        by_language={
+            name: _estimated(
+                {measured: column[languages == name] for measured, column in values.items()}, config
+            )
+            for name in sorted({query.language for query in queries})
+        },
+        by_branch=by_branch,
+        degraded=dict(Counter(message for one in rankings for message in one.degraded)),
+        per_query=tuple(
+            QueryFigures(
+                one.judged.id,
+                one.judged.language,
+                one.degraded,
+                {measured: float(column[row]) for measured, column in values.items()},
+            )
+            for row, one in enumerate(rankings)
+        ),
+    )
+
+
+def _ask(judged: JudgedQuery, searcher: Searcher, depth: int) -> Rankings:
+    query = judged.query(depth)
+    try:
+        runs = searcher.run_branches(query)
+    except BadImage as exc:
+        raise UsageError(f"{judged.where}: {exc}") from exc
+    together = searcher.fused(query, runs)
+    alone = {
+        branch: SearchResult(()) if run.failure else searcher.fused(query, {branch: run})
+        for branch, run in runs.items()
+    }
+    said = [result.degraded for result in (together, *alone.values())]
+    return Rankings(
+        judged,
+        grades(together.hits, judged),
+        {branch: grades(result.hits, judged) for branch, result in alone.items()},
+        tuple(dict.fromkeys(message for messages in said for message in messages)),
+    )
+
+
+def grades(hits: Sequence[Hit], judged: JudgedQuery) -> tuple[float, ...]:
+    """The grade of each hit, or of each document at its first hit; 0 for one that is not judged."""
+    names = dict.fromkeys(hit.id if judged.by_hit else hit.document_id for hit in hits)
+    return tuple(judged.relevant.get(name, 0.0) for name in names)
+
+
+def measure(
+    queries: Sequence[JudgedQuery],
+    rankings: Sequence[Sequence[float]],
+    cutoffs: Sequence[int],
+    depth: int,
+) -> dict[str, Floats]:
+    """Every measure of N rankings, each (N,), by name."""
+    grades_NK = metrics.padded(rankings, depth)
+    relevant_N = np.array([len(query.relevant) for query in queries])
+    best_first = [sorted(query.relevant.values(), reverse=True) for query in queries]
+    ideal_NK = metrics.padded(best_first, depth)
+    ks = sorted(set(cutoffs))
+    return {
+        **{f"recall@{k}": metrics.recall(grades_NK, relevant_N, k) for k in ks},
+        **{f"success@{k}": metrics.success(grades_NK, k) for k in ks},
+        **{f"ndcg@{k}": metrics.ndcg(grades_NK, ideal_NK, k) for k in ks},
+        f"mrr@{depth}": metrics.reciprocal_rank(grades_NK),
+        f"mean_rank@{depth}": metrics.first_rank(grades_NK),
+    }
+
+
+def _estimated(values: Mapping[str, Floats], config: EvaluateConfig) -> Group:
+    values_NM = np.stack(list(values.values()), axis=1)
+    ends = metrics.bootstrap(values_NM, config.confidence, config.resamples, config.seed)
+    rows = zip(values, *(column.tolist() for column in ends), strict=True)
+    return Group(len(values_NM), {name: Estimate(mean, low, high) for name, mean, low, high in rows})
