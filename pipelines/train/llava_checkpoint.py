@@ -38,7 +38,7 @@ PEFT_PREFIX = "base_model.model."
 
 # Another value of these would train other weights, or read other samples at the same step.
 _FIXED = (
-    *("lora", "train_all", "train_projector", "vision_layers"),
+    *("lora", "train_all", "train_language", "train_projector", "vision_layers"),
     *("frame", "max_tokens", "seed", "eval_fraction"),
 )
 

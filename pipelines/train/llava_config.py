@@ -49,6 +49,9 @@ class LlavaTraining(BaseModel):
 
     lora: LoraSettings = LoraSettings()
     train_all: bool = Field(False, description="all weights learn instead of adapters: for small models")
+    train_language: bool = Field(
+        False, description="all of the language model's weights learn instead of adapters"
+    )
     train_projector: bool = False
     vision_layers: int = Field(
         0, ge=0, description="train the last so many vision layers that the language model sees"
@@ -76,6 +79,11 @@ class LlavaTraining(BaseModel):
     max_failures: int = Field(3, ge=0, description="lost workers before the job fails")
 
     @property
+    def thaws(self) -> bool:
+        """Whether weights of the model's own learn, beside adapters or instead."""
+        return bool(self.train_all or self.train_language or self.train_projector or self.vision_layers)
+
+    @property
     def global_batch(self) -> int:
         """Samples a step, over all workers."""
         return self.batch_size * self.accumulate * self.num_workers
@@ -90,13 +98,21 @@ class LlavaTraining(BaseModel):
             raise ValueError("cpu_offload needs strategy 'fsdp' and use_gpu")
         if self.dtype == "float16" and not self.use_gpu:
             raise ValueError("dtype 'float16' trains on GPUs only: use 'bfloat16' or 'float32' on a CPU")
-        parts = self.lora.r or self.train_projector or self.vision_layers
-        if self.train_all and parts:
+        parts = self.train_language or self.train_projector or self.vision_layers
+        if self.train_all and (parts or self.lora.r):
             raise ValueError(
-                "train_all chooses every part: set lora.r to 0, not train_projector or vision_layers"
+                "train_all chooses every part: set lora.r to 0, not train_language, train_projector or "
+                "vision_layers"
             )
-        if self.train_all and self.quantize != "none":
-            raise ValueError("train_all changes every weight, quantize 'nf4' none: use one of them")
-        if not (self.train_all or parts):
-            raise ValueError("nothing to train: set lora.r, train_projector, vision_layers or train_all")
+        if self.train_language and self.lora.r:
+            raise ValueError("train_language is instead of adapters: set lora.r to 0")
+        if (self.train_all or self.train_language) and self.quantize != "none":
+            raise ValueError(
+                "train_all and train_language change the language model's weights, quantize 'nf4' keeps "
+                "them: use one of them"
+            )
+        if not (self.lora.r or self.thaws):
+            raise ValueError(
+                "nothing to train: set lora.r, train_language, train_projector, vision_layers or train_all"
+            )
         return self

@@ -84,14 +84,15 @@ def require_exportable(config: LlavaTraining, kind: Kind) -> None:
     """Raise UsageError where what `config` trains cannot be exported so. Known before the training."""
     learning = {
         "all weights": config.train_all,
+        "the language model's own weights": config.train_language,
         "the projector": config.train_projector,
         "vision layers": config.vision_layers,
     }
     beyond = " and ".join(part for part, some in learning.items() if some)
     if kind == "adapter" and beyond:
         raise UsageError(
-            f"the training changes {beyond} too, and vLLM's adapters hold the language model only: "
-            "use --export merged"
+            f"the training changes {beyond} too, and vLLM's adapters hold low ranks of the language model "
+            "only: use --export merged"
         )
 
 
@@ -175,7 +176,7 @@ def _read_trained(checkpoint: Path, info: CheckpointInfo) -> _Trained:
         for name, tensor in read_tensors(checkpoint / ADAPTER / ADAPTER_WEIGHTS).items():
             layer, side, _ = name.removeprefix(PEFT_PREFIX).rsplit(".", 2)
             sides[side][hub_name(f"{layer}.weight")] = tensor
-    if info.config.train_all or info.config.train_projector or info.config.vision_layers:
+    if info.config.thaws:
         thawed = {hub_name(name): tensor for name, tensor in read_tensors(checkpoint / THAWED).items()}
     return _Trained(lora.alpha / max(lora.r, 1), sides["lora_A"], sides["lora_B"], thawed)
 

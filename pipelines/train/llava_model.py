@@ -28,6 +28,7 @@ from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.train.llava_config import LlavaTraining
 
 _LANGUAGE = ("model.language_model.", "lm_head.")
+_PICTURES = ("model.vision_tower.", "model.multi_modal_projector.")
 
 IGNORED = -100
 """The label of a position that nothing is to be learnt from."""
@@ -209,8 +210,8 @@ class Trainable:
 def prepare_trainable(
     model: LlavaForConditionalGeneration, config: LlavaTraining, device: str = "cpu"
 ) -> Trainable:
-    """Put adapters into the model's language model, and thaw the projector and vision layers asked for; or
-    thaw every weight that the answer depends on.
+    """Put adapters into the model's language model, or thaw its own weights, and thaw the projector and
+    vision layers asked for; or thaw every weight that the answer depends on.
 
     What learns is float32 whatever the rest is. The adapters' first values depend on `config.seed` only.
     Raises UsageError for a target that no layer has or for more vision layers than receive gradient;
@@ -230,7 +231,7 @@ def prepare_trainable(
     on_gpu = device.startswith("cuda") or config.use_gpu
     dtype = training_dtype(config, "cuda" if on_gpu else device)
     return Trainable(
-        loss=TokenLoss(model, dtype, pictures_learn=bool(learning)),
+        loss=TokenLoss(model, dtype, pictures_learn=any(name.startswith(_PICTURES) for name in names)),
         lora_config=lora_config,
         adapter=tuple(name for name in names if ".lora_" in name),
         projector=tuple(name for name in names if name.startswith("model.multi_modal_projector.")),
@@ -241,15 +242,15 @@ def prepare_trainable(
 
 def _learning(model: LlavaForConditionalGeneration, config: LlavaTraining) -> list[nn.Parameter]:
     """The model's own weights that are to learn."""
-    if config.train_all:
-        parts = (model.model.language_model, model.lm_head, model.model.multi_modal_projector)
-        # A head that is tied to the embeddings is met twice.
-        own = dict.fromkeys(weight for part in parts for weight in part.parameters())
-        return [*own, *_seen_vision_weights(model)]
-    modules = seen_vision_layers(model, config.vision_layers)
-    if config.train_projector:
-        modules = [model.model.multi_modal_projector, *modules]
-    return [parameter for module in modules for parameter in module.parameters()]
+    modules: list[nn.Module] = []
+    if config.train_all or config.train_language:
+        modules += [model.model.language_model, model.lm_head]
+    if config.train_all or config.train_projector:
+        modules.append(model.model.multi_modal_projector)
+    modules += seen_vision_layers(model, config.vision_layers)
+    # A head that is tied to the embeddings is met twice.
+    own = list(dict.fromkeys(weight for module in modules for weight in module.parameters()))
+    return own + _seen_vision_weights(model) if config.train_all else own
 
 
 def _add_adapters(model: LlavaForConditionalGeneration, config: LlavaTraining) -> Any:

@@ -111,7 +111,7 @@ def test_only_merged_is_offered_where_more_than_the_language_model_learnt(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("learnt", ["train_projector", "train_all"])
+@pytest.mark.parametrize("learnt", ["train_projector", "train_language", "train_all"])
 def test_a_model_without_adapters_is_merged(tmp_path: Path, base: Path, learnt: str) -> None:
     tuned = save_tuned(base, tmp_path / "last", rank=0, **{learnt: True})
     export(tmp_path / "last", tmp_path / "out", "merged")

@@ -85,6 +85,7 @@ def test_the_defaults_are_those_of_the_field():
     assert set(config.lora.targets) == {name for names in BLOCKS.values() for name in names}
     assert (config.train_projector, config.vision_layers, config.quantize) == (False, 0, "none")
     assert not config.train_all
+    assert not config.train_language
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,9 @@ def test_the_defaults_are_those_of_the_field():
         ({"cpu_offload": True}, "fsdp"),
         ({"lora": {"r": 0}}, "nothing to train"),
         ({"train_all": True}, "set lora.r to 0"),
-        ({"train_all": True, "lora": {"r": 0}, "vision_layers": 1}, "not train_projector or vision_layers"),
+        ({"train_all": True, "lora": {"r": 0}, "vision_layers": 1}, "train_projector or vision_layers"),
+        ({"train_language": True}, "set lora.r to 0"),
+        ({"train_language": True, "lora": {"r": 0}, "quantize": "nf4", "use_gpu": True}, "use one of them"),
         ({"train_all": True, "lora": {"r": 0}, "quantize": "nf4", "use_gpu": True}, "use one of them"),
         ({"stepps": 3}, "Extra inputs"),
     ],
@@ -116,6 +119,8 @@ def test_impossible_settings_are_refused_with_the_reason(wrong, says):
         ({"vision_layers": 2, "train_projector": True}, ALL_ADAPTERS | PROJECTOR | vision_names(0, 1)),
         ({"lora": NO_ADAPTERS, "train_projector": True}, PROJECTOR),
         ({"lora": NO_ADAPTERS, "vision_layers": 1}, vision_names(1)),
+        ({"lora": NO_ADAPTERS, "train_language": True}, LANGUAGE),
+        ({"lora": NO_ADAPTERS, "train_language": True, "train_projector": True}, LANGUAGE | PROJECTOR),
         (
             {"lora": NO_ADAPTERS, "train_all": True},
             LANGUAGE | PROJECTOR | EMBEDDINGS | BEFORE | vision_names(0, 1),  # the third layer is not read
