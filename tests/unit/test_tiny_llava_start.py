@@ -22,3 +22,9 @@ def test_an_untrained_model_says_again_what_was_said_before() -> None:
     assert again.float().mean() > 0.9
     first = logits[:, :99].argmax(-1) == said[:, 1:]
     assert first.float().mean() < 0.1
+
+
+def test_a_word_has_the_same_tokens_wherever_it_stands() -> None:
+    tokenizer = train_tokenizer(iter(["水泵的功率是多少？", "功率为265 W", "请问功率"] * 9))
+    asked, told = (set(tokenizer.tokenize(text)) for text in ("水泵的功率是多少？", "功率为265 W"))
+    assert set(tokenizer.tokenize("功率")) <= asked & told
