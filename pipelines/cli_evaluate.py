@@ -64,7 +64,7 @@ def evaluate_retrieval(
     settings = effective_settings(config, assignments)
     from pipelines.console import print_comparison, print_retrieval, progress_bar
     from pipelines.core.index import Index
-    from pipelines.evaluate.baseline import compare, read_baseline
+    from pipelines.evaluate.baseline import compare, read_baseline, require_common
     from pipelines.evaluate.queries import read_queries
     from pipelines.evaluate.retrieval import DEFAULT_CUTOFFS, evaluate, ranking_depth
 
@@ -73,6 +73,8 @@ def evaluate_retrieval(
     earlier = read_baseline(baseline) if baseline else None
     with Index(index, settings.index) as opened, progress_bar() as progress, redirect_stdout(sys.stderr):
         queries = read_queries(data, opened.manifest().metadata_types, split, image_root)
+        if earlier:
+            require_common(queries, earlier)
         progress("loading the models", 0, 0)
         opened.check_spaces()
         report = evaluate(

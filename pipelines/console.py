@@ -169,3 +169,6 @@ def print_comparison(comparison: Comparison) -> None:
     Console().print(table)
     if others := comparison.only_before + comparison.only_now:
         Console().print(f"not compared: {others:,} queries that only one of the runs has", highlight=False)
+    if comparison.not_compared:
+        names = ", ".join(comparison.not_compared)
+        Console().print(f"not compared: {names}, which only one of the runs has", highlight=False)

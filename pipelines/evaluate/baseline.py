@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from pipelines.core.errors import UsageError
 from pipelines.evaluate import metrics
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.retrieval import Report
+from pipelines.evaluate.queries import JudgedQuery
+from pipelines.evaluate.retrieval import QueryFigures, Report
 
 MAX_BASELINE_BYTES = 512 * 2**20
 LOWER_IS_BETTER = ("mean_rank",)
@@ -49,12 +50,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out."""
+    """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out, and so
+    are the measures `not_compared`, which one of the runs does not have."""
 
     queries: int
     only_before: int
     only_now: int
     metrics: Mapping[str, Change]
+    not_compared: tuple[str, ...]
 
     @property
     def fallen(self) -> tuple[str, ...]:
@@ -84,6 +87,13 @@ def read_baseline(file: Path) -> Baseline:
         ) from exc
 
 
+def require_common(queries: Iterable[JudgedQuery], baseline: Baseline) -> None:
+    """Raise UsageError when the baseline has none of the queries: before they are asked."""
+    earlier = {query.id for query in baseline.per_query}
+    if not any(query.id in earlier for query in queries):
+        raise UsageError("--baseline: has none of these queries")
+
+
 def compare(report: Report, baseline: Baseline, config: EvaluateConfig) -> Comparison:
     """Raises UsageError when the runs have no query or no measure in common."""
     earlier = {query.id: query.metrics for query in baseline.per_query}
@@ -106,7 +116,12 @@ def compare(report: Report, baseline: Baseline, config: EvaluateConfig) -> Compa
             name: Change(was, has, difference, low, high, _fell(name, low, high))
             for name, was, has, difference, low, high in rows
         },
+        not_compared=tuple(sorted(_measures(report.per_query) ^ _measures(baseline.per_query))),
     )
+
+
+def _measures(queries: Iterable[_Figures | QueryFigures]) -> set[str]:
+    return {name for query in queries for name in query.metrics}
 
 
 def _fell(name: str, low: float, high: float) -> bool:

@@ -72,6 +72,7 @@ def test_only_common_queries_and_measures_are_compared(tmp_path: Path) -> None:
     assert (comparison.queries, comparison.only_before, comparison.only_now) == (2, 1, 0)
     assert list(comparison.metrics) == ["recall@5"]
     assert comparison.metrics["recall@5"].before == 1  # of the two, not of the three
+    assert comparison.not_compared == ("recall@3", "recall@7")
 
 
 def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> None:
