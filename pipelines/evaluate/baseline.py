@@ -87,8 +87,8 @@ def read_baseline(file: Path) -> Baseline:
         ) from exc
 
 
-def require_common(queries: Iterable[JudgedQuery], baseline: Baseline) -> None:
-    """Raise UsageError when the baseline has none of the queries: before they are asked."""
+def require_common(queries: Iterable[JudgedQuery | QueryFigures], baseline: Baseline) -> None:
+    """Raise UsageError when the baseline has none of the queries: known before they are asked."""
     earlier = {query.id for query in baseline.per_query}
     if not any(query.id in earlier for query in queries):
         raise UsageError("--baseline: has none of these queries")
@@ -96,10 +96,9 @@ def require_common(queries: Iterable[JudgedQuery], baseline: Baseline) -> None:
 
 def compare(report: Report, baseline: Baseline, config: EvaluateConfig) -> Comparison:
     """Raises UsageError when the runs have no query or no measure in common."""
+    require_common(report.per_query, baseline)
     earlier = {query.id: query.metrics for query in baseline.per_query}
     common = [query for query in report.per_query if query.id in earlier]
-    if not common:
-        raise UsageError("--baseline: has none of these queries")
     names = [name for name in report.overall.metrics if all(name in earlier[query.id] for query in common)]
     if not names:
         raise UsageError("--baseline: has none of these measures; give it the same -k")

@@ -28,7 +28,6 @@ from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.train.llava_config import LlavaTraining
 
 _LANGUAGE = ("model.language_model.", "lm_head.")
-_PICTURES = ("model.vision_tower.", "model.multi_modal_projector.")
 
 IGNORED = -100
 """The label of a position that nothing is to be learnt from."""
@@ -230,12 +229,14 @@ def prepare_trainable(
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     on_gpu = device.startswith("cuda") or config.use_gpu
     dtype = training_dtype(config, "cuda" if on_gpu else device)
+    projector = tuple(name for name in names if name.startswith("model.multi_modal_projector."))
+    vision = tuple(name for name in names if name.startswith("model.vision_tower."))
     return Trainable(
-        loss=TokenLoss(model, dtype, pictures_learn=any(name.startswith(_PICTURES) for name in names)),
+        loss=TokenLoss(model, dtype, pictures_learn=bool(projector or vision)),
         lora_config=lora_config,
         adapter=tuple(name for name in names if ".lora_" in name),
-        projector=tuple(name for name in names if name.startswith("model.multi_modal_projector.")),
-        vision=tuple(name for name in names if name.startswith("model.vision_tower.")),
+        projector=projector,
+        vision=vision,
         language=tuple(name for name in names if name.startswith(_LANGUAGE) and ".lora_" not in name),
     )
 

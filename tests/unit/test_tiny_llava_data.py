@@ -158,6 +158,17 @@ def test_a_page_tells_the_box_of_what_is_in_a_patch() -> None:
             assert y1 > row * patch - 1
 
 
+def test_a_page_has_no_number_that_is_held_out() -> None:
+    """Where a unit is one field's alone, the field that the number belongs to is known."""
+    units = [field.unit for field in FIELDS]
+    alone = {field.unit: field.key for field in FIELDS if units.count(field.unit) == 1}
+    rng = split.generator("page")
+    words = [pages._word(rng).split(" ") for _ in range(2000)]
+    numbers = [(alone[word[1]], word[0]) for word in words if len(word) == 2 and word[1] in alone]
+    assert len(numbers) > 500
+    assert {split.part_of(key, number) for key, number in numbers} == {"train"}
+
+
 def test_easy_vqa_keeps_its_split(tmp_path) -> None:
     for part in PARTS:
         folder = tmp_path / "data" / part

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.core.errors import UsageError
-from pipelines.evaluate.baseline import compare, read_baseline
+from pipelines.evaluate.baseline import compare, read_baseline, require_common
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.retrieval import Estimate, Group, QueryFigures, Report
 
@@ -80,8 +80,12 @@ def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="none of these measures"):
         compare(report(recall_at_7=[1.0]), baseline, CONFIG)
     (tmp_path / "empty.json").write_text('{"per_query": []}')
+    empty = read_baseline(tmp_path / "empty.json")
     with pytest.raises(UsageError, match="none of these queries"):
-        compare(report(recall_at_5=[1.0]), read_baseline(tmp_path / "empty.json"), CONFIG)
+        compare(report(recall_at_5=[1.0]), empty, CONFIG)
+    with pytest.raises(UsageError, match="none of these queries"):
+        require_common(report(recall_at_5=[1.0]).per_query, empty)
+    require_common(report(recall_at_5=[1.0]).per_query, baseline)
 
 
 @pytest.mark.parametrize(
