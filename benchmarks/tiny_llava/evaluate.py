@@ -22,7 +22,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from benchmarks.tiny_llava.model import FRAME
 from pipelines.core import images
-from pipelines.core.grounding import Box, Frame, FrameConfig, parse_boxes
+from pipelines.core.grounding import Frame, FrameConfig, iou, parse_boxes
 from pipelines.core.prompts import IMAGE_TOKEN, NO_ANSWER, cited_before, evidence_pictures, messages
 from pipelines.train.conversations import BadRow, Sample, read_conversations
 from pipelines.train.llava_batch import decoded, picture_shape
@@ -150,14 +150,6 @@ def well_placed(answered: Answered) -> bool:
     )
     box = answered.frames[place].to_original(found[0].boxes[0])
     return place == right and iou(box, expected[0].boxes[0]) >= BOX_IOU
-
-
-def iou(one: Box, other: Box) -> float:
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    tall = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(0.0, wide) * max(0.0, tall)
-    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def rows_read(answered: Answered) -> float:

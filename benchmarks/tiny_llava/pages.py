@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.tiny_llava.fields import FIELDS, KINDS, code
 from benchmarks.tiny_llava.model import FRAME, PATCH, SIDE
-from benchmarks.tiny_llava.shapes import overlap, scene
+from benchmarks.tiny_llava.shapes import COLOURS, SHAPES, overlap, scene
 from benchmarks.tiny_llava.sheets import Box
 from pipelines.core.images import Picture, fit_square
 from pipelines.demo.canvas import font
@@ -31,11 +31,16 @@ _WORDS = [word for field in FIELDS for word in (field.en.capitalize(), field.zh)
 _WORDS += [word for english, chinese in KINDS for word in (english.capitalize(), chinese)]
 _DIGITS, _CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHARACTERS = sorted({*"".join(_WORDS), *"".join(field.unit for field in FIELDS), *_DIGITS, *_CAPITALS, "-"})
-_CLASS = {character: number for number, character in enumerate(CHARACTERS, start=1)}
+# A shape is told as if its form and its colour were written all over it.
+FORMS = [f" {english}" for english, _ in SHAPES]
+HUES = [f" {english}" for english, *_ in COLOURS]
+SIGNS = (*CHARACTERS, *FORMS, *HUES)
+_CLASS = {sign: number for number, sign in enumerate(SIGNS, start=1)}
 
 Labels = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
-"""A picture (SIDE, SIDE, 3). Of each patch its characters' classes from left to right, 0 where there are
-no more, (patches, SLOTS). The box of the word or thing in it in units of FRAME, or NOTHING, (patches, 4)."""
+"""A picture (SIDE, SIDE, 3). Of each patch its signs' places in SIGNS from 1, characters from left to right,
+0 where there are no more, (patches, SLOTS). The box of the word or thing in it in units of FRAME, or
+NOTHING, (patches, 4)."""
 
 
 def page(rng: random.Random) -> Labels:
@@ -61,13 +66,16 @@ class _Told:
                 self.characters.setdefault(patch, []).append((middle, _CLASS[character]))
             self.boxes[row, column] = _units(box, SIDE * _TWICE, SIDE * _TWICE)
 
-    def thing(self, box: Box, width: int, height: int) -> None:
+    def thing(self, box: Box, width: int, height: int, *signs: str) -> None:
         """All patches whose middle it holds, but words'."""
         edges = _units(box, width, height)
         x0, y0, x1, y1 = (edge * ACROSS / (FRAME.units - 1) for edge in edges)
         middles = np.arange(ACROSS) + 0.5
         inside = ((middles > y0) & (middles < y1))[:, None] & ((middles > x0) & (middles < x1))
-        self.boxes[inside & (self.boxes[..., 0] == NOTHING)] = edges
+        free = inside & (self.boxes[..., 0] == NOTHING)
+        self.boxes[free] = edges
+        for patch in np.flatnonzero(free):
+            self.characters[int(patch)] = [(at, _CLASS[sign]) for at, sign in enumerate(signs)]
 
     def labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         classes = np.zeros((ACROSS**2, SLOTS), np.int64)
@@ -85,7 +93,7 @@ def _scene(rng: random.Random) -> Labels:
     image, placed = scene(rng, "train")
     told = _Told()
     for one in placed:
-        told.thing(one.box, image.width, image.height)
+        told.thing(one.box, image.width, image.height, FORMS[one.shape], HUES[one.colour])
     return fit_square(Picture(image, image.width, image.height), SIDE, FRAME.fit), *told.labels()
 
 

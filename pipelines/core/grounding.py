@@ -136,6 +136,15 @@ def in_bounds(box: Box, width: int, height: int) -> bool:
     return -1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1
 
 
+def iou(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes, 0 to 1."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    tall = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, wide) * max(0.0, tall)
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared
+    return shared / union if union > 0 else 0.0
+
+
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str] = ()) -> Image.Image:
     """A copy of the picture with the boxes (its own pixels) outlined and labelled, readable on any ground."""
     drawn = image.convert("RGB")

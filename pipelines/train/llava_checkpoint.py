@@ -3,7 +3,7 @@
     checkpoint.json             what it belongs to, its settings, its step and figures
     adapter/                    a PEFT directory; not without adapters
     thawed.safetensors          the model's own weights that learn, such as the projector; not where none does
-    optimizer.safetensors       AdamW's moments
+    optimizer.safetensors       the optimizer's moments
 
 Random state and data position are functions of the step and the settings (`llava_loop`, `llava_order`).
 Knows nothing of Ray or of data.
@@ -39,7 +39,7 @@ PEFT_PREFIX = "base_model.model."
 # Another value of these would train other weights, or read other samples at the same step.
 _FIXED = (
     *("lora", "train_all", "train_language", "train_projector", "vision_layers"),
-    *("frame", "max_tokens", "seed", "eval_fraction"),
+    *("frame", "max_tokens", "seed", "eval_fraction", "optimizer"),
 )
 
 

@@ -43,6 +43,9 @@ class LlavaTraining(BaseModel):
     steps: int = Field(3000, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: of the hidden layers' own matrices, with train_all or train_language"
+    )
     warm_up: int = Field(100, ge=0, description="steps")
     clip_norm: float = Field(1.0, ge=0, description="of the whole gradient; 0: no clipping")
     seed: int = Field(0, ge=0, lt=2**32)
@@ -61,6 +64,9 @@ class LlavaTraining(BaseModel):
         "auto", description="of the frozen weights and of the arithmetic; what is trained stays float32"
     )
     gradient_checkpointing: bool = Field(True, description="less memory, about a third more time")
+    compile: bool = Field(
+        False, description="torch.compile of the language model: faster steps after minutes of compiling"
+    )
 
     save_steps: int = Field(500, ge=1, description="between checkpoints; each is evaluated first")
     eval_fraction: float = Field(0.05, ge=0, lt=1, description="of the data, held out; not with eval_data")
@@ -111,6 +117,12 @@ class LlavaTraining(BaseModel):
                 "train_all and train_language change the language model's weights, quantize 'nf4' keeps "
                 "them: use one of them"
             )
+        if self.optimizer == "muon" and self.lora.r:
+            raise ValueError(
+                "optimizer 'muon' is for a model's own matrices: set lora.r to 0, or use 'adamw'"
+            )
+        if self.strategy == "fsdp" and (self.optimizer == "muon" or self.compile):
+            raise ValueError("optimizer 'muon' and compile need whole matrices: use strategy 'ddp'")
         if not (self.lora.r or self.thaws):
             raise ValueError(
                 "nothing to train: set lora.r, train_language, train_projector, vision_layers or train_all"

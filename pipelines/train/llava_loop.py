@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ Batch = Mapping[str, Any]
 """What TokenLoss takes, and optionally `ids`: the samples' ids, for messages."""
 
 _FIRST_SCALE, _LEAST_SCALE, _GROW_AFTER = 2.0**16, 1.0, 2000
+_NOT_HIDDEN = re.compile(r"embed|lm_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,7 @@ class Loop:
         self._scaling = half
         self._module = self.place.wrap(trainable.loss)
         self._parameters = trainable.parameters()
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self._parameters.values() if p.ndim > 1]},
-            # Biases and norms: decay would pull them towards doing nothing.
-            {"params": [p for p in self._parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(
-            groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self._optimizers = optimizers(self._parameters, config)
 
     def step(self, micro_batches: Sequence[Batch]) -> StepResult:
         """One update from this worker's share of the step's samples. All workers call it together, each with
@@ -103,7 +98,7 @@ class Loop:
         if not labels:
             raise MmragError(f"step {number}: no sample has a token to learn from{self._ids(micro_batches)}")
         rate = learning_rate(self.config, self.steps_done)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._zero_grad()
         self._module.train()
         losses = self._backward(micro_batches, labels)
         loss = float(self._total(losses.sum())) / labels
@@ -121,10 +116,11 @@ class Loop:
                 "set dtype to float32; the last checkpoint is as it was"
             )
         if math.isfinite(norm):
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            for optimizer in self._optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+        self._zero_grad()
         self._rescale(number, overflow=not math.isfinite(norm))
         self.steps_done = number
         return StepResult(number, loss, labels, tokens, norm, rate, skipped=not math.isfinite(norm))
@@ -148,22 +144,29 @@ class Loop:
         moments = {
             f"{name}:{key}": gathered(value)
             for name, parameter in self._parameters.items()
-            for key, value in self._optimizer.state[parameter].items()
+            for optimizer in self._optimizers
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
         return LoopState(self.steps_done, self._scale, self._steady, moments)
 
     def load_state(self, state: LoopState) -> None:
         self.steps_done, self._scale, self._steady = state.step, state.loss_scale, state.steady
-        for name, parameter in self._parameters.items():
-            restored: dict[str, Tensor] = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (value := state.optimizer.get(f"{name}:{key}")) is None:
-                    continue  # saved before the first update
-                local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-                restored[key] = value.to(local.device) if key == "step" else torch.zeros_like(parameter)
-                fill(restored[key], value)
-            if restored:
-                self._optimizer.state[parameter] = restored
+        names = {parameter: name for name, parameter in self._parameters.items()}
+        for optimizer in self._optimizers:
+            for parameter in (one for group in optimizer.param_groups for one in group["params"]):
+                restored: dict[str, Tensor] = {}
+                for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+                    if (value := state.optimizer.get(f"{names[parameter]}:{key}")) is None:
+                        continue  # another optimizer's, or saved before the first update
+                    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+                    restored[key] = value.to(local.device) if key == "step" else torch.zeros_like(parameter)
+                    fill(restored[key], value)
+                if restored:
+                    optimizer.state[parameter] = restored
+
+    def _zero_grad(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, micro_batches: Sequence[Batch], labels: int) -> Tensor:
         """Each micro-batch's summed loss. Leaves the gradient of the step's mean loss, scaled."""
@@ -240,6 +243,32 @@ class Loop:
             distributed.all_gather_object(everyone, mine)
         ids = [sample for one in everyone for sample in one]
         return f" (samples {', '.join(ids)})" if ids else ""
+
+
+def optimizers(parameters: Mapping[str, nn.Parameter], config: LlavaTraining) -> list[torch.optim.Optimizer]:
+    """AdamW of everything, or of what Muon (Jordan, kellerjordan.github.io/posts/muon) is not for: it takes
+    the matrices of hidden layers, neither embeddings nor head, at AdamW's learning rate (Liu et al.,
+    arXiv 2502.16982).
+    """
+    hidden = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if config.optimizer == "muon" and parameter.ndim == 2 and not _NOT_HIDDEN.search(name)
+    }
+    others = [parameter for name, parameter in parameters.items() if name not in hidden]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.ndim > 1]},
+        # Biases and norms: decay would pull them towards doing nothing.
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    rate, decay = config.learning_rate, config.weight_decay
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)]
+    if hidden:
+        muon = torch.optim.Muon(
+            list(hidden.values()), lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+        found.append(muon)
+    return found
 
 
 def learning_rate(config: LlavaTraining, steps_done: int) -> float:

@@ -226,6 +226,8 @@ def prepare_trainable(
         parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         _recompute_activations(model)
+    if config.compile:
+        model.model.language_model.compile(dynamic=True)  # in place: weights keep their names
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     on_gpu = device.startswith("cuda") or config.use_gpu
     dtype = training_dtype(config, "cuda" if on_gpu else device)

@@ -158,6 +158,17 @@ def test_a_page_tells_the_box_of_what_is_in_a_patch() -> None:
             assert y1 > row * patch - 1
 
 
+def test_a_shape_is_told_as_its_form_and_colour() -> None:
+    for number in range(20):
+        _, signs, boxes = pages._scene(split.generator("page", number))
+        held = boxes[:, 0] != pages.NOTHING
+        assert held.any()
+        told = {tuple(pages.SIGNS[place - 1] for place in patch if place) for patch in signs[held]}
+        assert all(form in pages.FORMS and hue in pages.HUES for form, hue in told)
+        assert len(told) <= len({tuple(box) for box in boxes[held]})
+        assert not signs[~held].any()
+
+
 def test_a_page_has_no_number_that_is_held_out() -> None:
     """Where a unit is one field's alone, the field that the number belongs to is known."""
     units = [field.unit for field in FIELDS]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,50 @@ def test_a_step_without_any_label_is_an_error_that_names_the_samples(base):
 def test_the_seeds_of_micro_batches_are_all_different():
     seeds = {micro_seed(seed, step, place) for seed in range(5) for step in range(20) for place in range(8)}
     assert len(seeds) == 5 * 20 * 8
+
+
+WHOLE = {"train_all": True, "lora": {"r": 0}}
+
+
+def test_muon_moves_hidden_matrices_and_adamw_the_rest(base):
+    config = settings(base, optimizer="muon", warm_up=0, weight_decay=0.0, **WHOLE)
+    loop = new_loop(config)
+    before = loop.trainable.state()
+    loop.step(micro_batches(config, 0))
+    after, kinds = loop.trainable.state(), {key.rpartition(":")[::2] for key in loop.state().optimizer}
+    by_muon = {name for name, kind in kinds if kind == "momentum_buffer"}
+    assert by_muon == {
+        name
+        for name, value in before.items()
+        if value.ndim == 2 and "embed" not in name and "lm_head" not in name
+    }
+    assert {name for name, kind in kinds if kind == "exp_avg"} == before.keys() - by_muon
+    for name in by_muon:
+        # An orthogonal step, scaled to AdamW's: an entry moves by about a fifth of the learning rate; by less
+        # where the gradient has a low rank.
+        moved = (after[name] - before[name]).square().mean().sqrt().item()
+        assert 0 < moved < 0.3 * config.learning_rate, name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_loop_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(base, tmp_path, optimizer):
+    config = settings(base, optimizer=optimizer, **WHOLE)
+    alone, stopped, resumed = (new_loop(config) for _ in range(3))
+    run(stopped, 3)
+    llava_checkpoint.save(tmp_path / "checkpoint", stopped.trainable, stopped, origin(base))
+    llava_checkpoint.load(tmp_path / "checkpoint", resumed.trainable, resumed, origin(base))
+    assert run(resumed, 6) == pytest.approx(run(alone, 6)[3:], rel=1e-5)
+    other = new_loop(settings(base, optimizer="muon" if optimizer == "adamw" else "adamw", **WHOLE))
+    with pytest.raises(MmragError, match="optimizer"):
+        llava_checkpoint.load(tmp_path / "checkpoint", other.trainable, other, origin(base))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_a_compiled_model_learns_the_same(base):
+    plain, compiled = (new_loop(settings(base, compile=it, **WHOLE)) for it in (False, True))
+    assert run(compiled, STEPS) == pytest.approx(run(plain, STEPS), rel=1e-4)
+    assert compiled.trainable.state().keys() == plain.trainable.state().keys()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="float16 trains on GPUs only")

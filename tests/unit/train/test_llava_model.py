@@ -99,6 +99,8 @@ def test_the_defaults_are_those_of_the_field():
         ({"train_all": True}, "set lora.r to 0"),
         ({"train_all": True, "lora": {"r": 0}, "vision_layers": 1}, "train_projector or vision_layers"),
         ({"train_language": True}, "set lora.r to 0"),
+        ({"optimizer": "muon"}, "set lora.r to 0"),
+        ({"compile": True, "strategy": "fsdp"}, "whole matrices"),
         ({"train_language": True, "lora": {"r": 0}, "quantize": "nf4", "use_gpu": True}, "use one of them"),
         ({"train_all": True, "lora": {"r": 0}, "quantize": "nf4", "use_gpu": True}, "use one of them"),
         ({"stepps": 3}, "Extra inputs"),
