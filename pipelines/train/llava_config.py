@@ -117,12 +117,10 @@ class LlavaTraining(BaseModel):
                 "train_all and train_language change the language model's weights, quantize 'nf4' keeps "
                 "them: use one of them"
             )
-        if self.optimizer == "muon" and self.lora.r:
-            raise ValueError(
-                "optimizer 'muon' is for a model's own matrices: set lora.r to 0, or use 'adamw'"
-            )
+        if self.optimizer == "muon" and not (self.train_all or self.train_language):
+            raise ValueError("optimizer 'muon' goes with train_all or train_language: use 'adamw'")
         if self.strategy == "fsdp" and (self.optimizer == "muon" or self.compile):
-            raise ValueError("optimizer 'muon' and compile need whole matrices: use strategy 'ddp'")
+            raise ValueError("optimizer 'muon' and compile do not go with strategy 'fsdp': use 'ddp'")
         if not (self.lora.r or self.thaws):
             raise ValueError(
                 "nothing to train: set lora.r, train_language, train_projector, vision_layers or train_all"

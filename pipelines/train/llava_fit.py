@@ -98,10 +98,12 @@ def _remedies(config: LlavaTraining) -> Iterator[tuple[str, LlavaTraining]]:
             together |= smaller
     if config.batch_size > 1 and not config.gradient_checkpointing:
         yield _changed(config, together)
-    if config.use_gpu and config.quantize == "none" and config.strategy == "ddp":
+    whole = config.train_all or config.train_language
+    if config.use_gpu and config.quantize == "none" and config.strategy == "ddp" and not whole:
         yield _changed(config, together | {"quantize": "nf4"})
-    if config.use_gpu and config.quantize == "none" and not config.cpu_offload:
-        yield _changed(config, together | {"strategy": "fsdp", "cpu_offload": True})
+    sharded = not config.cpu_offload and config.optimizer == "adamw"
+    if config.use_gpu and config.quantize == "none" and sharded:
+        yield _changed(config, together | {"strategy": "fsdp", "cpu_offload": True, "compile": False})
 
 
 def _changed(config: LlavaTraining, change: dict[str, Any]) -> tuple[str, LlavaTraining]:

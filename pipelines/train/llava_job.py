@@ -34,7 +34,13 @@ from pipelines.train.llava_checkpoint import Origin
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
-from pipelines.train.llava_model import base_directory, load_base, prepare_trainable, shard
+from pipelines.train.llava_model import (
+    base_directory,
+    load_base,
+    prepare_trainable,
+    require_compiler,
+    shard,
+)
 from pipelines.train.llava_plan import Part, Plan, SkipLog, make_plan, write_rejected
 from pipelines.train.llava_run import Progress, resume, run
 from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps
@@ -84,6 +90,7 @@ def train_llava(
     """
     start = time.perf_counter()
     progress("reading the data", 0, 0)
+    require_compiler(config)
     base = base_directory(config.base_model)
     _prepare(config)  # here, before a worker starts: refuses a model that has no template
     plan = make_plan(data, config)

@@ -1,6 +1,6 @@
 """The training step of a LLaVA: micro-batches in, one update of the weights out.
 
-The same numbers come out however the samples of a step are spread over workers and micro-batches, and a
+The same gradient comes out however the samples of a step are spread over workers and micro-batches, and a
 loop that is loaded with another's state goes on as that one would have. Knows nothing of data, files or Ray;
 a worker of a data-parallel job passes its place.
 """
@@ -27,10 +27,11 @@ from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_model import IGNORED, Trainable, fill, gathered, training_dtype
 
 Batch = Mapping[str, Any]
-"""What TokenLoss takes, and optionally `ids`: the samples' ids, for messages."""
+"""What TokenLoss takes; `attention_mask` (B, L), 1 where there is a token, which is only counted; optionally
+`ids`: the samples' ids, for messages."""
 
 _FIRST_SCALE, _LEAST_SCALE, _GROW_AFTER = 2.0**16, 1.0, 2000
-_NOT_HIDDEN = re.compile(r"embed|lm_head")
+_EMBEDDINGS_OR_HEAD = re.compile(r"embed|lm_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ def optimizers(parameters: Mapping[str, nn.Parameter], config: LlavaTraining) ->
     hidden = {
         name: parameter
         for name, parameter in parameters.items()
-        if config.optimizer == "muon" and parameter.ndim == 2 and not _NOT_HIDDEN.search(name)
+        if config.optimizer == "muon" and parameter.ndim == 2 and not _EMBEDDINGS_OR_HEAD.search(name)
     }
     others = [parameter for name, parameter in parameters.items() if name not in hidden]
     groups: list[dict[str, Any]] = [
@@ -287,6 +288,9 @@ def micro_seed(seed: int, step: int, place: int) -> int:
 
 def _sizes(batches: Sequence[Batch]) -> tuple[int, int]:
     """(labels, tokens). The first token of a sample is never predicted."""
+    for batch in batches:
+        mask = batch["attention_mask"]
+        assert (mask[:, 1:] <= mask[:, :-1]).all(), "padded on the left: attention would see it"
     labels = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
     return labels, sum(int(batch["attention_mask"].sum()) for batch in batches)
 
@@ -295,7 +299,7 @@ def _to(batch: Batch, device: str) -> dict[str, Tensor]:
     return {
         name: value.to(device, non_blocking=True)
         for name, value in batch.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and name != "attention_mask"
     }
 
 

@@ -6,7 +6,9 @@ of data files, steps or Ray.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -131,16 +133,15 @@ class TokenLoss(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The negative log-likelihood, float32, summed over the labelled tokens (0 without any).
 
-        `batch`: input_ids, attention_mask, labels (B, L), IGNORED where nothing is learnt; pixel_values
-        (N, 3, side, side) of the pictures in reading order, absent where there is none. Logits are made for
-        the positions that have a label only: most of a conversation is question and picture.
+        `batch`: input_ids and labels (B, L), padded on the right, IGNORED where nothing is learnt;
+        pixel_values (N, 3, side, side) of the pictures in reading order, absent where there is none. No mask:
+        a causal model sees nothing of what comes later, and without one attention is faster. Logits are made
+        for the positions that have a label only: most of a conversation is question and picture.
         """
         with torch.autocast(
             batch["input_ids"].device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
         ):
-            hidden_BLD = self.llava.model(
-                **self._inputs(batch), attention_mask=batch["attention_mask"], use_cache=False
-            ).last_hidden_state
+            hidden_BLD = self.llava.model(**self._inputs(batch), use_cache=False).last_hidden_state
             next_BL = batch["labels"][:, 1:]
             learnt = next_BL != IGNORED
             hidden_ND = hidden_BLD[:, :-1][learnt]
@@ -204,6 +205,14 @@ class Trainable:
         """Put back what `state` gave. `state` must have every name, and each in its shape."""
         for name, parameter in self.parameters().items():
             fill(parameter, state[name])
+
+
+def require_compiler(config: LlavaTraining) -> None:
+    """Raise MissingDependency where `compile` is asked for and torch has nothing to compile with."""
+    if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise MissingDependency(
+            "compile needs a C++ compiler: install g++, or set train.llava.compile to false"
+        )
 
 
 def prepare_trainable(

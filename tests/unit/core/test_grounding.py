@@ -16,6 +16,7 @@ from pipelines.core.grounding import (
     draw_boxes,
     format_boxes,
     in_bounds,
+    iou,
     parse_boxes,
 )
 from pipelines.core.images import Picture, fit_square
@@ -172,3 +173,26 @@ def test_boxes_are_drawn_on_a_copy():
 
 def test_a_box_beyond_the_picture_or_upside_down_is_drawn_as_far_as_it_goes():
     draw_boxes(Image.new("L", (20, 10)), [(-50, -50, 500, 500), (15, 8, 5, 2)], ["", "x" * 500])
+
+
+# --- overlap
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((0, 0, 10, 10), 1),
+        ((0, 0, 10, 5), 0.5),
+        ((5, 5, 15, 15), 25 / 175),
+        ((10, 0, 20, 10), 0),
+        ((20, 20, 30, 30), 0),
+        ((3, 3, 3, 3), 0),
+    ],
+)
+def test_overlap_is_the_shared_part_of_both(other, expected):
+    assert iou((0, 0, 10, 10), other) == pytest.approx(expected)
+    assert iou(other, (0, 0, 10, 10)) == pytest.approx(expected)
+
+
+def test_boxes_without_an_area_share_nothing():
+    assert iou((3, 3, 3, 3), (3, 3, 3, 3)) == 0

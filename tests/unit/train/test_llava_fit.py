@@ -7,7 +7,7 @@ from llava_runs import settings
 from tiny_llava import save_tiny_llava
 
 from pipelines.core.errors import UsageError
-from pipelines.train.llava_fit import fit_report
+from pipelines.train.llava_fit import _remedies, fit_report
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +47,17 @@ def test_what_training_would_refuse_is_refused(base, tmp_path):
         fit_report(settings(base, max_tokens=16))
     with pytest.raises(UsageError, match="neither a model directory"):
         fit_report(settings(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, {"nf4", "fsdp"}),
+        ({"compile": True}, {"nf4", "fsdp"}),
+        ({"train_all": True, "lora": {"r": 0}}, {"fsdp"}),
+        ({"train_all": True, "lora": {"r": 0}, "optimizer": "muon", "compile": True}, set()),
+    ],
+)
+def test_a_gpu_is_offered_what_goes_with_the_other_settings(tmp_path, changes, wanted):
+    found = [changed for _, changed in _remedies(settings(tmp_path, use_gpu=True, **changes))]
+    assert {one.quantize for one in found} - {"none"} | {one.strategy for one in found} - {"ddp"} == wanted

@@ -10,9 +10,10 @@ import torch
 from llava_runs import Job, collate, in_two_processes, micro_batches, new_loop, origin, run, sample, settings
 from tiny_llava import save_tiny_llava
 
-from pipelines.core.errors import MmragError
+from pipelines.core.errors import MissingDependency, MmragError
 from pipelines.train import llava_checkpoint
 from pipelines.train.llava_loop import learning_rate, micro_seed
+from pipelines.train.llava_model import require_compiler
 
 STEPS = 4
 EVERYTHING = {"train_projector": True, "vision_layers": 1}
@@ -222,10 +223,34 @@ def test_a_loop_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(base, tmp_pat
         llava_checkpoint.load(tmp_path / "checkpoint", other.trainable, other, origin(base))
 
 
+def test_muon_hardly_minds_how_a_step_is_cut(base):
+    """Its steps are computed in bfloat16: not to the last digit."""
+    shape = {"optimizer": "muon", **WHOLE}
+    whole = new_loop(settings(base, batch_size=8, accumulate=1, **shape))
+    cut = new_loop(settings(base, batch_size=2, accumulate=4, **shape))
+    assert run(cut, STEPS) == pytest.approx(run(whole, STEPS), rel=1e-3)
+
+
+def test_a_batch_that_is_padded_on_the_left_is_a_mistake_of_ours(base):
+    config = settings(base)
+    batch = micro_batches(config, 0)[0]
+    batch["attention_mask"] = batch["attention_mask"].flip(1)
+    with pytest.raises(AssertionError, match="padded on the left"):
+        new_loop(config).step([batch])
+
+
+def test_without_a_compiler_compile_is_refused(base, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    require_compiler(settings(base))
+    with pytest.raises(MissingDependency, match=r"train\.llava\.compile"):
+        require_compiler(settings(base, compile=True))
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [WHOLE, {"gradient_checkpointing": True, **EVERYTHING}])
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
-def test_a_compiled_model_learns_the_same(base):
-    plain, compiled = (new_loop(settings(base, compile=it, **WHOLE)) for it in (False, True))
+def test_a_compiled_model_learns_the_same(base, changes):
+    plain, compiled = (new_loop(settings(base, compile=it, **changes)) for it in (False, True))
     assert run(compiled, STEPS) == pytest.approx(run(plain, STEPS), rel=1e-4)
     assert compiled.trainable.state().keys() == plain.trainable.state().keys()
 

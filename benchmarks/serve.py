@@ -1,0 +1,213 @@
+"""What serving costs beside generation: the chain's share of an answer, hand-offs, and 1,000 requests.
+
+    python benchmarks/serve.py [--images 2000] [--questions 100] [--requests 1000] [--concurrent 32]
+
+Draws nameplates, ingests them, starts `mmrag serve` with the offline models, and asks. The chain's share is
+what a client waits less what the generator takes. Hand-offs are that share less the same work, retrieval and
+prompt, done by one process without Ray or HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from measure import Ratio, ratio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tiny_llava import sheets
+from benchmarks.tiny_llava.fields import KINDS
+from pipelines.core.answer import AnswerConfig, LocalSearcher
+from pipelines.core.evidence import show
+from pipelines.core.generator import GeneratorConfig, load_profile
+from pipelines.core.index import Index, IndexConfig
+from pipelines.core.previews import Preview, content_of, read_preview
+from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.types import Hit
+
+MMRAG = Path(sys.executable).with_name("mmrag")
+
+
+def corpus(folder: Path, count: int) -> tuple[Path, list[str]]:
+    """A manifest of drawn nameplates, and a question about each, whose answer stands on it."""
+    (folder / "plates").mkdir(parents=True)
+    questions = []
+    with (folder / "plates.jsonl").open("w", encoding="utf-8") as manifest:
+        for number in range(count):
+            rng = random.Random(number)
+            chinese = number % 2 == 1
+            sheet = sheets.random_sheet(rng, "test", "zh" if chinese else "en")
+            name = f"{KINDS[sheet.kind][chinese]} {sheet.code}"
+            picture = f"plates/{number}.png"
+            sheets.draw(sheet, rng.choice(sheets.TRAINED_LAYOUTS), rng).image.save(folder / picture)
+            caption = f"{name}的铭牌" if chinese else f"Nameplate of the {name}"
+            manifest.write(json.dumps({"id": f"p{number}", "image": picture, "caption": caption}) + "\n")
+            field = sheet.rows[0][0]
+            questions.append(
+                f"{name}的{field.zh}是多少？" if chinese else f"What is the {field.en} of the {name}?"
+            )
+    return folder / "plates.jsonl", questions
+
+
+@contextmanager
+def server(index: Path) -> Iterator[tuple[str, int]]:
+    """`mmrag serve`, ready: its address and its process."""
+    process = subprocess.Popen([MMRAG, "serve", "--index", index, "--port", "0"])
+    try:
+        while not (index / "serve.json").exists():
+            if process.poll() is not None:
+                raise SystemExit("mmrag serve ended before it was ready")
+            time.sleep(0.5)
+        yield json.loads((index / "serve.json").read_text())["address"], process.pid
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+
+
+def ask(client: httpx.Client, text: str, image: bytes | None = None) -> tuple[float, dict[str, float]]:
+    """Milliseconds that the client waits, and the server's own times of the stages."""
+    body: dict[str, Any] = {"query": text}
+    if image is not None:
+        body["image"] = "data:image/jpeg;base64," + base64.b64encode(image).decode()
+    start = time.perf_counter()
+    response = client.post("/v1/answer", json=body)
+    waited = (time.perf_counter() - start) * 1000
+    return waited, response.raise_for_status().json()["timings_ms"]
+
+
+def shares(client: httpx.Client, questions: Sequence[str], pictures: Sequence[bytes | None]) -> list[float]:
+    """Of each question, milliseconds that are not generation."""
+    asked = [ask(client, text, image) for text, image in zip(questions, pictures, strict=True)]
+    return [waited - times.get("generate", 0.0) for waited, times in asked]
+
+
+def alone(index_dir: Path, questions: Sequence[str]) -> list[float]:
+    """The same retrieval and prompt in this process, milliseconds each."""
+    profile, config = load_profile(GeneratorConfig()), GeneratorConfig()
+    found = []
+    with Index(index_dir, IndexConfig()) as index:
+        searcher = LocalSearcher(index.retriever(SearchConfig()))
+
+        def preview(hit: Hit) -> Preview | None:
+            return read_preview(index.previews, content_of(hit.image_uri)) if hit.image_uri else None
+
+        for text in [*questions[:5], *questions]:
+            start = time.perf_counter()
+            hits = asyncio.run(searcher.search(Query(text, k=AnswerConfig().evidence))).hits
+            show(text, (), hits, None, preview, config, profile)
+            found.append((time.perf_counter() - start) * 1000)
+    return found[5:]
+
+
+def load(address: str, pid: int, questions: Sequence[str], requests: int, concurrent: int) -> None:
+    """All at once: statuses, rate, latency, and memory at a tenth and at the end of them."""
+    statuses: Counter[int] = Counter()
+    waited: list[float] = []
+    memory: dict[int, float] = {}
+
+    async def run() -> float:
+        left = iter(range(requests))
+        async with httpx.AsyncClient(base_url=address, timeout=120) as client:
+
+            async def one_after_the_other() -> None:
+                for number in left:
+                    start = time.perf_counter()
+                    response = await client.post(
+                        "/v1/answer", json={"query": questions[number % len(questions)]}
+                    )
+                    statuses[response.status_code] += 1
+                    if response.status_code == httpx.codes.OK:
+                        waited.append((time.perf_counter() - start) * 1000)
+                    if (done := statuses.total()) in (requests // 10, requests):
+                        memory[done] = resident_mb(pid)
+
+            start = time.perf_counter()
+            await asyncio.gather(*(one_after_the_other() for _ in range(concurrent)))
+            return requests / (time.perf_counter() - start)
+
+    rate = asyncio.run(run())
+    p50, p99 = np.percentile(waited, [50, 99])
+    print(f"{requests} requests at {concurrent} concurrent: statuses {dict(statuses)}, {rate:.1f}/s")
+    print(f"  p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+    print("  memory, MiB: " + ", ".join(f"{mb:.0f} after {count}" for count, mb in sorted(memory.items())))
+
+
+def resident_mb(pid: int) -> float:
+    """Of the server and all that it started, without what they share."""
+    total = 0
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        try:
+            info = process.memory_info()
+        except psutil.NoSuchProcess:
+            continue
+        total += info.rss - getattr(info, "shared", 0)
+    return total / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--concurrent", type=int, default=32)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, questions = corpus(Path(folder) / "corpus", arguments.images)
+        index = Path(folder) / "index"
+        subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
+        texts = questions[: arguments.questions]
+        with server(index) as (address, pid), httpx.Client(base_url=address, timeout=120) as client:
+            for text in texts[:10]:
+                ask(client, text)
+            pictures = [_photograph(Path(folder) / "corpus" / f"plates/{n}.png") for n in range(len(texts))]
+            plain: list[float] = []
+            local: list[float] = []
+            for first in range(0, len(texts), 10):  # in turn: the machine is noisy
+                block = texts[first : first + 10]
+                plain += shares(client, block, [None] * len(block))
+                local += alone(index, block)
+            uncached = shares(client, texts, pictures)
+            cached = shares(client, texts, pictures)
+            print("the chain's share of an answer, p50 and p90 in ms:")
+            for name, found in (("text", plain), ("picture, cached", cached), ("picture, not", uncached)):
+                print(f"  {name}: {statistics.median(found):.1f}, {np.percentile(found, 90):.1f}")
+            print(f"  in one process, text: {statistics.median(local):.1f}, {np.percentile(local, 90):.1f}")
+            gap = [one - other for one, other in zip(plain, local, strict=True)]
+            print(f"gateway and hand-offs, p50 of the differences: {statistics.median(gap):.1f} ms")
+            blocks = [[statistics.median(found[n : n + 10]) for n in range(0, len(found), 10)]
+                      for found in (plain, local)]  # fmt: skip
+            against: Ratio = ratio(*blocks)
+            print(f"served / in one process, blocks of ten: {against}", flush=True)
+            load(address, pid, questions, arguments.requests, arguments.concurrent)
+
+
+def _photograph(path: Path) -> bytes:
+    """As a question would bring it: not the bytes that were ingested."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    main()
