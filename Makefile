@@ -52,7 +52,7 @@ endif
 	@touch $@
 	@echo "installed; next: make demo"
 
-demo: install ## ingest a small bilingual corpus, search it, write demo/report.html
+demo: install ## ingest a small bilingual corpus, search and ask it, write demo/report.html
 	$(BIN)/mmrag demo --out demo $(ARGS)
 
 test: install ## all tests, those that start servers or Ray included

@@ -15,15 +15,13 @@ import base64
 import io
 import json
 import random
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +40,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.previews import Preview, content_of, read_preview
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit
+from pipelines.serve.client import SERVED, served
 
 MMRAG = Path(sys.executable).with_name("mmrag")
 
@@ -65,21 +64,6 @@ def corpus(folder: Path, count: int) -> tuple[Path, list[str]]:
                 f"{name}的{field.zh}是多少？" if chinese else f"What is the {field.en} of the {name}?"
             )
     return folder / "plates.jsonl", questions
-
-
-@contextmanager
-def server(index: Path) -> Iterator[tuple[str, int]]:
-    """`mmrag serve`, ready: its address and its process."""
-    process = subprocess.Popen([MMRAG, "serve", "--index", index, "--port", "0"])
-    try:
-        while not (index / "serve.json").exists():
-            if process.poll() is not None:
-                raise SystemExit("mmrag serve ended before it was ready")
-            time.sleep(0.5)
-        yield json.loads((index / "serve.json").read_text())["address"], process.pid
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(120)
 
 
 def ask(client: httpx.Client, text: str, image: bytes | None = None) -> tuple[float, dict[str, float]]:
@@ -174,7 +158,8 @@ def main() -> None:
         index = Path(folder) / "index"
         subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
         texts = questions[: arguments.questions]
-        with server(index) as (address, pid), httpx.Client(base_url=address, timeout=120) as client:
+        with served(index) as address, httpx.Client(base_url=address, timeout=120) as client:
+            pid = int(json.loads((index / SERVED).read_bytes())["pid"])
             for text in texts[:10]:
                 ask(client, text)
             pictures = [_photograph(Path(folder) / "corpus" / f"plates/{n}.png") for n in range(len(texts))]

@@ -183,8 +183,9 @@ def demo(
     config: ConfigFile = None,
     assignments: Assignments = None,
 ) -> None:
-    """Draw a small bilingual corpus, ingest it, search it, and write a report with pictures."""
+    """Draw a small bilingual corpus, ingest it, search it, ask a server of it, and write a report."""
     settings = effective_settings(config, assignments)
     from pipelines.demo.run import run_demo
 
-    run_demo(out, settings)
+    options = [word for assignment in assignments or () for word in ("--set", assignment)]
+    run_demo(out, settings, [*options, *(["--config", str(config)] if config else [])])

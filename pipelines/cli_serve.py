@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from pipelines.serve.deployments import Parts
     from pipelines.settings import Settings
 
-_SERVED = "serve.json"
-"""In the index directory while it is served: the address, and the server's process."""
-
 
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Default: 127.0.0.1, this machine only.")] = None,
@@ -158,35 +155,23 @@ def _ask_here(index: Path, settings: Settings, query: Query) -> dict[str, Any]:
 
 
 def _ask_server(address: str, query: Query, where: str | None) -> dict[str, Any]:
-    import base64
+    from pipelines.serve.client import ask as ask_server
 
-    import httpx
-
-    from pipelines.core.errors import GeneratorUnavailable
-
-    body: dict[str, Any] = {"query": query.text, "mode": query.mode, "k": query.k, "filter": where}
-    if query.image is not None:
-        body["image"] = "data:image/png;base64," + base64.b64encode(query.image).decode()
-    key = os.environ.get("MMRAG_API_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        response = httpx.post(f"{address}/v1/answer", json=body, headers=headers, timeout=120)
-        found = response.json()
-    except (httpx.HTTPError, ValueError) as exc:
-        raise GeneratorUnavailable(f"{address} does not answer ({exc}); is the server still up?") from exc
-    if response.is_error:
-        wrong = UsageError if response.status_code < 500 else GeneratorUnavailable
-        raise wrong(found["error"]["message"])
-    return dict(found)
+    body = {"query": query.text, "mode": query.mode, "k": query.k, "filter": where}
+    return ask_server(address, body, query.image, os.environ.get("MMRAG_API_KEY", ""))
 
 
 @contextmanager
 def _announced(index: Path) -> Iterator[Any]:
     """Yields what tells the address to the user and, by a file, to `mmrag ask`."""
-    file = index / _SERVED
+    from pipelines.serve.client import SERVED
+
+    file = index / SERVED
 
     def announce(address: str) -> None:
-        file.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", "utf-8")
+        beside = file.with_suffix(".partial")
+        beside.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", "utf-8")
+        beside.replace(file)  # at once: whoever waits for it reads it whole
         print(f"ready: {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     try:
@@ -199,8 +184,10 @@ def _served(index: Path) -> str | None:
     """The address of a server of this index that is up."""
     import httpx
 
+    from pipelines.serve.client import SERVED
+
     try:
-        address = str(json.loads((index / _SERVED).read_bytes())["address"])
+        address = str(json.loads((index / SERVED).read_bytes())["address"])
         return address if httpx.get(f"{address}/healthz", timeout=30).is_success else None
     except (OSError, ValueError, KeyError, httpx.HTTPError):
         return None  # never served, or the server was killed
@@ -208,26 +195,17 @@ def _served(index: Path) -> str | None:
 
 def _annotate(out: Path, answer: dict[str, Any], own: bytes | None, index: Path) -> None:
     """Each picture that has boxes, with them: OUT, and OUT-2 and so on where there are more."""
-    from pipelines.core.previews import annotated, content_of, preview_of, read_preview
-    from pipelines.core.types import PlacedBox
+    from pipelines.core.previews import annotated_pictures
 
-    boxes: dict[Any, list[PlacedBox]] = {}
-    for box in answer["boxes"]:
-        boxes.setdefault(box["image"], []).append(PlacedBox(**box))
-    if not boxes:
+    if not answer["boxes"]:
         print(f"the answer marks nothing: {out} is not written", file=sys.stderr)
-    uris = {hit["citation_id"]: hit["image_uri"] for hit in answer["hits"]}
-    for number, (shown, placed) in enumerate(boxes.items(), start=1):
-        preview: Preview | None
-        if shown == "query":
-            preview = preview_of(own or b"")
-        else:
-            preview = read_preview(index / "previews", content_of(uris[shown]))
+    pictures = annotated_pictures(answer, own, index / "previews")
+    for number, (shown, picture) in enumerate(pictures, start=1):
         file = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
-        if preview is None:
+        if picture is None:
             raise UsageError(f"--annotate: the index no longer has the picture of [{shown}]")
         try:
-            annotated(preview, placed).save(file)
+            picture.save(file)
         except (OSError, ValueError) as exc:
             raise UsageError(f"--annotate {file}: {exc}") from exc
         print(

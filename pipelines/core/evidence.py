@@ -66,7 +66,7 @@ def show(
     if asked > room // 2:
         raise UsageError(f"the question has {asked:,} tokens; {profile.name} reads {room // 2:,} at most")
     room -= asked
-    most = min(config.max_pictures, int(room * _MOST_OF_CONTEXT) // profile.tokens_per_image)
+    most = min(config.most_pictures, int(room * _MOST_OF_CONTEXT) // profile.tokens_per_image)
     pictures = _pictures(hits, query_picture, load, most, profile)
     room -= len(pictures) * profile.tokens_per_image
     turns = _recent(history, room // 4, profile)

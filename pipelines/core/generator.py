@@ -44,13 +44,22 @@ class GeneratorConfig(BaseModel):
         None, description="how pictures lie in the model's square; null: as its manifest says"
     )
     max_model_len: int | None = Field(None, ge=64, description="tokens; null: the model's own")
-    max_pictures: int = Field(4, ge=0, le=64, description="a prompt's, the question's own among them")
+    max_pictures: int | None = Field(
+        None, ge=0, le=64, description="a prompt's, the question's own among them; null: 4, of tiny-llava 1"
+    )
     evidence_tokens: int = Field(1536, ge=0, description="for the text of the evidence")
     max_tokens: int = Field(256, ge=1, description="of an answer")
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+
+    @property
+    def most_pictures(self) -> int:
+        """The packaged model mistakes one picture of a prompt for another: its card has the figures."""
+        if self.max_pictures is None:
+            return 4 if self.model else 1
+        return self.max_pictures
 
     @property
     def sampling(self) -> Sampling:
@@ -138,8 +147,6 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
     what is no model, and for one that was trained with other words than `core.prompts` has now."""
     directory = model_directory(config)
     body = load_config(directory)
-    if not body and not config.model:
-        raise UsageError("name a model: set generator.model to a directory or hub id of a LLaVA")
     if not body or not (directory / "tokenizer.json").exists():
         raise UsageError(f"generator.model {directory} has no config.json and tokenizer.json: it is no model")
     frame = config.frame or FrameConfig()

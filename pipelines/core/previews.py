@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 from PIL import Image
@@ -76,3 +77,19 @@ def annotated(preview: Preview, boxes: Sequence[PlacedBox]) -> Image.Image:
         (x1 * across, y1 * down, x2 * across, y2 * down) for x1, y1, x2, y2 in (box.xyxy for box in boxes)
     ]
     return draw_boxes(image, scaled, [box.label for box in boxes])
+
+
+def annotated_pictures(
+    answer: Mapping[str, Any], own: bytes | None, root: Path
+) -> Iterator[tuple[Literal["query"] | int, Image.Image | None]]:
+    """Each picture that an answer (`types.answer_dict`) has boxes on, with them: "query" is `own`, the
+    question's, a number the evidence's, from the previews in `root`; None where there is no such preview.
+    Raises BadImage.
+    """
+    boxes: dict[Literal["query"] | int, list[PlacedBox]] = {}
+    for box in answer["boxes"]:
+        boxes.setdefault(box["image"], []).append(PlacedBox(**box))
+    uris = {hit["citation_id"]: hit["image_uri"] for hit in answer["hits"]}
+    for shown, placed in boxes.items():
+        preview = preview_of(own or b"") if shown == "query" else read_preview(root, content_of(uris[shown]))
+        yield shown, annotated(preview, placed) if preview else None

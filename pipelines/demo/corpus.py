@@ -143,6 +143,11 @@ def _write_queries(out: Path, photographs: Path, seed: int) -> None:
     shot = Shot(tilt=0.09, noise=7, warmth=0.08)
     _save(photograph(part, _random(seed, 900), shot), out / "cooler-photo.jpg")
 
+    plate = next(plate for plate in NAMEPLATES if plate.code == "SA-870").draw()
+    _save(
+        ImageEnhance.Brightness(ImageEnhance.Color(plate).enhance(0.5)).enhance(0.9), out / "plate-photo.jpg"
+    )
+
     triangle = maths.Problem(
         "query", "en", "geometry", "plain", "Find the missing side.", (),
         lambda page: maths.right_triangle(page, "12", "5", "PQR"), "", "",

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that needs nothing else, and a table for the terminal.
+"""The demo's report: one HTML file that needs nothing else, and tables for the terminal.
 
 Knows nothing of how hits were found; their pictures come from the caller's `load_image`. All text
 is data and is escaped; pictures are decoded by the same rules as at ingest and embedded as small
@@ -20,12 +20,14 @@ from rich import markup
 from rich.table import Table
 
 from pipelines.core.images import decode
+from pipelines.demo.answers import WELL_PLACED, AnswerRun, answer_totals
 from pipelines.demo.runs import SHOWN, IngestSummary, QueryRun, totals
 
 LoadImage = Callable[[Mapping[str, Any]], bytes | None]
 
 _THUMBNAIL = 560
 _LONGEST_TEXT = 170
+_NO_PICTURE = "<div class='picture words'>¶</div>"
 _RULE = (
     f"A question counts as found when a document that was named beforehand is among the first {SHOWN} "
     "hits. Questions and expected documents were written before any search was run."
@@ -36,6 +38,7 @@ def write_report(
     path: Path,
     corpus_dir: Path,
     runs: Sequence[QueryRun],
+    answers: Sequence[AnswerRun] = (),
     *,
     load_image: LoadImage,
     ingest: IngestSummary | None = None,
@@ -47,7 +50,8 @@ def write_report(
     """
     body = "\n".join([
         _header(models),
-        _tiles(runs, ingest),
+        _tiles(runs, answers, ingest),
+        _answers(answers, corpus_dir),
         _summary(runs, corpus_dir),
         *(_section(n, run, corpus_dir, load_image) for n, run in enumerate(runs, 1)),
     ])  # fmt: skip
@@ -88,6 +92,29 @@ def table(runs: Sequence[QueryRun]) -> Table:
     return out
 
 
+def answer_table(answers: Sequence[AnswerRun]) -> Table:
+    """The answers for the terminal."""
+    total = answer_totals(answers)
+    out = Table(
+        title="Questions answered by a server of the example corpus",
+        caption=f"{total.right} of {total.questions} right, {total.placed} of {total.boxes} values marked",
+    )
+    out.add_column("")
+    out.add_column("Question", overflow="fold", ratio=4)
+    out.add_column("Answer", overflow="fold", ratio=5)
+    out.add_column("Box")
+    out.add_column("ms", justify="right")
+    for run in answers:
+        out.add_row(
+            "[green]✓[/]" if run.right else "[red]✗[/]",
+            markup.escape(_in_line(run.question.image, run.question.text)),
+            markup.escape(run.answer["answer"]),
+            {None: "", True: "[green]✓[/]", False: "[red]✗[/]"}[run.placed],
+            f"{run.elapsed_ms:.0f}",
+        )
+    return out
+
+
 def _style() -> str:
     """The style sheet, and the corpus's font for machines that have none with Chinese characters."""
     here = files("pipelines.demo")
@@ -108,13 +135,19 @@ def _header(models: str) -> str:
     )
 
 
-def _tiles(runs: Sequence[QueryRun], ingest: IngestSummary | None) -> str:
+def _tiles(runs: Sequence[QueryRun], answers: Sequence[AnswerRun], ingest: IngestSummary | None) -> str:
     total = totals(runs)
     tiles = [
         (f"{total.found} / {total.questions}", f"found in the first {SHOWN}"),
         (f"{total.first} / {total.questions}", "found as the first hit"),
         (f"{total.median_ms:.0f} ms", "median search"),
     ]
+    if answers:
+        answered = answer_totals(answers)
+        tiles += [
+            (f"{answered.right} / {answered.questions}", "answered rightly"),
+            (f"{answered.placed} / {answered.boxes}", "values marked in the picture"),
+        ]
     if ingest is not None:
         tiles += [
             (str(ingest.documents), "documents"),
@@ -132,6 +165,43 @@ def _tiles(runs: Sequence[QueryRun], ingest: IngestSummary | None) -> str:
         else ""
     )
     return f"<section class=tiles>{cells}</section>{warning}<p class=rule>{escape(_RULE)}</p>"
+
+
+def _answers(answers: Sequence[AnswerRun], corpus_dir: Path) -> str:
+    """A card for each answer: the question, what was said, what it cites, and the picture with its boxes."""
+    if not answers:
+        return ""
+    rule = (
+        "An answer is right when it says the figure that was written down beforehand and cites its document "
+        "(but for the question's own picture), or refuses where there is none. A box is, when it is on the "
+        f"right picture and its IoU with the value's is {WELL_PLACED} or more."
+    )
+    cards = "".join(_answer_card(run, corpus_dir) for run in answers)
+    return f"<h2 class=part>Asked</h2><ol class=answers>{cards}</ol><p class=rule>{escape(rule)}</p>"
+
+
+def _answer_card(run: AnswerRun, corpus_dir: Path) -> str:
+    answer = run.answer
+    pictures = run.pictures
+    if not pictures and run.question.image:
+        pictures = ((corpus_dir / run.question.image).read_bytes(),)
+    shown = "".join(map(_picture, pictures)) or _NO_PICTURE
+    cited = "".join(
+        f"<span class=chip>[{citation['n']}] <b>{escape(citation['hit_id'])}</b></span>"
+        for citation in answer["citations"]
+    )
+    marked = "" if run.placed is None else f"<span class=chip>box {_tick(run.placed)}</span>"
+    degraded = "".join(f"<p class=degraded>degraded: {escape(reason)}</p>" for reason in answer["degraded"])
+    return (
+        f"<li class=hit>{shown}"
+        f"<div class=line>{_tick(run.right)} <span class=score>{escape(run.question.shows)}</span></div>"
+        f"<p><q>{escape(run.question.text)}</q></p><p class=said>{escape(answer['answer'])}</p>{degraded}"
+        f"<div class=line>{cited}{marked}<span class=chip>{run.elapsed_ms:.0f} ms</span></div></li>"
+    )
+
+
+def _picture(content: bytes) -> str:
+    return f"<div class=picture><img src='{_thumbnail(content)}' alt='a picture of the answer'></div>"
 
 
 def _summary(runs: Sequence[QueryRun], corpus_dir: Path) -> str:
@@ -172,7 +242,7 @@ def _card(rank: int, hit: Mapping[str, Any], run: QueryRun, load_image: LoadImag
     picture = (
         f"<div class=picture><img loading=lazy src='{_thumbnail(content)}' alt='{escape(hit['id'])}'></div>"
         if content is not None
-        else "<div class='picture words'>¶</div>"
+        else _NO_PICTURE
     )
     text = hit["text"] if len(hit["text"]) <= _LONGEST_TEXT else hit["text"][:_LONGEST_TEXT].rstrip() + " …"
     sources = "".join(
@@ -190,15 +260,21 @@ def _card(rank: int, hit: Mapping[str, Any], run: QueryRun, load_image: LoadImag
 
 
 def _mark(run: QueryRun) -> str:
-    return "<span class=yes>✓</span>" if run.rank else "<span class=no>✗</span>"
+    return _tick(bool(run.rank))
+
+
+def _tick(good: bool) -> str:
+    return "<span class=yes>✓</span>" if good else "<span class=no>✗</span>"
+
+
+def _in_line(image: str, *texts: str) -> str:
+    """A question in one line; its picture by name."""
+    return " ".join(part for part in (f"[{Path(image).stem}]" if image else "", *texts) if part)
 
 
 def _asked(run: QueryRun) -> str:
-    """The question in one line; its picture by name."""
     question = run.question
-    picture = f"[{Path(question.image).stem}]" if question.image else ""
-    condition = f"({question.filter})" if question.filter else ""
-    return " ".join(part for part in (picture, question.text, condition) if part)
+    return _in_line(question.image, question.text, f"({question.filter})" if question.filter else "")
 
 
 def _small(run: QueryRun, corpus_dir: Path) -> str:

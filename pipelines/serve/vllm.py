@@ -80,7 +80,7 @@ def _engine_kwargs(generator: GeneratorConfig, config: VllmConfig, on_cpu: bool)
     }
     return {
         "dtype": generator.dtype,
-        "limit_mm_per_prompt": {"image": generator.max_pictures},
+        "limit_mm_per_prompt": {"image": generator.most_pictures},
         "max_num_seqs": config.max_ongoing_requests,
         "tensor_parallel_size": config.tensor_parallel_size,
         "gpu_memory_utilization": config.gpu_memory_utilization,

@@ -37,6 +37,16 @@ def test_a_profile_is_read_from_the_models_files(model) -> None:
     assert profile.cut("one two three", 8) == "one two"
 
 
+def test_the_packaged_model_needs_no_name() -> None:
+    profile = load_profile(GeneratorConfig())
+    assert (profile.name, profile.side, profile.tokens_per_image) == ("tiny-llava", 160, 100)
+    assert profile.frame == FrameConfig(fit="pad", units=100)
+    assert GeneratorConfig().most_pictures == 1
+    assert GeneratorConfig(model="llava-hf/llava-1.5-7b-hf").most_pictures == 4
+    assert GeneratorConfig(max_pictures=2).most_pictures == 2
+    assert sum(file.stat().st_size for file in profile.directory.iterdir()) < 60e6
+
+
 def test_settings_narrow_the_context_and_choose_the_frame(model) -> None:
     frame = FrameConfig(fit="squash", units=10)
     profile = load_profile(GeneratorConfig(model=str(model), max_model_len=300, frame=frame))

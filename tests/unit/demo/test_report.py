@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipelines.demo import IngestSummary, QueryRun, Question, table, totals, write_report
+from pipelines.demo import (
+    AnswerRun,
+    Asked,
+    IngestSummary,
+    QueryRun,
+    Question,
+    answer_table,
+    table,
+    totals,
+    write_report,
+)
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" <img src=http://example.com/a.png>"
 
@@ -41,6 +51,18 @@ def run(*documents: str, expected: str = "a", ms: float = 10.0, degraded: tuple[
     return QueryRun(Question("q", "shows", (expected,), text="what?"), result, ms)
 
 
+def answered(asked: Asked, text: str, *pictures: bytes) -> AnswerRun:
+    answer = {
+        "answer": text,
+        "citations": [{"n": 1, "hit_id": "<a>#img-0"}],
+        "boxes": [],
+        "hits": [],
+        "degraded": [HOSTILE],
+        "refused": False,
+    }
+    return AnswerRun(asked, answer, 12.0, pictures)
+
+
 def test_rank_is_that_of_the_first_expected_document() -> None:
     assert run("b", "a", "a").rank == 2
     assert run("b").rank is None
@@ -68,6 +90,10 @@ def page(tmp_path: Path) -> str:
         out,
         tmp_path,
         [QueryRun(question, result, 12.3), run("b")],
+        [
+            answered(Asked("q", HOSTILE, HOSTILE, "what", "a", image="query.png"), HOSTILE),
+            answered(Asked("r", "shows", "what?", "it", "<a>"), "it is it [1]", png()),
+        ],
         load_image=lambda found: png() if found["document_id"] == "a" else None,
         ingest=IngestSummary(documents=2, images=1, chunks=3, rejected=4, seconds=0.5),
         models=HOSTILE,
@@ -92,7 +118,8 @@ def test_nothing_outside_the_file_is_referred_to(page: str) -> None:
 
 def test_misses_and_figures_are_shown(page: str) -> None:
     assert "1 / 2" in page
-    assert page.count("<span class=no>✗</span>") == 2  # in the summary and above the hits
+    assert "<b>1 / 2</b><small>answered rightly" in page
+    assert page.count("<span class=no>✗</span>") == 3  # an answer; a search in the summary and above its hits
     assert "<b>2.0</b><small>images/s" in page
 
 
@@ -107,3 +134,13 @@ def test_the_table_prints_brackets_as_they_are() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[pie] [bold]plain[/bold]" in text
     assert "0 of 1 found" in text
+
+
+def test_the_table_of_answers_tells_them_and_counts() -> None:
+    console = Console(width=160, file=io.StringIO())
+    console.print(
+        answer_table([answered(Asked("r", "shows", "what?", "it", "<a>"), "it is [bold]it[/bold]")])
+    )
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "it is [bold]it[/bold]" in text
+    assert "1 of 1 right, 0 of 0 values marked" in text

@@ -1,0 +1,69 @@
+"""Ask a running server, with its refusals as our own errors; or start one, as a process of its own.
+
+Knows neither Ray nor what an index holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
+
+SERVED = "serve.json"
+"""In the index directory while it is served: the address, and the server's process."""
+
+_MMRAG = "from pipelines.cli import main; main()"
+_TIMEOUT_S = 120
+_START_S, _END_S = 600, 120
+
+
+@contextmanager
+def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
+    """The address of `mmrag serve` of the index at a free port, ready; it ends with the context.
+
+    Its words go to stderr. Raises MmragError where it does not become ready.
+    """
+    words = ["serve", "--index", str(index), "--port", "0", *options]
+    process = subprocess.Popen([sys.executable, "-c", _MMRAG, *words], stdout=sys.stderr)
+    try:
+        deadline = time.monotonic() + _START_S
+        while not (index / SERVED).exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise MmragError("the server did not start; its last words above say why")
+            time.sleep(0.2)
+        yield str(json.loads((index / SERVED).read_bytes())["address"])
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_END_S)
+        finally:
+            process.kill()
+
+
+def ask(address: str, body: dict[str, Any], image: bytes | None = None, api_key: str = "") -> dict[str, Any]:
+    """What `POST /v1/answer` gives. Raises UsageError for a question that the server refuses, and
+    GeneratorUnavailable where it does not answer, or cannot."""
+    if image is not None:
+        # Pictures are known by their bytes: the type that is named does not matter.
+        body = body | {"image": "data:image/png;base64," + base64.b64encode(image).decode()}
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        response = httpx.post(f"{address}/v1/answer", json=body, headers=headers, timeout=_TIMEOUT_S)
+        found = dict(response.json())
+    except (httpx.HTTPError, ValueError) as exc:
+        raise GeneratorUnavailable(f"{address} does not answer ({exc}); is the server still up?") from exc
+    if response.is_error:
+        wrong = UsageError if response.status_code < 500 else GeneratorUnavailable
+        raise wrong(found["error"]["message"])
+    return found
