@@ -38,17 +38,26 @@ def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, "-c", _MMRAG, *words], stdout=sys.stderr)
     try:
         deadline = time.monotonic() + _START_S
-        while not (index / SERVED).exists():
+        while (address := _announced(index, process.pid)) is None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise MmragError("the server did not start; its last words above say why")
             time.sleep(0.2)
-        yield str(json.loads((index / SERVED).read_bytes())["address"])
+        yield address
     finally:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(_END_S)
         finally:
             process.kill()
+
+
+def _announced(index: Path, pid: int) -> str | None:
+    """The address that this process told; another's, of a server that was killed, is none."""
+    try:
+        told = json.loads((index / SERVED).read_bytes())
+    except FileNotFoundError:
+        return None
+    return str(told["address"]) if told["pid"] == pid else None
 
 
 def ask(address: str, body: dict[str, Any], image: bytes | None = None, api_key: str = "") -> dict[str, Any]:
