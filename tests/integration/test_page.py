@@ -338,7 +338,7 @@ def test_everything_can_be_done_with_the_keyboard(watched: Watched) -> None:
     assert page.evaluate("document.activeElement.dataset.n") == "1"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.get_by_role("dialog").is_visible()
+    page.get_by_role("dialog").wait_for(state="visible")
     page.keyboard.press("Escape")
     page.keyboard.press("Shift+Tab")
     assert page.evaluate("document.activeElement.className").startswith("shot")  # of the figure in the answer
