@@ -1,6 +1,6 @@
 """Teach tiny-llava a field of your own: which machines of a control panel to stop, by their lamps.
 
-    python examples/fine_tune.py WORK              3,000 examples, 600 steps: about 8 minutes on two cores
+    python examples/fine_tune.py WORK                            3,000 examples, 600 steps
     python examples/fine_tune.py WORK --rows 200 --steps 20       a short try
 
 Draws panels that are like nothing the model was trained on, with answers that it has never given, asks about
