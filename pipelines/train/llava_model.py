@@ -135,8 +135,8 @@ class TokenLoss(nn.Module):
 
         `batch`: input_ids and labels (B, L), padded on the right, IGNORED where nothing is learnt;
         pixel_values (N, 3, side, side) of the pictures in reading order, absent where there is none. No mask:
-        a causal model sees nothing of what comes later, and without one attention is faster. Logits are made
-        for the positions that have a label only: most of a conversation is question and picture.
+        a causal model sees nothing of what comes later. Logits are made for the positions that have a label
+        only: most of a conversation is question and picture.
         """
         with torch.autocast(
             batch["input_ids"].device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
