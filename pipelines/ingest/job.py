@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
-import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Datasink, ExecutionResources
 from ray.data.block import BlockAccessor
@@ -26,6 +24,7 @@ from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.space import digest
 from pipelines.ingest import chunk, metadata, sources
 from pipelines.ingest.config import IngestConfig
@@ -230,32 +229,16 @@ def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
 @contextmanager
 def _ray(config: IngestConfig) -> Iterator[None]:
     """A connection to the configured cluster, or a Ray of this machine that ends with the job."""
-    was_up = ray.is_initialized()
-    if not was_up:
-        address = config.ray_address or os.environ.get("RAY_ADDRESS") or None
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
-        if not address:
-            # Ray reads Parquet footers with 32 processes of 100 MB, on a laptop and for one file too.
-            os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
-        ray.init(
-            address=address,
-            # Twice the cores: encoders are counted for one each, and as much again is for the rest.
-            num_cpus=None if address else 2 * (os.cpu_count() or 1),
-            include_dashboard=None if address else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    except RayError as exc:
-        raise _own_error(exc) from exc
-    finally:
-        if not was_up:
-            ray.shutdown()
+    # Ray reads Parquet footers with 32 processes of 100 MB, on a laptop and for one file too.
+    if not (config.ray_address or os.environ.get("RAY_ADDRESS")):
+        os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+    # Twice the cores: encoders are counted for one each, and as much again is for the rest.
+    with ray_runtime(config.ray_address, cpus=2 * (os.cpu_count() or 1)):
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        try:
+            yield
+        except RayError as exc:
+            raise _own_error(exc) from exc
 
 
 def _own_error(exc: BaseException) -> BaseException:

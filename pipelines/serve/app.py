@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -12,12 +11,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from pipelines.core.errors import MmragError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve.config import Replicas
 from pipelines.serve.deployments import Gateway, Parts, QueryEncoder, Retrieval, TransformersGenerator
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
@@ -73,7 +72,8 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
     """The application, up and ready; without an address it is reached by handles only. Raises MmragError when
     a part cannot start."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with _ray():
+    # Replicas wait for one another most of the time: they fit on a laptop of two cores.
+    with ray_runtime(cpus=4):
         # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
         app = application(parts)
         host, port = address or ("", 0)
@@ -114,28 +114,6 @@ def _deployed(part: type[Any], name: str, config: Replicas) -> Any:
             "downscale_delay_s": config.downscale_delay_s,
         },
     )
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    """A connection to the cluster that RAY_ADDRESS names, or a Ray of this machine that ends with us."""
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS") or None
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
-    ray.init(
-        address=address,
-        # Replicas wait for one another most of the time: they fit on a laptop of two cores.
-        num_cpus=None if address else max(4, os.cpu_count() or 1),
-        include_dashboard=None if address else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

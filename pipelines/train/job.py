@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray import train
 from ray.train import RunConfig, ScalingConfig
@@ -18,6 +14,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from pipelines.core.errors import MmragError
 from pipelines.core.lite_trunk import Trunk
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.torch_runtime import pick_dtype
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.encoder_data import extract, read_rows
@@ -76,32 +73,6 @@ def _train_encoder_worker(settings: dict[str, Any]) -> None:
         heads = fit(table, config, towers, worker, lambda step, loss: log.write(step, {"loss": loss}))
     summary = {"rows": len(table.rows), "skipped_pictures": table.skipped}
     save(heads, config, out, summary | held_out_figures(heads, table, towers))
-
-
-@contextmanager
-def ray_runtime(cpus: int | None = None) -> Iterator[None]:
-    """A Ray runtime: the caller's where there is one, else one of our own for as long as this takes.
-
-    One of our own counts at least `cpus` CPUs, however many there are: what waits for disks needs no core.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS") or None
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log lines are not for users
-    ray.init(
-        address=address,
-        num_cpus=None if address else max(cpus or 0, os.cpu_count() or 1),
-        include_dashboard=None if address else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def own_error(exc: BaseException) -> BaseException:

@@ -27,8 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 from pipelines.core.adapter import base_identity
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.prompts import PROMPT_VERSION
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.conversations import data_hash
-from pipelines.train.job import own_error, ray_runtime
+from pipelines.train.job import own_error
 from pipelines.train.llava_batch import Prepare, load_processor
 from pipelines.train.llava_checkpoint import Origin
 from pipelines.train.llava_config import LlavaTraining
@@ -112,7 +113,7 @@ def train_llava(
         ),
     )
     cpus = math.ceil(config.num_workers * (1 + config.loaders * _LOADER_CPUS))
-    with ray_runtime(cpus), followed(out, progress):
+    with ray_runtime(cpus=cpus), followed(out, progress):
         result = _fit(trainer)
     outcome = dict(result.return_value)
     if "error" in outcome:

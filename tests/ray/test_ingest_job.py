@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray
 from fakes import photograph, png
 
 from pipelines.core.errors import IndexLocked, MmragError
 from pipelines.core.index import Index
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job
@@ -101,9 +101,8 @@ def workshop(root: Path, clip_settings: list[str], *more: str) -> Workshop:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_runtime(cpus=2):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from llava_run import command, conversations, losses, settings
 
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.llava_job import train_llava
 
 pytestmark = pytest.mark.slow
@@ -52,9 +52,8 @@ def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: P
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """A Ray of this process, for jobs that need none of their own. Comes last: others kill theirs."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_runtime(cpus=4):
+        yield
 
 
 @pytest.mark.timeout(600)  # three jobs

@@ -26,6 +26,7 @@ from tuned_llava import as_on_a_hub, save_base, save_tuned
 from pipelines.core.errors import GeneratorUnavailable, UsageError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling
 from pipelines.core.prompts import Turn, messages
+from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve.config import VllmConfig
 from pipelines.serve.handles import RemoteGenerator
 from pipelines.serve.vllm import llm_deployment
@@ -81,7 +82,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def handle(made: dict[str, Path]) -> Iterator[Any]:
-    import ray
     from ray import serve
 
     config = GeneratorConfig(
@@ -91,13 +91,12 @@ def handle(made: dict[str, Path]) -> Iterator[Any]:
         max_pictures=2,
         dtype="float32",
     )
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        app = llm_deployment(config, VllmConfig(max_ongoing_requests=4), str(made["base"]))
-        yield serve.run(app, name="generator", route_prefix=None)
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    with ray_runtime(cpus=2):
+        try:
+            app = llm_deployment(config, VllmConfig(max_ongoing_requests=4), str(made["base"]))
+            yield serve.run(app, name="generator", route_prefix=None)
+        finally:
+            serve.shutdown()
 
 
 async def pieces(generator: RemoteGenerator, prompt: Prompt, sampling: Sampling = GREEDY) -> list[str]:

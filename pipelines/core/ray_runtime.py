@@ -1,0 +1,62 @@
+"""The Ray that a job runs on: the caller's, a running cluster, or one of this machine while it takes.
+
+The only module of core that imports Ray; only the job modules import it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+_LOG = logging.getLogger(__name__)
+# Read by Ray as it starts on this machine; what the caller's environment says goes first.
+_STARTING = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its own log lines are not for users
+    "RAY_gcs_server_port_wait_time_s": "120",  # 30 are too few where every core is busy
+}
+_ATTEMPTS = 2
+
+
+@contextmanager
+def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
+    """A Ray runtime, ended with the context unless it was there before.
+
+    `address` (or else RAY_ADDRESS) names a running cluster. Without one a Ray is started here that counts at
+    least `cpus` CPUs, however many there are: what waits for disks needs no core.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    for name, value in _STARTING.items():
+        os.environ.setdefault(name, value)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        _start(num_cpus=max(cpus or 0, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Ray waits half a minute for its own processes, by a limit that is not ours to set: on a machine that
+    was busy then, the next attempt succeeds."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init("local", **options)
+            return
+        except Exception as exc:  # Ray raises no narrower one
+            if "timed out" not in str(exc).lower() or attempt == _ATTEMPTS:
+                raise
+            _LOG.warning("Ray did not start in time, trying once more: %s", str(exc).splitlines()[0])
+            ray.shutdown()

@@ -1,0 +1,71 @@
+"""Starting Ray on a machine that is too busy for the time Ray allows itself. The real one: tests/ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from pipelines.core.ray_runtime import ray_runtime
+
+LATE = RuntimeError("Timed out waiting for file /tmp/ray/session_x/gcs_server_port_y")
+
+
+class Starts:
+    """`ray.init` with these outcomes, one a call."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes = list(outcomes)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *address: str, **options: Any) -> None:
+        self.calls.append((*address, *(options[name] for name in ("address", "num_cpus") if name in options)))
+        if outcome := self.outcomes.pop(0):
+            raise outcome
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    ended: list[bool] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_BACKEND_LOG_LEVEL", "RAY_gcs_server_port_wait_time_s"):
+        monkeypatch.setenv(name, "as it was")
+    return ended
+
+
+def test_a_start_that_was_late_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, ended: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray, "init", starts := Starts(LATE, None))
+    with ray_runtime(cpus=1000):
+        assert ended == [True]  # what was left of the first
+    assert starts.calls == [("local", 1000)] * 2
+    assert ended == [True, True]
+    assert "trying once more: Timed out waiting for file" in caplog.text
+
+
+def test_late_twice_is_an_error(monkeypatch: pytest.MonkeyPatch, ended: list[bool]) -> None:
+    monkeypatch.setattr(ray, "init", Starts(LATE, LATE))
+    with pytest.raises(RuntimeError, match="Timed out"), ray_runtime():
+        pass
+
+
+def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, ended: list[bool]) -> None:
+    monkeypatch.setattr(ray, "init", Starts(ValueError("no such option")))
+    with pytest.raises(ValueError, match="no such option"), ray_runtime():
+        pass
+
+
+@pytest.mark.parametrize("environment", ["", "10.0.0.9:6379"])
+def test_a_cluster_that_is_named_is_not_started(
+    monkeypatch: pytest.MonkeyPatch, ended: list[bool], environment: str
+) -> None:
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    monkeypatch.setattr(ray, "init", starts := Starts(None))
+    with ray_runtime("" if environment else "10.0.0.9:6379", cpus=4):
+        pass
+    assert starts.calls == [("10.0.0.9:6379",)]
