@@ -53,6 +53,26 @@ def train_encoder(
     print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
 
 
+@app.command("aligner", epilog="Example: mmrag train aligner --data index:./mmrag-index --out ./my-aligner")
+def train_aligner(
+    data: Annotated[
+        str, typer.Option("--data", help="JSONL of pictures and their texts, or index:DIR, an index's own.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Where the trained aligner goes.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the aligner, which reorders the pictures that a text found, on (picture, texts) pairs."""
+    settings = effective_settings(config, assignments)
+    from pipelines.console import progress_bar
+    from pipelines.train.aligner_job import train_aligner as run_job
+
+    with progress_bar() as progress, redirect_stdout(sys.stderr):
+        summary = run_job(data, out, settings.train.aligner, settings.index, progress)
+    print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
+
+
 @app.command(
     "llava",
     epilog="Example: mmrag train llava --data examples.jsonl --out ./mine --export merged "

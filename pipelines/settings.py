@@ -24,6 +24,7 @@ from pipelines.core.retriever import SearchConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.ingest.config import IngestConfig
 from pipelines.serve.config import ServeConfig
+from pipelines.train.aligner_config import AlignerTraining
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.llava_config import LlavaTraining
 
@@ -31,6 +32,7 @@ from pipelines.train.llava_config import LlavaTraining
 class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    aligner: AlignerTraining = AlignerTraining()
     encoder: EncoderTraining = EncoderTraining()
     llava: LlavaTraining = LlavaTraining()
 

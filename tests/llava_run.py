@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def conversations(folder: Path) -> Path:
 
 
 def command(work: Path, out: Path, *more: str, data: str = "data.jsonl", **settings: Any) -> list[str]:
-    every = {"base_model": work / "base", **QUICK, **settings}
+    every = {"base_model": os.path.relpath(work / "base"), **QUICK, **settings}
     sets = [word for name, value in every.items() for word in ("--set", f"train.llava.{name}={value}")]
     program = str(Path(sys.executable).with_name("mmrag"))
     return [program, "train", "llava", "--data", str(work / data), "--out", str(out), "--json", *more, *sets]

@@ -89,7 +89,10 @@ def fetch_emoji(out: Path) -> None:
         if not archive.exists():
             print(f"fetching {package}", file=sys.stderr)
             subprocess.run(
-                ["npm", "pack", package], cwd=archive.parent, check=True, stdout=subprocess.DEVNULL
+                ["npm", "pack", "--silent", package],
+                cwd=archive.parent,
+                check=True,
+                stdout=subprocess.DEVNULL,
             )
         with tarfile.open(archive) as tar:
             for member in tar:

@@ -22,6 +22,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.core.aligner import Aligner, AlignerConfig, load_aligner
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder, EmbedderConfig, load_embedder
 from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
@@ -153,7 +154,8 @@ class Index:
     def with_metadata_types(self, types: Mapping[str, str]) -> None:
         replace(self.manifest(), metadata_types=dict(types)).save(self.directory)
 
-    def retriever(self, config: SearchConfig) -> Retriever:
+    def retriever(self, config: SearchConfig, aligner: Aligner | None = None) -> Retriever:
+        """Searches this index; `aligner` stands for the configured one where it runs elsewhere."""
         knowledge = Knowledge(
             encoder=self._checked_encoder,
             embedder=self._checked_embedder,
@@ -162,10 +164,17 @@ class Index:
             lexical=self.lexical,
             image_cache=self.image_cache,
             image_uri=self.image_uri,
+            aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
         )
         retriever = Retriever(knowledge, config)
         self._stack.callback(retriever.close)
         return retriever
+
+    def aligner(self, config: AlignerConfig) -> Aligner | None:
+        """The configured aligner, or None. Raises SpaceMismatch where it was trained on other vectors."""
+        if not config.model:
+            return None
+        return load_aligner(config, self._checked_encoder().space, self._checked_embedder().space)
 
     def image_uri(self, part: Part) -> str:
         return preview_path(self.previews, part.content).as_uri()

@@ -1,8 +1,9 @@
 """Hybrid retrieval: branches side by side, fused by rank. Knows protocols, no vendor and no Ray.
 
 Four branches: `image_to_image` and `text_to_image` search pictures, `text` and `lexical` search
-chunks. A chunk credits the pictures it is linked to at its own rank, so fusion runs over pictures
-and unlinked chunks.
+chunks. An `aligner`, where one is configured, reorders the pictures of the first two by the
+question's text; its ranking then stands for that of `text_to_image`. A chunk credits the pictures it
+is linked to at its own rank, so fusion runs over pictures and unlinked chunks.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.core.aligner import Aligner, AlignerConfig, Asked, top
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
@@ -28,12 +31,13 @@ from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Part, SearchResult
 
 Mode = Literal["auto", "text", "image", "visually_similar"]
-Branch = Literal["image_to_image", "text_to_image", "text", "lexical"]
+Branch = Literal["image_to_image", "text_to_image", "text", "lexical", "aligner"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 VISUAL: tuple[Branch, ...] = ("image_to_image", "text_to_image")
 TEXT: tuple[Branch, ...] = ("text", "lexical")
 MAX_K = 1000
+_REMEMBERED_QUESTIONS = 128
 
 
 class SearchConfig(BaseModel):
@@ -47,6 +51,7 @@ class SearchConfig(BaseModel):
     rank_constant: int = Field(60, ge=0)
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
     branch_timeout_s: float = Field(30.0, gt=0)
+    aligner: AlignerConfig = AlignerConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Knowledge:
     lexical: Callable[[], LexicalStore]
     image_cache: Callable[[], VectorCache]
     image_uri: Callable[[Part], str]
+    aligner: Callable[[], Aligner | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,9 @@ class Retriever:
     def __init__(self, knowledge: Knowledge, config: SearchConfig) -> None:
         self._knowledge = knowledge
         self._config = config
+        # A branch and the aligner want the same vectors of one question.
+        self._visual_of = lru_cache(_REMEMBERED_QUESTIONS)(self._encode_text)
+        self._text_of = lru_cache(_REMEMBERED_QUESTIONS)(self._embed_text)
         self._pool = ThreadPoolExecutor(max_workers=4 * len(VISUAL + TEXT), thread_name_prefix="branch")
 
     def search(self, query: Query) -> SearchResult:
@@ -138,11 +147,14 @@ class Retriever:
         return SearchResult(hits, degraded + unfetched)
 
     def run_branches(self, query: Query) -> dict[Branch, BranchRun]:
-        """Run the query's branches concurrently, each within the deadline."""
+        """Run the query's branches concurrently, each within the deadline; then the aligner's."""
         deadline = time.monotonic() + self._config.branch_timeout_s
         futures = {branch: self._pool.submit(self.run_branch, branch, query) for branch in plan(query)}
         wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
-        return {branch: self._collect(future) for branch, future in futures.items()}
+        runs = {branch: self._collect(future) for branch, future in futures.items()}
+        if aligned := self._aligned(query, runs):
+            runs["aligner"] = aligned
+        return runs
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -171,15 +183,46 @@ class Retriever:
         if branch == "lexical":
             return know.lexical().search(text, n, query.where)
         if branch == "text":
-            embedder = know.embedder()
-            found = know.text().search(embedder.embed_queries([text])[0], n, query.where)
-            return [f for f in found if f.score >= embedder.floor]
+            found = know.text().search(self._text_of(text), n, query.where)
+            floor = know.embedder().floor
+            return [f for f in found if f.score >= floor]
         vector = (
-            self.picture_vector(query.image or b"") if branch == "image_to_image" else self._text_vector(text)
+            self.picture_vector(query.image or b"") if branch == "image_to_image" else self._visual_of(text)
         )
         return know.visual().search(vector, n, query.where)
 
-    def _text_vector(self, text: str) -> NDArray[np.float32]:
+    def _aligned(self, query: Query, runs: Mapping[Branch, BranchRun]) -> BranchRun | None:
+        """The first pictures of the visual branches by relevance to the text, then the rest of
+        `text_to_image`; None where there is nothing to align."""
+        text = query.text or ""
+        first = self._config.aligner.candidates
+        ranked = {b: run.found for b, run in runs.items() if b in VISUAL and run.found}
+        if not (text.strip() and ranked) or query.mode == "image":
+            return None
+        aligner = self._knowledge.aligner()
+        if aligner is None or not self._knowledge.encoder().reads(text):
+            return None
+        start, failure = time.perf_counter(), ""
+        order: list[Found] = []
+        try:
+            candidates = {f.part.key: f for found in ranked.values() for f in found[:first]}
+            vectors = self._knowledge.visual().vectors(list(candidates))
+            keys = [key for key in candidates if key in vectors]  # one may have been deleted since
+            asked = Asked(self._visual_of(text), self._text_of(text))
+            if keys:
+                [scores] = aligner.relevance([asked], [np.stack([vectors[key] for key in keys])])
+                best_first = top(scores, len(keys))
+                order = [replace(candidates[keys[at]], score=float(scores[at])) for at in best_first]
+            order += [f for f in ranked.get("text_to_image", ()) if f.part.key not in candidates]
+        except StoreUnavailable as exc:
+            failure = str(exc)
+        return BranchRun(order, time.perf_counter() - start, failure)
+
+    def _embed_text(self, text: str) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = self._knowledge.embedder().embed_queries([text])[0]
+        return vector
+
+    def _encode_text(self, text: str) -> NDArray[np.float32]:
         encoder = self._knowledge.encoder()
         if not encoder.has_text_tower:
             raise _BranchUnfit("this index has no text-to-picture space (pooling mean)")
@@ -205,11 +248,12 @@ class Retriever:
     def _fuse(
         self, query: Query, found: Mapping[Branch, Sequence[Found]]
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+        replaced = {"text_to_image"} if "aligner" in found else set()
         weights = side_weights(
             self._alpha(query, list(found)),
-            [b for b in VISUAL if b in found],
+            [b for b in (*VISUAL, "aligner") if b in found and b not in replaced],
             [b for b in TEXT if b in found],
-        )
+        ) | dict.fromkeys(replaced, 0.0)
         ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
         fused = fuse(ranks, weights, self._config.rank_constant)
         parts = {f.part.key: f.part for results in found.values() for f in results}

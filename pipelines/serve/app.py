@@ -18,18 +18,28 @@ from pipelines.core.errors import MmragError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve.config import Replicas
-from pipelines.serve.deployments import Gateway, Parts, QueryEncoder, Retrieval, TransformersGenerator
+from pipelines.serve.deployments import (
+    Alignment,
+    Gateway,
+    Parts,
+    QueryEncoder,
+    Retrieval,
+    TransformersGenerator,
+)
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
 
 NAME = "mmrag"
 
 
 def application(parts: Parts) -> serve.Application:
-    """gateway -> retriever -> query encoder, and gateway -> generator. Raises UsageError for what cannot be
-    served."""
+    """gateway -> retriever -> query encoder and aligner, and gateway -> generator. Raises UsageError for what
+    cannot be served."""
     config = parts.serve
     encoder = _deployed(QueryEncoder, "encoder", config.encoder).bind(parts)
-    retrieval = _deployed(Retrieval, "retriever", config.retriever).bind(parts, encoder)
+    aligner = None
+    if parts.search.aligner.model:
+        aligner = _deployed(Alignment, "aligner", config.aligner).bind(parts)
+    retrieval = _deployed(Retrieval, "retriever", config.retriever).bind(parts, encoder, aligner)
     if engine(parts.generator) == "vllm":
         model = parts.generator.model or str(TINY_LLAVA)
         generator = llm_deployment(parts.generator, config.vllm, model)

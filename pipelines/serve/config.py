@@ -146,6 +146,9 @@ class ServeConfig(BaseModel):
     )
     retriever: Replicas = Replicas()
     encoder: BatchedReplicas = BatchedReplicas()
+    aligner: BatchedReplicas = Field(
+        BatchedReplicas(num_cpus=0.25), description="where search has an aligner"
+    )
     vllm: VllmConfig = VllmConfig()
     transformers: Replicas = Field(
         Replicas(num_cpus=1, target_ongoing_requests=2), description="the generator where vLLM does not run"

@@ -1,4 +1,4 @@
-"""What the replicas of Ray Serve hold: query encoder, retriever, in-process generator, gateway.
+"""What the replicas of Ray Serve hold: query encoder, aligner, retriever, in-process generator, gateway.
 
 Each loads its part once and passes calls on to the kernel. Decides nothing about questions.
 """
@@ -21,6 +21,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.core import images
+from pipelines.core.aligner import Asked
 from pipelines.core.answer import AnswerConfig, Answerer, Question
 from pipelines.core.encoder import load_encoder
 from pipelines.core.engine import TransformersEngine
@@ -34,7 +35,14 @@ from pipelines.core.types import Hit, SearchResult
 from pipelines.serve.backend import Event, Health
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.gateway import create_app
-from pipelines.serve.handles import Described, RemoteEmbedder, RemoteEncoder, RemoteGenerator, RemoteSearcher
+from pipelines.serve.handles import (
+    Described,
+    RemoteAligner,
+    RemoteEmbedder,
+    RemoteEncoder,
+    RemoteGenerator,
+    RemoteSearcher,
+)
 
 T = TypeVar("T")
 Vector = NDArray[np.float32]
@@ -99,10 +107,30 @@ class QueryEncoder:
         return [one if isinstance(one, BadImage) else next(vectors) for one in found]
 
 
-class Retrieval:
-    """Searches the stores, its branches side by side."""
+class Alignment:
+    """Judges candidates, those of questions that arrive together in one batch."""
 
-    def __init__(self, parts: Parts, encoder: DeploymentHandle[Any]) -> None:
+    def __init__(self, parts: Parts) -> None:
+        with Index(parts.index_dir, parts.index) as index:
+            aligner = index.aligner(parts.search.aligner)
+        assert aligner is not None
+        self._aligner = aligner
+        batched: Any = self.relevance
+        batched.set_max_batch_size(parts.serve.aligner.max_batch_size)
+        batched.set_batch_wait_timeout_s(parts.serve.aligner.batch_wait_s)
+
+    @serve.batch
+    async def relevance(self, questions: list[tuple[Asked, Vector]]) -> list[Vector]:
+        asked, candidates = zip(*questions, strict=True)
+        return await asyncio.to_thread(self._aligner.relevance, asked, candidates)
+
+
+class Retrieval:
+    """Searches the stores, its branches side by side. `aligner` is None where none is configured."""
+
+    def __init__(
+        self, parts: Parts, encoder: DeploymentHandle[Any], aligner: DeploymentHandle[Any] | None
+    ) -> None:
         timeout_s = parts.search.branch_timeout_s
         self._index = Index(
             parts.index_dir,
@@ -110,7 +138,9 @@ class Retrieval:
             encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, timeout_s),
             embedder=lambda: RemoteEmbedder(encoder, timeout_s),
         )
-        self._retriever = self._index.retriever(parts.search)
+        self._retriever = self._index.retriever(
+            parts.search, RemoteAligner(aligner, timeout_s) if aligner else None
+        )
         self._threads = ThreadPoolExecutor(parts.serve.retriever.max_ongoing_requests, "search")
 
     async def search(self, query: Query) -> SearchResult:

@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from pipelines.core.aligner import Asked
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, GeneratorUnavailable, MmragError, StoreUnavailable
 from pipelines.core.generator import Prompt, Sampling
@@ -90,6 +91,19 @@ class RemoteEmbedder:
         raise NotImplementedError("passages are embedded at ingest")
 
 
+class RemoteAligner:
+    """The aligner of another deployment. For threads without a loop."""
+
+    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
+        self._handle, self._timeout_s = handle, timeout_s
+
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Vectors]) -> list[Vectors]:
+        return [
+            _waited(self._timeout_s, self._handle.relevance, one, who="the aligner")
+            for one in zip(asked, candidates, strict=True)
+        ]
+
+
 class RemoteGenerator:
     """The Generator protocol over the handle of a deployment with a method `say`.
 
@@ -142,17 +156,17 @@ def _described(handle: DeploymentHandle[Any], timeout_s: float) -> Described:
     return found
 
 
-def _waited(timeout_s: float, method: Any, *arguments: Any) -> Any:
+def _waited(timeout_s: float, method: Any, *arguments: Any, who: str = "the query encoder") -> Any:
     """The result of a call, waited for by this thread."""
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
             return method.remote(*arguments).result(timeout_s=timeout_s)
         except TimeoutError as exc:
-            raise StoreUnavailable(f"the query encoder did not answer within {timeout_s:g} s") from exc
+            raise StoreUnavailable(f"{who} did not answer within {timeout_s:g} s") from exc
         except _LOST as exc:
             _raise_own(exc)
             if not attempts_left:
-                raise StoreUnavailable(_lost("the query encoder", exc)) from exc
+                raise StoreUnavailable(_lost(who, exc)) from exc
     raise AssertionError
 
 

@@ -93,6 +93,8 @@ def train_llava(
     progress("reading the data", 0, 0)
     require_compiler(config)
     base = base_directory(config.base_model)
+    if Path(config.base_model).is_dir():  # workers run in directories of their own
+        config = config.model_copy(update={"base_model": str(base.resolve())})
     _prepare(config)  # here, before a worker starts: refuses a model that has no template
     plan = make_plan(data, config)
     origin = Origin(base_identity(base), data_hash(data), PROMPT_VERSION)

@@ -258,6 +258,27 @@ class VectorStoreContract(StoreContract):
     def find(self, store: VectorStore, k: int, where: Filter | None = None) -> list[Found]:
         return store.search(_vector("query"), k, where)
 
+    def test_vectors_come_back_by_key_and_by_scan(self, store: Any) -> None:
+        parts = [part(f"d{n}", f"common {n}", n=n) for n in range(40)]
+        vectors = np.random.default_rng(0).normal(size=(len(parts), DIM)).astype(np.float32)
+        store.upsert(parts, vectors)
+        store.flush()
+        wanted = dict(zip((one.key for one in parts), vectors, strict=True))
+        found = store.vectors([parts[3].key, part("nowhere").key, parts[7].key])
+        assert found.keys() == {parts[3].key, parts[7].key}
+        for key, vector in found.items():
+            np.testing.assert_array_equal(vector, wanted[key])
+        scanned = [pair for batch, rows in store.scan() for pair in zip(batch, rows, strict=True)]
+        assert sorted(one.key for one, _ in scanned) == sorted(wanted)
+        for one, vector in scanned:
+            assert one == parts[int(one.metadata["n"])]
+            np.testing.assert_array_equal(vector, wanted[one.key])
+
+    def test_an_empty_store_has_no_vectors(self, store: Any) -> None:
+        assert store.vectors([]) == {}
+        assert store.vectors([part("a").key]) == {}
+        assert list(store.scan()) == []
+
     def test_the_nearest_by_inner_product_come_first(self, store: VectorStore) -> None:
         query = np.eye(DIM, dtype=np.float32)[0]
         vectors = np.zeros((4, DIM), np.float32)

@@ -89,6 +89,7 @@ def served(index: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     settings = {
         "generator": {"model": str(model), "engine": ENGINE, "max_tokens": 8, "dtype": "float32"},
         "serve": {"api_keys": keys, "vllm": {"kv_cache_gib": 0.25}},
+        "search": {"aligner": {"model": "tiny-aligner"}},
     }
     config = folder / "serve.yaml"
     config.write_text(json.dumps(settings), "utf-8")  # JSON is YAML
@@ -159,6 +160,7 @@ def test_a_search_finds_and_its_picture_can_be_fetched(served: Served) -> None:
     body = served.post("search", {"query": "red pump", "k": 3}).json()
     assert body["degraded"] == []
     assert body["hits"][0]["document_id"] == "d0"
+    assert {"aligner", "text_to_image"} <= body["hits"][0]["sources"].keys()
     headers = {"Authorization": f"Bearer {KEY}"}
     picture = httpx.get(served.address + body["hits"][0]["image_uri"], headers=headers)
     assert picture.headers["content-type"] == "image/jpeg"
@@ -214,7 +216,7 @@ def test_ask_uses_the_running_server(served: Served) -> None:
     assert "no server" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["retriever", "encoder"])
+@pytest.mark.parametrize("name", ["retriever", "encoder", "aligner"])
 def test_a_lost_replica_costs_no_more_than_a_503(served: Served, name: str) -> None:
     statuses: Counter[int] = Counter()
     over = threading.Event()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -54,6 +54,13 @@ class VectorStore(_Store, Protocol):
 
     def search(self, vector: Vectors, k: int, where: Filter | None = None) -> list[Found]:
         """The k parts nearest to `vector` (dim,) among those that match `where`, best first."""
+
+    def vectors(self, keys: Sequence[str]) -> dict[str, Vectors]:
+        """The vectors (dim,) of the parts with these keys, by key; a missing one is left out."""
+
+    def scan(self) -> Iterator[tuple[list[Part], Vectors]]:
+        """Every part once, in batches with their vectors (n, dim), in no order. What is written or deleted
+        meanwhile may be in it or not."""
 
     def has_content(self, content: str, tenant: str) -> bool:
         """Whether a part of this tenant has this content hash."""

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -59,6 +59,13 @@ class MemoryVectorStore(_Memory):
         super().__init__()
         self.dim = dim
         self._vectors: dict[str, Vectors] = {}
+
+    def vectors(self, keys: Sequence[str]) -> dict[str, Vectors]:
+        return {key: self._vectors[key] for key in keys if key in self._parts}
+
+    def scan(self) -> Iterator[tuple[list[Part], Vectors]]:
+        if self._parts:
+            yield list(self._parts.values()), np.stack([self._vectors[key] for key in self._parts])
 
     def has_content(self, content: str, tenant: str) -> bool:
         return any((part.content, part.tenant) == (content, tenant) for part in self._parts.values())

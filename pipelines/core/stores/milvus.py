@@ -178,6 +178,45 @@ class MilvusStore:
             found |= {row["key"]: from_row(row) for row in rows}
         return found
 
+    def vectors(self, keys: Sequence[str]) -> dict[str, Vectors]:
+        found: dict[str, Vectors] = {}
+        for start in range(0, len(keys), self._vectors_a_request):
+            with _translated(self._config.uri, "fetch vectors"):
+                rows = self._client.query(
+                    self._collection,
+                    filter=one_of("key", keys[start : start + self._vectors_a_request]),
+                    output_fields=["key", "vector"],
+                    consistency_level="Bounded",
+                    timeout=self._timeout,
+                )
+            found |= {row["key"]: np.asarray(row["vector"], dtype=np.float32) for row in rows}
+        return found
+
+    def scan(self) -> Iterator[tuple[list[Part], Vectors]]:
+        with _translated(self._config.uri, "scan"):
+            rows = self._client.query_iterator(
+                self._collection,
+                batch_size=self._vectors_a_request,
+                output_fields=[*_OUTPUT, "vector"],
+                consistency_level="Strong",
+                timeout=self._timeout,
+            )
+        try:
+            while True:
+                with _translated(self._config.uri, "scan"):
+                    batch = rows.next()
+                if not batch:
+                    return
+                parts = [from_row(row) for row in batch]
+                yield parts, np.array([row["vector"] for row in batch], dtype=np.float32)
+        finally:
+            rows.close()
+
+    @property
+    def _vectors_a_request(self) -> int:
+        """As many as an answer holds, a row's other fields at an eighth of what they may be at most."""
+        return max(1, min(_KEYS_A_REQUEST, _MESSAGE_BYTES // (4 * self.dim + MAX_TEXT_BYTES // 2)))
+
     def count(self) -> int:
         with _translated(self._config.uri, "count"):
             rows = self._client.query(

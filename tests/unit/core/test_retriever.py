@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import pytest
 from fakes import COLOURS, ColourModel, DownStore, WordEmbedder, chunk_part, image_part, picture
 
 from pipelines.core import filters
+from pipelines.core.aligner import AlignerConfig, Asked
 from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable, UsageError
 from pipelines.core.retriever import Knowledge, Query, Retriever, SearchConfig, credited_ranks, plan
+from pipelines.core.stores import Vectors
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Found, Part, SearchResult
 
@@ -370,3 +372,75 @@ def test_one_run_alone_gives_the_branchs_own_ranking(world: World) -> None:
     alone = {branch: world.retriever.fused(query, {branch: run}).hits for branch, run in runs.items()}
     assert [hit.id for hit in alone["text_to_image"]] == ["rose#img-0", "leaf#img-0"]
     assert [(hit.id, hit.sources) for hit in alone["lexical"]] == [("leaf#img-0", {"lexical": 1})]
+
+
+# With an aligner.
+
+
+class Reversed:
+    """An aligner that likes best what the encoder likes least; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Vectors]) -> list[Vectors]:
+        self.asked += [len(vectors) for vectors in candidates]
+        return [-(vectors @ one.visual) for one, vectors in zip(asked, candidates, strict=True)]
+
+
+@pytest.fixture
+def aligned(garden: World) -> World:
+    garden.put(aligner=Reversed())
+    garden.config = garden.config.model_copy(update={"alpha_text": 1.0})
+    return garden
+
+
+def test_an_aligner_reorders_the_pictures_of_a_text(aligned: World) -> None:
+    pictures = [hit for hit in aligned.search("red").hits if hit.kind == "image"]
+    assert [hit.sources["aligner"] for hit in pictures] == [1, 2, 3]
+    assert pictures[-1].id == "rose#img-0"
+    assert pictures[-1].sources["text_to_image"] == 1  # told, though it does not count
+
+
+def test_only_the_first_candidates_are_reordered(aligned: World) -> None:
+    aligned.config = aligned.config.model_copy(update={"aligner": AlignerConfig(model="x", candidates=2)})
+    hits = aligned.search("red").hits
+    ranks = [hit.sources["text_to_image"] for hit in hits if "text_to_image" in hit.sources]
+    assert ranks == [2, 1, 3]
+    assert aligned.knowledge.aligner().asked == [2]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "mode", "aligns"),
+    [
+        ("red", None, "auto", True),
+        ("red", RED, "auto", True),
+        ("red", RED, "visually_similar", True),
+        ("red", RED, "image", False),
+        (None, RED, "auto", False),
+    ],
+)
+def test_an_aligner_reads_texts_only(
+    aligned: World, text: str | None, image: bytes | None, mode: Any, aligns: bool
+) -> None:
+    hits = aligned.search(text, image=image, mode=mode).hits
+    assert any("aligner" in hit.sources for hit in hits) == aligns
+
+
+def test_an_aligner_that_is_down_is_named_and_the_encoders_order_stands(aligned: World) -> None:
+    class Down:
+        def relevance(self, asked: Any, candidates: Any) -> Any:
+            raise StoreUnavailable("the aligner does not answer")
+
+    aligned.put(aligner=Down())
+    result = aligned.search("red")
+    assert result.degraded == ("aligner: the aligner does not answer",)
+    assert result.hits[0].id == "rose#img-0"
+
+
+def test_a_candidate_that_was_deleted_meanwhile_is_left_out(aligned: World) -> None:
+    store = aligned.knowledge.visual()
+    every = store.vectors
+    store.vectors = lambda keys: dict(list(every(keys).items())[:1])  # type: ignore[method-assign]
+    hits = aligned.search("red").hits
+    assert sum("aligner" in hit.sources for hit in hits) == 1

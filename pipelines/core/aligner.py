@@ -1,0 +1,162 @@
+"""The aligner: a second look at the pictures that retrieval returned. (query, their vectors) -> relevance.
+
+It remembers the pairs that it was trained on. A question is compared with the remembered texts, the
+pictures of the nearest of them are averaged, and a candidate is judged by what it has in common with that
+average and with the question itself:
+
+    m = softmax(κ · T s) P                 s: the question in the text space; T, P: texts and their pictures
+    relevance(x) = γ · (q · x) + β · (m · x) + residual    q: the question in the visual space; x: candidate
+
+(Zhang et al., Tip-Adapter, arXiv 2111.03930, with texts for labels.) κ, γ, β and the residual, if there is
+one, are trained; see `aligner_network`. Knows nothing of stores or Ray; without a residual numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from pipelines.core.errors import SpaceMismatch, UsageError
+from pipelines.core.lazy import Lazy
+from pipelines.core.space import Space
+
+Array = NDArray[np.float32]
+Kind = Literal["memory", "mlp", "qformer"]
+
+TINY_ALIGNER = "tiny-aligner"
+PACKAGED = Path(__file__).parents[1] / "models" / "tiny_aligner"
+DESCRIPTION_FILE, WEIGHTS_FILE = "aligner.json", "aligner.safetensors"
+
+
+class AlignerConfig(BaseModel):
+    """Which aligner reorders pictures that a text found, if any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("", description=f"a directory of `train aligner`, or {TINY_ALIGNER}; empty: none")
+    candidates: int = Field(
+        20, ge=1, le=1000, description="pictures of each visual branch that are reordered"
+    )
+
+
+class AlignerDescription(BaseModel):
+    """`aligner.json`: the shapes, and the spaces that the vectors must be of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(1, ge=1, le=1)
+    kind: Kind
+    scales: int = Field(ge=1, le=16)
+    dim: int = Field(ge=1, le=8192, description="of one scale")
+    text_dim: int = Field(ge=1, le=8192)
+    hidden: int = Field(128, ge=8, le=2048)
+    layers: int = Field(2, ge=1, le=12)
+    heads: int = Field(4, ge=1, le=32)
+    queries: int = Field(4, ge=1, le=64)
+    space: str = Field(description="fingerprint of the visual space")
+    text_space: str = Field(description="fingerprint of the text space")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as unit vectors: (scales · dim,) in the visual space and (text_dim,) in the text space."""
+
+    visual: Array
+    text: Array
+
+
+class Aligner(Protocol):
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Array]) -> list[Array]:
+        """For each question the relevance (N,) of its candidates (N, scales · dim); higher is better.
+        Comparable within a question only. Raises UsageError for vectors of another shape."""
+
+
+class MemoryAligner:
+    """An Aligner read from a directory."""
+
+    def __init__(self, description: AlignerDescription, tensors: dict[str, Array]) -> None:
+        self.description, self.tensors = description, tensors
+        self._texts, self._pictures = tensors["memory.texts"], tensors["memory.pictures"]
+        self._log_counts = np.log(tensors["memory.counts"])
+        self._sharpness, self._on_question, self._on_memory = tensors["weights"]
+        self._residual = Lazy[Any](self._load_residual)
+
+    @classmethod
+    def load(cls, directory: Path) -> MemoryAligner:
+        """Raises UsageError for a directory without an aligner."""
+        try:
+            described = json.loads((directory / DESCRIPTION_FILE).read_text("utf-8"))
+            description = AlignerDescription.model_validate(described)
+            stored = load_tensors((directory / WEIGHTS_FILE).read_bytes())
+            return cls(description, {name: array.astype(np.float32) for name, array in stored.items()})
+        except (OSError, KeyError, ValueError, ValidationError, SafetensorError) as exc:
+            raise UsageError(
+                f"{directory} holds no aligner ({DESCRIPTION_FILE}, {WEIGHTS_FILE}): {exc}"
+            ) from exc
+
+    def check_spaces(self, space: Space, text_space: Space) -> None:
+        """Raise SpaceMismatch unless the vectors of these spaces are those that it was trained on."""
+        for name, trained, used in (
+            ("visual", self.description.space, space),
+            ("text", self.description.text_space, text_space),
+        ):
+            if trained != used.fingerprint:
+                raise SpaceMismatch(
+                    f"the aligner was trained on another {name} space ({trained}) than that of "
+                    f"{used.model} ({used.fingerprint}): train one with mmrag train aligner, or set none"
+                )
+
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Array]) -> list[Array]:
+        if not asked:
+            return []
+        visual, text = np.stack([one.visual for one in asked]), np.stack([one.text for one in asked])
+        self._check(visual, text, candidates)
+        remembered = self._remembered(text)
+        weighed = self._on_question * visual + self._on_memory * remembered
+        scores = [cast(Array, vectors @ row) for vectors, row in zip(candidates, weighed, strict=True)]
+        if self.description.kind == "memory":
+            return scores
+        more = self._residual()(visual, text, remembered, candidates)
+        return [score + added for score, added in zip(scores, more, strict=True)]
+
+    def _remembered(self, text: Array) -> Array:
+        """The average pictures (Q, scales · dim) of the texts near the questions (Q, text_dim)."""
+        logits = self._sharpness * (text @ self._texts.T) + self._log_counts
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        pictures: Array = (weights / weights.sum(axis=1, keepdims=True)) @ self._pictures
+        return pictures
+
+    def _check(self, visual: Array, text: Array, candidates: Sequence[Array]) -> None:
+        wanted = (self.description.scales * self.description.dim, self.description.text_dim)
+        shapes = {(visual.shape[1], text.shape[1])} | {(one.shape[1], wanted[1]) for one in candidates}
+        if shapes != {wanted} and candidates:
+            raise UsageError(f"the aligner reads vectors of {wanted} numbers, not {sorted(shapes)}")
+
+    def _load_residual(self) -> Any:
+        from pipelines.core.aligner_network import load_residual
+
+        return load_residual(self.description, self.tensors)
+
+
+def top(relevance: Array, k: int) -> NDArray[np.int64]:
+    """The places of the k most relevant candidates, best first; of equals the earlier one comes first."""
+    order: NDArray[np.int64] = np.argsort(-relevance, kind="stable")[:k]
+    return order
+
+
+def load_aligner(config: AlignerConfig, space: Space, text_space: Space) -> MemoryAligner | None:
+    """The configured aligner, or None. Raises UsageError, and SpaceMismatch where it is of other spaces."""
+    if not config.model:
+        return None
+    aligner = MemoryAligner.load(PACKAGED if config.model == TINY_ALIGNER else Path(config.model))
+    aligner.check_spaces(space, text_space)
+    return aligner
