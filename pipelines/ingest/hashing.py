@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from pipelines.core.errors import BadPart
-from pipelines.ingest.sources.files import is_remote, opened
+from pipelines.ingest.sources import inside
+from pipelines.ingest.sources.contents import opened
+from pipelines.ingest.sources.files import is_remote
 from pipelines.ingest.sources.records import Item
 
 _TOO_FRESH_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
@@ -30,11 +32,14 @@ def hash_file(address: str) -> str:
 
 
 def stamp_file(address: str) -> str:
-    """The file's stamp; empty where none can be trusted: in object stores, of missing and of fresh files."""
+    """The stamp of the file at the address, or around what is inside one.
+
+    Empty where none can be trusted: in object stores, of missing and of fresh files.
+    """
     if is_remote(address):
         return ""
     try:
-        status = os.lstat(address)
+        status = os.lstat(inside.file_of(address))
     except OSError:
         return ""
     if status.st_ctime > time.time() - _TOO_FRESH_S:

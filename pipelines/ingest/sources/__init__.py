@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.sources import files
-from pipelines.ingest.sources.files import opened, read_bytes
+from pipelines.ingest.sources.contents import opened, read_bytes
 from pipelines.ingest.sources.folder import (
     PAGES,
     PICTURES,
@@ -48,11 +48,10 @@ _Listing = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
 
 _ACCEPTED = (
     "a folder of pictures (with .txt, .md or .json beside them) or of HTML pages, "
-    "a .jsonl, .csv or .parquet manifest, or one picture, .txt, .md or .html file"
+    "a .jsonl, .json, .csv or .parquet manifest, or one picture, .txt, .md or .html file"
 )
 _NOT_YET = {
     ".pdf": "PDF documents are",
-    ".json": "LLaVA-style JSON is",
     ".tar": "WebDataset tars are",
 }
 

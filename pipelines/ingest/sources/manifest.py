@@ -1,4 +1,4 @@
-"""A manifest as a source: one document a row of JSON lines, CSV or Parquet, streamed.
+"""A manifest as a source: one document a row of JSON, CSV or Parquet, streamed.
 
 A broken row is rejected with its line number and the next one is read. What a row means is not
 known here (`rows`), but whether it names a document at all is.
@@ -10,44 +10,38 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO
-
-import pyarrow.parquet as pq
-import pyarrow.types as arrow_types
-from pyarrow import ArrowException, RecordBatch
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.core.types import Scalar
 from pipelines.ingest.sources import files, rows
+from pipelines.ingest.sources.json_array import is_array, read_array
+from pipelines.ingest.sources.parquet import read_parquet
 from pipelines.ingest.sources.records import Item, Rejected, SourceConfig
+from pipelines.ingest.sources.rows import Cells
 from pipelines.ingest.sources.text import decode
 
-MANIFESTS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
-_BATCH_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """A row as its file gives it, or why it cannot be read. `line` counts from 1."""
-
-    line: int
-    values: Mapping[str, object] | None = None
-    reason: str = ""
+MANIFESTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".parquet"})
 
 
 def list_manifest(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
     """The documents of a manifest. Raises SourceError when it cannot be read or has no known column."""
-    read = _json_lines
-    if address.lower().endswith(".csv"):
-        read = _csv
-    elif address.lower().endswith(".parquet"):
-        read = _parquet
     try:
-        for cells in read(address, config):
+        for cells in _reader(address)(address, config):
             yield _item(cells, address, config)
     except BadPart as exc:  # the file itself; its rows give theirs as data
         raise SourceError(str(exc)) from exc
+
+
+def _reader(address: str) -> Callable[[str, SourceConfig], Iterator[Cells]]:
+    form = address.lower().rpartition(".")[2]
+    if form == "csv":
+        return _csv
+    if form == "parquet":
+        return read_parquet
+    # JSON lines are often named .json.
+    return read_array if form == "json" and is_array(address) else _json_lines
 
 
 def _item(cells: Cells, address: str, config: SourceConfig) -> Item | Rejected:
@@ -60,22 +54,28 @@ def _item(cells: Cells, address: str, config: SourceConfig) -> Item | Rejected:
             raise BadPart(cells.reason)
         row = rows.read_row(cells.values)
         known_as = row.id or where
-        if not row.images and not row.text and not row.caption:
+        if not row.images and not cells.pictures and not row.text and not row.caption:
             raise BadPart("has neither 'image' (or 'images') nor 'text'")
-        if not row.id and not row.images:
+        if not row.id and not row.images and not cells.pictures:
             raise BadPart("has no 'id' and no 'image' that could name it")
-        inputs = tuple(_usable(row.images, root, config))
-        identity = row.id or _id_of_picture(row.images[0], root)
-        tenant = config.tenant if row.tenant is None else row.tenant
-        # The id and the tenant stand in the item; what a payload holds is what makes a row another row.
-        payload = rows.pack(replace(row, id="", tenant=None))
-        if len(payload) > config.max_row_bytes:
-            raise BadPart(
-                f"has {len(payload):,} bytes, more than the {config.max_row_bytes:,} of sources.max_row_bytes"
-            )
-        return Item("row", identity, address, address, root, payload, inputs, tenant)
+        inputs = (*cells.pictures, *_usable(row.images, root, config))
+        own_name = rows.check_id(f"{files.base_name(root)}/{where}") if cells.pictures else ""
+        identity = row.id or own_name or _id_of_picture(row.images[0], root)
+        return row_item(replace(row, id=identity), address, inputs, config)
     except BadPart as exc:
         return Rejected(known_as, f"{address}:{cells.line}", "list", f"{where}: {exc}")
+
+
+def row_item(row: rows.Row, address: str, inputs: tuple[str, ...], config: SourceConfig) -> Item:
+    """The item of a row that has its id, of the file at `address`. Raises BadPart beyond the bound."""
+    tenant = config.tenant if row.tenant is None else row.tenant
+    # The id and the tenant stand in the item; what a payload holds is what makes a row another row.
+    payload = rows.pack(replace(row, id="", tenant=None))
+    if len(payload) > config.max_row_bytes:
+        raise BadPart(
+            f"has {len(payload):,} bytes, more than the {config.max_row_bytes:,} of sources.max_row_bytes"
+        )
+    return Item("row", row.id, address, address, files.parent(address), payload, inputs, tenant)
 
 
 def _usable(images: tuple[str, ...], root: str, config: SourceConfig) -> Iterator[str]:
@@ -127,44 +127,6 @@ def _json_lines(address: str, config: SourceConfig) -> Iterator[Cells]:
                 yield Cells(number, reason=str(exc))
 
 
-def _parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
-    with files.opened(address) as stream:
-        try:
-            table = pq.ParquetFile(stream, pre_buffer=False)
-            _check_columns(table.schema_arrow.names, address)
-            for name in ("image", "images"):
-                if name in table.schema_arrow.names:
-                    _check_paths(name, table.schema_arrow.field(name).type, address)
-            line = 0
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                for row in range(batch.num_rows):
-                    line += 1
-                    yield _parquet_row(batch.slice(row, 1), line)
-        except (ArrowException, OSError) as exc:
-            raise SourceError(f"{address}: no readable Parquet ({str(exc).splitlines()[0]})") from exc
-
-
-def _parquet_row(row: RecordBatch, line: int) -> Cells:
-    try:
-        return Cells(line, row.to_pylist(maps_as_pydicts="strict")[0])
-    except (UnicodeDecodeError, KeyError) as exc:  # not UTF-8 in a text column; a map with a key twice
-        return Cells(line, reason=f"cannot be read ({exc})")
-
-
-def _check_paths(name: str, kind: object, address: str) -> None:
-    if arrow_types.is_struct(kind) or arrow_types.is_binary(kind) or arrow_types.is_large_binary(kind):
-        raise SourceError(f"{address}: column {name!r} holds pictures themselves; it must hold paths")
-
-
-def _check_columns(names: list[str], address: str) -> None:
-    if not {"id", "image", "images", "text"} & set(names):
-        listed = ", ".join(repr(name) for name in names[:20]) or "none"
-        raise SourceError(f"{address}: needs a column 'id', 'image', 'images' or 'text'; it has {listed}")
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise SourceError(f"{address}: has the column {doubled[0]!r} more than once")
-
-
 def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
     """Rows with typed metadata: a column is whole numbers, numbers or truth values if all of its cells are.
 
@@ -179,7 +141,7 @@ def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
             continue
         if not names:
             names = cells
-            _check_columns(names, address)
+            rows.check_columns(names, address)
             types = {name: _Type() for name in names if name not in rows.KNOWN}
         elif len(cells) == len(names):
             for name, cell in zip(names, cells, strict=True):

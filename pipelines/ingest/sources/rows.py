@@ -1,6 +1,7 @@
 """A described document: the fields of a manifest's row or of a side-car, checked. Reads no manifest.
 
-Fields: `id`, `image` or `images`, `text`, `caption`, `source`, `tenant`, `metadata` (an object).
+Fields: `id`, `image` or `images`, `text`, `caption`, `source`, `tenant`, `metadata` (an object), and
+LLaVA's `conversations` (`[{"from", "value"}]`), whose turns are text too, without their `<image>` marks.
 Every other field is metadata as well, and metadata are single texts, numbers and truth values.
 """
 
@@ -8,18 +9,35 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from pipelines.core.errors import BadPart
+from pipelines.core.errors import BadPart, SourceError
+from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
-from pipelines.ingest.sources import files
+from pipelines.ingest.sources import files, inside
 from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten, storable, tidy
 
-KNOWN = frozenset({"id", "image", "images", "text", "caption", "source", "tenant", "metadata"})
+KNOWN = frozenset(
+    {"id", "image", "images", "text", "caption", "source", "tenant", "metadata", "conversations"}
+)
 MAX_ID_BYTES = 1024
 _INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A row as its file gives it, or why it cannot be read. `line` counts from 1.
+
+    `pictures` are the addresses of those that the row holds itself.
+    """
+
+    line: int
+    values: Mapping[str, object] | None = None
+    reason: str = ""
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +64,23 @@ def read_row(cells: Mapping[str, object]) -> Row:
     return Row(
         id=_id(cells.get("id")),
         images=tuple(dict.fromkeys(images)),
-        text=_text(cells.get("text"), "text"),
+        text="\n\n".join(
+            filter(None, (_text(cells.get("text"), "text"), *_turns(cells.get("conversations"))))
+        ),
         caption=_text(cells.get("caption"), "caption"),
         source=_text(cells.get("source"), "source"),
         tenant=None if tenant is None else _text(tenant, "tenant"),
         metadata=_metadata(others | dict(own or {})),
     )
+
+
+def check_columns(names: Sequence[str], address: str) -> None:
+    """Raises SourceError for a table that cannot name a document."""
+    if not {"id", "image", "images", "text"} & set(names):
+        listed = ", ".join(repr(name) for name in names[:20]) or "none"
+        raise SourceError(f"{address}: needs a column 'id', 'image', 'images' or 'text'; it has {listed}")
+    if doubled := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise SourceError(f"{address}: has the column {doubled[0]!r} more than once")
 
 
 def load_object(text: str) -> Mapping[str, object]:
@@ -109,6 +138,16 @@ def _text(value: object, name: str) -> str:
     return storable(str(value)).strip()
 
 
+def _turns(value: object) -> tuple[str, ...]:
+    """What is said in LLaVA's conversation, turn by turn."""
+    turns = () if value is None else value
+    if not isinstance(turns, Sequence) or not all(
+        isinstance(turn, Mapping) and isinstance(turn.get("value"), str) for turn in turns
+    ):
+        raise BadPart("field 'conversations' must be a list of turns, each with a text 'value'")
+    return tuple(storable(turn["value"].replace(IMAGE_TOKEN, " ")).strip() for turn in turns)
+
+
 def _metadata(values: Mapping[str, object]) -> dict[str, Scalar]:
     return {storable(name): _scalar(name, value) for name, value in values.items() if value is not None}
 
@@ -149,9 +188,9 @@ def unpack(payload: bytes) -> Row:
 
 
 def parse_row(item: Item, config: SourceConfig) -> Parsed:
-    """The document of a manifest's row; a picture that cannot be used is rejected alone."""
+    """The document of a row; a picture that cannot be used is rejected alone."""
     row = unpack(item.payload)
-    images: list[str] = []
+    images = [address for address in item.inputs if inside.split(address)]
     rejected: list[Rejected] = []
     for path in row.images:
         try:

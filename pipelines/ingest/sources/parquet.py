@@ -1,0 +1,243 @@
+"""The rows of a Parquet file, and the pictures that it holds as Hugging Face's `datasets` writes them.
+
+There a column `image` or `images` is a struct `{bytes, path}`, or a list of such. Listing reads every column
+but `bytes`; a picture is read when it is loaded, by its row and its ordinal there. Row groups stand alone:
+one that is damaged or out of bounds costs itself.
+
+A small file can say a lot: compressed pages, one text for a million rows, a run of a billion nulls. So
+what is read is bounded by the size of the file. What pages say against the file's own footer is not
+checked: one page may then take up to 2 GiB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+import pyarrow.types as arrow_types
+from pyarrow import ArrowException, RecordBatch
+
+from pipelines.core.errors import BadPart, SourceError
+from pipelines.ingest.sources import files, inside, rows
+from pipelines.ingest.sources.records import SourceConfig
+from pipelines.ingest.sources.rows import Cells
+
+_BATCH_ROWS = 256
+_BATCH_PICTURES = 16
+_BUFFER_BYTES = 2**20
+_MAX_COLUMNS = 1000
+_MAX_PICTURES = 1000
+_MAX_RATIO = 50  # text compresses 3 to 20 times
+_FREE_BYTES = 64 * 2**20  # what any file may inflate to
+_DAMAGE = (ArrowException, OSError)
+
+
+def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
+    """The rows, numbered from 1. Raises SourceError, or BadPart, for a file that is no table of documents."""
+    with files.opened(address) as stream:
+        try:
+            table = _Table(stream, address)
+        except _DAMAGE as exc:
+            raise SourceError(f"{address}: no readable Parquet ({_line(exc)})") from exc
+        budget = max(_FREE_BYTES, _MAX_RATIO * table.size)
+        first = 1
+        for group in range(table.file.num_row_groups):
+            row = first
+            try:
+                table.check(group, table.described)
+                for cells in _rows(table, group, first, address):
+                    row = cells.line + 1
+                    budget -= _size(cells.values)
+                    if budget < 0:
+                        reason = f"and all after it: they inflate to more than {_MAX_RATIO} times the file"
+                        yield Cells(cells.line, reason=reason)
+                        return
+                    yield cells
+            except BadPart as exc:
+                yield Cells(row, reason=f"and the rest of its row group: {exc}")
+            except _DAMAGE as exc:
+                yield Cells(row, reason=f"and the rest of its row group cannot be read ({_line(exc)})")
+            first += table.file.metadata.row_group(group).num_rows
+
+
+def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
+    """The encoded picture of a row, both as `inside.cell` counts them. Raises BadPart."""
+    try:
+        value = _pictures(address, _state(address)).cell(row)
+    except SourceError as exc:
+        raise BadPart(str(exc)) from exc
+    except _DAMAGE as exc:
+        _pictures.cache_clear()  # it may have broken off in the middle
+        raise BadPart(f"{address}: row {row} cannot be read ({_line(exc)})") from exc
+    held = value if isinstance(value, list) else [value]
+    struct = held[picture] if picture < len(held) else None
+    data = struct["bytes"].as_py() if struct is not None and struct.is_valid else None
+    if not data:
+        raise BadPart(f"{address}: row {row} has no bytes of picture {picture}; write them into the file")
+    if len(data) > max_bytes:
+        raise BadPart(f"{address}: row {row} has {len(data):,} bytes, more than the {max_bytes:,} allowed")
+    return bytes(data)
+
+
+class _Table:
+    """An open file: its columns that describe documents, and the one, if any, that holds pictures' bytes."""
+
+    def __init__(self, stream: BinaryIO, address: str) -> None:
+        self.size = stream.seek(0, 2)
+        stream.seek(0)
+        footer = pq.read_metadata(stream)
+        columns = [footer.schema.column(n) for n in range(footer.num_columns)]
+        if len(columns) > _MAX_COLUMNS:
+            raise SourceError(f"{address}: has {len(columns):,} columns; at most {_MAX_COLUMNS:,}")
+        # Texts that repeat stay references to one: a million rows of the same megabyte fit into memory.
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+        self.file = pq.ParquetFile(
+            stream,
+            metadata=footer,
+            pre_buffer=False,
+            buffer_size=_BUFFER_BYTES,
+            read_dictionary=texts,
+        )
+        schema = self.file.schema_arrow
+        rows.check_columns(schema.names, address)
+        held = [
+            name for name in ("image", "images") if name in schema.names and _holds(schema, name, address)
+        ]
+        if len(held) > 1:
+            raise SourceError(f"{address}: columns 'image' and 'images' both hold pictures; keep one")
+        self.held = held[0] if held else ""
+        paths = [column.path for column in columns]
+        in_held = [path for path in paths if self.held and path.split(".")[0] == self.held]
+        self.bytes = [path for path in in_held if path.endswith(".bytes")]
+        left_out = {path for path in in_held if not path.endswith(".path")}
+        self.described = [path for path in paths if path not in left_out]
+
+    def check(self, group: int, paths: list[str]) -> None:
+        """Raises BadPart for a row group that says more than its bytes can hold."""
+        metadata = self.file.metadata.row_group(group)
+        columns = [metadata.column(n) for n in range(metadata.num_columns)]
+        for column in (column for column in columns if column.path_in_schema in paths):
+            inflated, packed = column.total_uncompressed_size, column.total_compressed_size
+            if inflated > _FREE_BYTES and inflated > _MAX_RATIO * max(0, min(packed, self.size)):
+                name = column.path_in_schema
+                raise BadPart(f"column {name!r} inflates {packed:,} bytes to {inflated:,}")
+            if max(column.num_values, metadata.num_rows) > 8 * self.size:  # a value takes a bit at least
+                raise BadPart(f"column {column.path_in_schema!r} claims {column.num_values:,} values")
+
+
+def _holds(schema: Any, name: str, address: str) -> bool:
+    """Whether the column holds pictures themselves, in the one form that is read."""
+    kind = schema.field(name).type
+    if arrow_types.is_list(kind) or arrow_types.is_large_list(kind):
+        kind = kind.value_type
+    if arrow_types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        data = kind.field("bytes").type
+        if arrow_types.is_dictionary(data):
+            data = data.value_type
+        if arrow_types.is_binary(data) or arrow_types.is_large_binary(data):
+            return True
+    if arrow_types.is_dictionary(kind):
+        kind = kind.value_type
+    if arrow_types.is_struct(kind) or arrow_types.is_binary(kind) or arrow_types.is_large_binary(kind):
+        raise SourceError(
+            f"{address}: column {name!r} holds pictures themselves; it must hold paths, or structs "
+            "{bytes, path} as Hugging Face's datasets write them"
+        )
+    return False
+
+
+def _rows(table: _Table, group: int, first: int, address: str) -> Iterator[Cells]:
+    line = first
+    for batch in table.file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=table.described):
+        for row in range(batch.num_rows):
+            yield _row(batch.slice(row, 1), line, table.held, address)
+            line += 1
+
+
+def _row(row: RecordBatch, line: int, held: str, address: str) -> Cells:
+    try:
+        values = row.to_pylist(maps_as_pydicts="strict")[0]
+    # Not UTF-8 in a text column; a map with a key twice; a time that Python has no year for.
+    except (ValueError, KeyError, OverflowError, ArrowException) as exc:
+        return Cells(line, reason=f"cannot be read ({exc})")
+    if not held:
+        return Cells(line, values)
+    found = values.pop(held, None)
+    structs = found if isinstance(found, list) else [found]
+    if len(structs) > _MAX_PICTURES:
+        return Cells(line, reason=f"has {len(structs):,} pictures; at most {_MAX_PICTURES:,}")
+    there = [ordinal for ordinal, struct in enumerate(structs) if struct is not None]
+    return Cells(line, values, pictures=tuple(inside.cell(address, line, ordinal) for ordinal in there))
+
+
+def _size(values: Mapping[str, object] | None) -> int:
+    """Characters and bytes of the row's texts, roughly: those in lists count by their number."""
+    sized = (value for value in (values or {}).values() if isinstance(value, str | bytes | list | dict))
+    return sum(len(str(value)) if isinstance(value, list | dict) else len(value) for value in sized)
+
+
+class _Pictures:
+    """One file's pictures, row by row. Rows in order cost one reading of their row group."""
+
+    def __init__(self, address: str) -> None:
+        with ExitStack() as stack:
+            self._table = _Table(stack.enter_context(files.opened(address)), address)
+            self._open = stack.pop_all()  # for as long as this object lives
+        self._group_end = self._start = self._stop = 0
+        self._batches: Iterator[RecordBatch] = iter(())
+
+    def cell(self, row: int) -> Any:
+        """The row's struct, as Arrow has it, or a list of them."""
+        wanted = row - 1
+        if not self._start <= wanted < self._group_end:
+            self._go_to_group(wanted)
+        while wanted >= self._stop:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise OSError("its row group ends before it")
+            self._column = batch.column(0)
+            self._start, self._stop = self._stop, self._stop + batch.num_rows
+        value = self._column[wanted - self._start]
+        if not value.is_valid:
+            return None
+        return value if arrow_types.is_struct(value.type) else list(value)
+
+    def _go_to_group(self, row: int) -> None:
+        file = self._table.file
+        first = 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if first <= row < end:
+                self._table.check(group, self._table.bytes)
+                self._batches = file.iter_batches(
+                    _BATCH_PICTURES, row_groups=[group], columns=self._table.bytes
+                )
+                self._start = self._stop = first
+                self._group_end = end
+                return
+            first = end
+        raise OSError(f"the file has {first:,} rows")
+
+
+@lru_cache(maxsize=1)  # a worker loads pictures in their order
+def _pictures(address: str, state: tuple[int, ...]) -> _Pictures:
+    return _Pictures(address)
+
+
+def _state(address: str) -> tuple[int, ...]:
+    """Another one for a file that was written anew. Of remote files this is not looked up."""
+    if files.is_remote(address):
+        return ()
+    try:
+        status = os.lstat(address)
+    except OSError:
+        return ()  # opening it will say why
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _line(exc: BaseException) -> str:
+    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

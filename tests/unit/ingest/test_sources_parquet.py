@@ -1,0 +1,193 @@
+"""Parquet with pictures inside: which rows become documents, what a picture's bytes are, and hostile files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.core.errors import BadPart, SourceError
+from pipelines.ingest.hashing import hash_file
+from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, parse, read_bytes
+
+CONFIG = SourceConfig()
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def picture(data: bytes | None, path: str | None = None) -> dict[str, object]:
+    return {"bytes": data, "path": path}
+
+
+def pictures(*values: object) -> pa.Array:
+    return pa.array(values, PICTURE)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    return folder / "m.parquet"
+
+
+def read(path: Path, config: SourceConfig = CONFIG) -> tuple[list[Item], list[Rejected]]:
+    found = list(list_items([str(path)], config))
+    return [f for f in found if isinstance(f, Item)], [f for f in found if isinstance(f, Rejected)]
+
+
+def shown(item: Item) -> list[bytes]:
+    return [read_bytes(address, 1000) for address in parse(item, CONFIG).document.images]
+
+
+def test_a_rows_picture_is_read_from_its_row(path: Path) -> None:
+    table = {"id": ["a", "b", "c"], "image": pictures(picture(b"A", "a.png"), None, picture(b"C"))}
+    pq.write_table(pa.table(table | {"text": ["one", "two", None], "label": [1, 2, 3]}), path)
+    items, rejected = read(path)
+    assert not rejected
+    documents = [parse(item, CONFIG).document for item in items]
+    assert [document.id for document in documents] == ["a", "b", "c"]
+    assert [shown(item) for item in items] == [[b"A"], [], [b"C"]]
+    assert [passage.images for passage in documents[0].passages] == [(0,)]
+    assert dict(documents[0].metadata) == {"label": 1}
+    assert documents[0].images == (f"{path}#cell=1+0",) == items[0].inputs
+
+
+def test_a_list_of_pictures_keeps_its_order(path: Path) -> None:
+    values = [[picture(b"A"), None, picture(b"B")], None, [], [picture(b"C")]]
+    table = {"id": ["a", "b", "c", "d"], "images": pa.array(values, pa.list_(PICTURE)), "text": ["t"] * 4}
+    pq.write_table(pa.table(table), path)
+    assert [shown(item) for item in read(path)[0]] == [[b"A", b"B"], [], [], [b"C"]]
+
+
+def test_a_row_without_id_is_named_by_its_file_and_number(path: Path) -> None:
+    pq.write_table(pa.table({"image": pictures(picture(b"A", "same.png"), picture(b"B", "same.png"))}), path)
+    assert [item.document_id for item in read(path)[0]] == ["shop/m.parquet:1", "shop/m.parquet:2"]
+
+
+def test_rows_are_found_in_their_row_group_in_any_order(path: Path) -> None:
+    data = [str(n).encode() for n in range(100)]
+    pq.write_table(pa.table({"image": pictures(*map(picture, data))}), path, row_group_size=40)
+    addresses = [item.inputs[0] for item in read(path)[0]]
+    assert [read_bytes(address, 10) for address in addresses] == data
+    assert [read_bytes(addresses[n], 10) for n in (99, 0, 41, 40, 79, 3)] == [
+        data[n] for n in (99, 0, 41, 40, 79, 3)
+    ]
+
+
+def test_llavas_conversations_may_stand_in_a_column(path: Path) -> None:
+    said = [[{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A pump."}]]
+    pq.write_table(
+        pa.table({"id": ["a"], "image": pictures(picture(b"A")), "conversations": pa.array(said)}), path
+    )
+    [item], _ = read(path)
+    assert [passage.text for passage in parse(item, CONFIG).document.passages] == ["What?", "A pump."]
+
+
+def test_another_picture_is_another_hash_and_the_file_that_was_written_anew_is_read(path: Path) -> None:
+    hashes = []
+    for data in (b"A", b"BB"):
+        pq.write_table(pa.table({"id": ["a"], "image": pictures(picture(data))}), path)
+        hashes.append(hash_file(read(path)[0][0].inputs[0]))
+    assert len(set(hashes)) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(None, "has no bytes"), (b"", "has no bytes"), (b"x" * 11, "has 11 bytes, more than the 10")],
+)
+def test_a_picture_without_bytes_or_with_too_many_is_refused_alone(
+    path: Path, data: bytes | None, reason: str
+) -> None:
+    table = {"id": ["a", "b"], "image": pictures(picture(data, "a.png"), picture(b"B")), "text": ["t", "u"]}
+    pq.write_table(pa.table(table), path)
+    bad, good = (item.inputs[0] for item in read(path)[0])
+    with pytest.raises(BadPart, match=f"m.parquet: row 1 {reason}"):
+        read_bytes(bad, 10)
+    assert read_bytes(good, 10) == b"B"
+
+
+def test_a_row_that_is_gone_is_refused(path: Path) -> None:
+    pq.write_table(pa.table({"image": pictures(picture(b"A"))}), path)
+    for address in (f"{path}#cell=2+0", f"{path}#cell=0+0", f"{path}#cell=1+7"):
+        with pytest.raises(BadPart, match=r"m\.parquet: row"):
+            read_bytes(address, 10)
+    with pytest.raises(BadPart, match="does not exist"):
+        read_bytes(f"{path}.gone#cell=1+0", 10)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"image": pa.array([b"A"])}, "holds pictures themselves"),
+        ({"image": pa.array([{"data": b"A"}])}, "holds pictures themselves"),
+        ({"image": pictures(None), "images": pa.array([[]], pa.list_(PICTURE))}, "both hold pictures"),
+        ({str(n): pa.array([n]) for n in range(1001)} | {"id": pa.array([1])}, "has 1,002 columns"),
+    ],
+)
+def test_a_table_of_another_form_is_an_error(path: Path, columns: dict[str, pa.Array], reason: str) -> None:
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(SourceError, match=reason):
+        read(path)
+
+
+def test_a_damaged_row_group_costs_itself(path: Path) -> None:
+    table = pa.table({"id": [f"id-{n}" for n in range(30)], "text": [f"text {n}" for n in range(30)]})
+    pq.write_table(table, path, row_group_size=10, compression="none", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(1).column(1)
+    raw = bytearray(path.read_bytes())
+    raw[column.data_page_offset : column.data_page_offset + 20] = b"\xff" * 20
+    path.write_bytes(raw)
+    items, [rejected] = read(path)
+    assert [item.document_id for item in items] == [f"id-{n}" for n in (*range(10), *range(20, 30))]
+    assert rejected.source == f"{path}:11"
+    assert "rest of its row group cannot be read" in rejected.reason
+
+
+def test_damaged_pictures_leave_what_is_said_of_them(path: Path) -> None:
+    data = [bytes([n]) * 50 for n in range(20)]
+    table = pa.table({"id": [str(n) for n in range(20)], "image": pictures(*map(picture, data))})
+    pq.write_table(table, path, row_group_size=10, compression="none", use_dictionary=False)
+    column = pq.read_metadata(path).row_group(0).column(1)
+    assert column.path_in_schema == "image.bytes"
+    raw = bytearray(path.read_bytes())
+    raw[column.data_page_offset : column.data_page_offset + 20] = b"\xff" * 20
+    path.write_bytes(raw)
+    items, rejected = read(path)
+    assert (len(items), rejected) == (20, [])
+    with pytest.raises(BadPart, match="row 1 cannot be read"):
+        read_bytes(items[0].inputs[0], 100)
+    assert read_bytes(items[15].inputs[0], 100) == data[15]
+
+
+def test_one_text_said_a_thousand_times_is_cut_short(path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000), pa.array(["x" * 2**20]))
+    table = pa.table({"id": [str(n) for n in range(1000)], "text": texts})
+    pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=2**30, store_schema=False)
+    assert path.stat().st_size < 20_000
+    items, rejected = read(path, SourceConfig(max_row_bytes=2**21))
+    assert len(items) == 63  # 64 MiB
+    assert "and all after it: they inflate to more than 50 times the file" in rejected[-1].reason
+
+
+def test_a_page_that_inflates_a_thousandfold_is_not_read(path: Path) -> None:
+    held = pictures(picture(b"A"), picture(bytes(100 * 2**20)))
+    bomb = pa.table({"id": ["a", "b"], "image": held})
+    pq.write_table(bomb, path, compression="zstd", use_dictionary=False, row_group_size=1)
+    assert path.stat().st_size < 100_000
+    items, _ = read(path)
+    with pytest.raises(BadPart, match=r"column 'image.bytes' inflates .* bytes to 104,"):
+        read_bytes(f"{path}#cell=2+0", 2**30)
+    assert read_bytes(items[0].inputs[0], 10) == b"A"
+    texts = pa.table({"id": ["a", "b"], "text": ["t", "x" * (100 * 2**20)]})
+    pq.write_table(texts, path, compression="zstd", use_dictionary=False, row_group_size=1)
+    items, [rejected] = read(path)
+    assert [item.document_id for item in items] == ["a"]
+    assert "m.parquet:2: and the rest of its row group: column 'text' inflates" in rejected.reason
+
+
+def test_a_million_rows_of_nothing_are_one_rejection(path: Path) -> None:
+    pq.write_table(pa.table({"id": pa.nulls(10_000_000, pa.string())}), path, row_group_size=10_000_000)
+    assert path.stat().st_size < 100_000
+    assert "claims 10,000,000 values" in read(path)[1][0].reason
+    assert len(read(path)[1]) == 1
