@@ -31,6 +31,7 @@ from pipelines.ingest.sources.html import parse_html
 from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
 from pipelines.ingest.sources.records import RULES, Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.rows import parse_row
+from pipelines.ingest.sources.webdataset import list_tar
 
 __all__ = [
     "RULES",
@@ -48,11 +49,10 @@ _Listing = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
 
 _ACCEPTED = (
     "a folder of pictures (with .txt, .md or .json beside them) or of HTML pages, "
-    "a .jsonl, .json, .csv or .parquet manifest, or one picture, .txt, .md or .html file"
+    "a .jsonl, .json, .csv or .parquet manifest, a WebDataset .tar, or one picture, .txt, .md or .html file"
 )
 _NOT_YET = {
     ".pdf": "PDF documents are",
-    ".tar": "WebDataset tars are",
 }
 
 _PARSERS: dict[Form, Callable[[Item, SourceConfig], Parsed]] = {
@@ -118,6 +118,10 @@ def _classify(source: str, config: SourceConfig) -> tuple[str, _Listing]:
     form = suffix(address)
     if form in MANIFESTS:
         return address, list_manifest
+    if form == ".tar":
+        return address, list_tar
+    if address.lower().endswith((".tar.gz", ".tgz")):
+        raise SourceError(f"{source}: is compressed, so no picture in it can be read alone; gunzip it first")
     if form in PICTURES | TEXTS | PAGES:
         return address, list_file
     if form in _NOT_YET:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from pyarrow import ArrowException
+
 from pipelines.core import images
+from pipelines.core.errors import BadPart
 from pipelines.ingest.sources import files, inside, parquet
 
 
@@ -26,4 +29,20 @@ def read_bytes(address: str, max_bytes: int) -> bytes:
     within = inside.split(address)
     if within is None:
         return files.read_bytes(address, max_bytes)
+    if within.kind == "bytes":
+        return _read_span(within, max_bytes)
     return parquet.read_picture(within.file, within.first, within.second, max_bytes)
+
+
+def _read_span(within: inside.Inside, max_bytes: int) -> bytes:
+    if within.second > max_bytes:
+        raise BadPart(f"{within.file}: holds {within.second:,} bytes, more than the {max_bytes:,} allowed")
+    with files.opened(within.file) as stream:
+        try:
+            stream.seek(within.first)
+            data = stream.read(within.second)
+        except (OSError, ArrowException) as exc:
+            raise BadPart(f"{within.file}: cannot be read ({exc})") from exc
+    if len(data) < within.second:
+        raise BadPart(f"{within.file}: ends before byte {within.first + within.second:,}")
+    return data

@@ -27,7 +27,7 @@ PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff",
 TEXTS = frozenset({".txt", ".md"})
 PAGES = frozenset({".html", ".htm"})
 _SIDE_CARS = TEXTS | {".json"}
-_MANIFESTS = frozenset({".jsonl", ".csv", ".parquet"})
+_MANIFESTS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet", ".tar"})
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,9 @@ def list_folder(root: str, config: SourceConfig) -> Iterator[Item | Rejected]:
         )
     if manifests:
         log.warning(
-            "%s: its %d .jsonl, .csv or .parquet files are not read; name one as SOURCE", root, manifests
+            "%s: its %d .jsonl, .csv, .parquet or .tar files are not read; name each as SOURCE",
+            root,
+            manifests,
         )
 
 
@@ -186,10 +188,7 @@ def read_side_car(address: str, config: SourceConfig) -> rows.Row:
     """The row that a `.json` beside a picture holds. Raises BadPart."""
     text = files.read_text(address, config.max_row_bytes)
     try:
-        cells = rows.load_object(text)
-        return rows.read_row(
-            {name: value for name, value in cells.items() if name not in ("image", "images")}
-        )
+        return rows.read_side_car(text)
     except BadPart as exc:
         raise BadPart(f"{files.base_name(address)}: {exc}") from exc
 

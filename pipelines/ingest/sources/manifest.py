@@ -61,21 +61,9 @@ def _item(cells: Cells, address: str, config: SourceConfig) -> Item | Rejected:
         inputs = (*cells.pictures, *_usable(row.images, root, config))
         own_name = rows.check_id(f"{files.base_name(root)}/{where}") if cells.pictures else ""
         identity = row.id or own_name or _id_of_picture(row.images[0], root)
-        return row_item(replace(row, id=identity), address, inputs, config)
+        return rows.row_item(replace(row, id=identity), address, inputs, config)
     except BadPart as exc:
         return Rejected(known_as, f"{address}:{cells.line}", "list", f"{where}: {exc}")
-
-
-def row_item(row: rows.Row, address: str, inputs: tuple[str, ...], config: SourceConfig) -> Item:
-    """The item of a row that has its id, of the file at `address`. Raises BadPart beyond the bound."""
-    tenant = config.tenant if row.tenant is None else row.tenant
-    # The id and the tenant stand in the item; what a payload holds is what makes a row another row.
-    payload = rows.pack(replace(row, id="", tenant=None))
-    if len(payload) > config.max_row_bytes:
-        raise BadPart(
-            f"has {len(payload):,} bytes, more than the {config.max_row_bytes:,} of sources.max_row_bytes"
-        )
-    return Item("row", row.id, address, address, files.parent(address), payload, inputs, tenant)
 
 
 def _usable(images: tuple[str, ...], root: str, config: SourceConfig) -> Iterator[str]:

@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.core.prompts import IMAGE_TOKEN
@@ -72,6 +72,12 @@ def read_row(cells: Mapping[str, object]) -> Row:
         tenant=None if tenant is None else _text(tenant, "tenant"),
         metadata=_metadata(others | dict(own or {})),
     )
+
+
+def read_side_car(text: str) -> Row:
+    """The row that the JSON beside a picture holds. Raises BadPart."""
+    cells = load_object(text)
+    return read_row({name: value for name, value in cells.items() if name not in ("image", "images")})
 
 
 def check_columns(names: Sequence[str], address: str) -> None:
@@ -178,6 +184,18 @@ def _kind(value: object) -> str:
 def pack(row: Row) -> bytes:
     """The row as an item's payload: equal rows give equal bytes."""
     return json.dumps(asdict(row), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def row_item(row: Row, address: str, inputs: tuple[str, ...], config: SourceConfig) -> Item:
+    """The item of a row that has its id, of the file at `address`. Raises BadPart beyond the bound."""
+    tenant = config.tenant if row.tenant is None else row.tenant
+    # The id and the tenant stand in the item; what a payload holds is what makes a row another row.
+    payload = pack(replace(row, id="", tenant=None))
+    if len(payload) > config.max_row_bytes:
+        raise BadPart(
+            f"has {len(payload):,} bytes, more than the {config.max_row_bytes:,} of sources.max_row_bytes"
+        )
+    return Item("row", row.id, address, address, files.parent(address), payload, inputs, tenant)
 
 
 def unpack(payload: bytes) -> Row:

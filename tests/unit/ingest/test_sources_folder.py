@@ -255,7 +255,6 @@ def test_a_single_file_has_the_id_it_has_in_its_folder(folder: Path) -> None:
     [
         ("nothing", "does not exist; a SOURCE is a folder"),
         ("x.zip", "of no known form; a SOURCE is a folder"),
-        ("x.tar", "WebDataset tars are not read yet"),
         ("x.pdf", "PDF documents are not read yet"),
         ("s3://bucket/x", "add its bucket to allowed_addresses"),
         ("https://example.org/x.png", "is a network address"),
@@ -266,7 +265,7 @@ def test_an_unusable_source_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for present in ("x.zip", "x.tar", "x.pdf"):
+    for present in ("x.zip", "x.pdf"):
         (tmp_path / present).write_bytes(b"x")
     with pytest.raises(SourceError, match=reason) as error:
         list_items([name], CONFIG)

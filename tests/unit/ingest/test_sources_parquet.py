@@ -1,4 +1,4 @@
-"""Parquet with pictures inside: which rows become documents, what a picture's bytes are, and hostile files."""
+"""Parquet with pictures inside: which rows become documents, what a picture is, and hostile files."""
 
 from __future__ import annotations
 
