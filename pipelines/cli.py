@@ -78,7 +78,9 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="Folders of pictures or HTML, or JSONL, CSV or Parquet manifests."
+            metavar="SOURCE...",
+            help="Folders of pictures or HTML; JSONL, JSON (LLaVA's too), CSV or Parquet manifests; "
+            "WebDataset tars; PDFs.",
         ),
     ],
     index: IndexDir = DEFAULT_INDEX,

@@ -37,10 +37,14 @@ def store_key(tenant: str, readable_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Running text of a document, before chunking, with the ordinals of the pictures it belongs to."""
+    """Running text of a document, before chunking, with the ordinals of the pictures it belongs to.
+
+    `source` is where in the document it stands, for a citation; "" is the document's own source.
+    """
 
     text: str
     images: tuple[int, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Split a document's passages into chunks to embed and to find. Pure: reads nothing, knows no store.
 
 A passage is `body` or `heading⏎body` (see `sources`). Every piece of a long one keeps its heading;
-short neighbours that belong to the same pictures become one chunk, under one heading where they share it.
+short neighbours of the same pictures and source become one chunk, under one heading where they share it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -62,7 +63,7 @@ def chunks(document: Document, config: ChunkConfig) -> tuple[Part, ...]:
             id=part_id(document.id, "chunk", ordinal),
             kind="chunk",
             document_id=document.id,
-            source=document.source,
+            source=passage.source or document.source,
             text=passage.text,
             image_ids=tuple(part_id(document.id, "image", image) for image in passage.images),
             metadata=document.metadata,
@@ -84,11 +85,11 @@ def merged(passages: tuple[Passage, ...], config: ChunkConfig) -> Iterator[Passa
             if held is not None:
                 joined = f"{held.text}\n{_under(_further(heading, held_heading), piece)}"
                 short = len(joined) <= config.merge_chars and config.fits(joined)
-                if short and held.images == passage.images:
-                    held, held_heading = Passage(joined, held.images), heading
+                if short and (held.images, held.source) == (passage.images, passage.source):
+                    held, held_heading = replace(held, text=joined), heading
                     continue
                 yield held
-            held, held_heading = Passage(_under(heading, piece), passage.images), heading
+            held, held_heading = replace(passage, text=_under(heading, piece)), heading
     if held is not None:
         yield held
 

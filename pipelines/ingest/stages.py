@@ -29,7 +29,7 @@ from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
-from pipelines.ingest.sources import Item, SourceConfig, parse, read_bytes
+from pipelines.ingest.sources import Item, SourceConfig, inside, parse, read_bytes
 
 Array = NDArray[Any]
 
@@ -77,7 +77,8 @@ class ParseItems:
         before: Mapping[str, tuple[str, str]],
         num_parts: int,
     ) -> Row:
-        inputs = list(dict.fromkeys((*item.inputs, *document.images, *wanted)))
+        shown = (inside.depends_on(address) for address in document.images)
+        inputs = list(dict.fromkeys((*item.inputs, *shown, *wanted)))
         stamp = document_stamp(item, inputs, {address: stamp for address, (stamp, _) in before.items()})
         digest = document_digest(item, inputs, {address: sha for address, (_, sha) in before.items()})
         row = part_row(Part(document.id, "chunk", document.id, document.source, tenant=document.tenant))

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources import files
+from pipelines.core.errors import BadPart, MissingDependency, SourceError
+from pipelines.ingest.sources import files, pdf
 from pipelines.ingest.sources.contents import opened, read_bytes
 from pipelines.ingest.sources.folder import (
     PAGES,
@@ -29,6 +29,7 @@ from pipelines.ingest.sources.folder import (
 )
 from pipelines.ingest.sources.html import parse_html
 from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
+from pipelines.ingest.sources.pdf import parse_pdf
 from pipelines.ingest.sources.records import RULES, Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.rows import parse_row
 from pipelines.ingest.sources.webdataset import list_tar
@@ -49,25 +50,24 @@ _Listing = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
 
 _ACCEPTED = (
     "a folder of pictures (with .txt, .md or .json beside them) or of HTML pages, "
-    "a .jsonl, .json, .csv or .parquet manifest, a WebDataset .tar, or one picture, .txt, .md or .html file"
+    "a .jsonl, .json, .csv or .parquet manifest, a WebDataset .tar, "
+    "or one picture, .txt, .md, .html or .pdf file"
 )
-_NOT_YET = {
-    ".pdf": "PDF documents are",
-}
 
 _PARSERS: dict[Form, Callable[[Item, SourceConfig], Parsed]] = {
     "picture": parse_picture,
     "text": parse_text,
     "row": parse_row,
     "html": parse_html,
+    "pdf": parse_pdf,
 }
 
 
 def list_items(sources: Sequence[str], config: SourceConfig) -> Iterator[Item | Rejected]:
     """Every document of the sources, in a stable order. Of equal (tenant, id) the first one stands.
 
-    Raises SourceError at once for a source that is missing or of no known form, and while it
-    streams for one that turns out to be unreadable.
+    Raises SourceError at once for a source that is missing or of no known form (MissingDependency
+    where its form needs an extra), and while it streams for one that turns out to be unreadable.
     """
     classified = dict(_classify(source, config) for source in sources)
     return _distinct(_listed(classified, config))
@@ -122,8 +122,8 @@ def _classify(source: str, config: SourceConfig) -> tuple[str, _Listing]:
         return address, list_tar
     if address.lower().endswith((".tar.gz", ".tgz")):
         raise SourceError(f"{source}: is compressed, so no picture in it can be read alone; gunzip it first")
-    if form in PICTURES | TEXTS | PAGES:
+    if form == ".pdf" and not pdf.is_available():
+        raise MissingDependency(f"{source}: {pdf.NEEDS}")
+    if form in PICTURES | TEXTS | PAGES | {".pdf"}:
         return address, list_file
-    if form in _NOT_YET:
-        raise SourceError(f"{source}: {_NOT_YET[form]} not read yet; a SOURCE is {_ACCEPTED}")
     raise SourceError(f"{source}: of no known form; a SOURCE is {_ACCEPTED}")

@@ -11,7 +11,7 @@ from pyarrow import ArrowException
 
 from pipelines.core import images
 from pipelines.core.errors import BadPart
-from pipelines.ingest.sources import files, inside, parquet
+from pipelines.ingest.sources import files, inside, parquet, pdf
 
 
 @contextmanager
@@ -29,6 +29,8 @@ def read_bytes(address: str, max_bytes: int) -> bytes:
     within = inside.split(address)
     if within is None:
         return files.read_bytes(address, max_bytes)
+    if within.kind == "page":
+        return pdf.read_page(within.file, within.first, max_bytes)
     if within.kind == "bytes":
         return _read_span(within, max_bytes)
     return parquet.read_picture(within.file, within.first, within.second, max_bytes)

@@ -4,7 +4,8 @@ The rule: a folder with an .html or .htm file anywhere in it is a corpus of page
 are read where a page shows them; `pictures_beside_html` reads pictures and texts of their own too.
 In any other folder every picture is a document, with the `.txt`, `.md` and `.json` beside it that
 have its name (`cat.txt` or `cat.jpg.txt` for `cat.jpg`), and so is every `.txt` and `.md` without a
-picture. A `.json` without a picture and files of other forms are left alone. Hidden names are skipped.
+picture. In both a PDF is a document. A `.json` without a picture and files of other forms are left alone.
+Hidden names are skipped.
 
 An id is the file's path below the folder, behind the folder's own name: two folders that both hold
 `1.png` stay apart, whether they are read in one run or in two.
@@ -19,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipelines.core.errors import BadPart, BadText
-from pipelines.ingest.sources import files, rows
+from pipelines.ingest.sources import files, pdf, rows
 from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
 TEXTS = frozenset({".txt", ".md"})
 PAGES = frozenset({".html", ".htm"})
+_FORMS: dict[str, Form] = {".html": "html", ".htm": "html", ".pdf": "pdf"}
 _SIDE_CARS = TEXTS | {".json"}
 _MANIFESTS = frozenset({".jsonl", ".ndjson", ".csv", ".parquet", ".tar"})
 
@@ -88,9 +90,10 @@ def list_folder(root: str, config: SourceConfig) -> Iterator[Item | Rejected]:
             if suffix(name) in PAGES:
                 yield from _file_item("html", place, name)
             elif suffix(name) == ".pdf":
-                yield place.rejected(
-                    name, f"{files.printable(name)}: a PDF needs the pdf extra, and is not read yet"
-                )
+                if pdf.is_available():
+                    yield from _file_item("pdf", place, name)
+                else:
+                    yield place.rejected(name, f"{files.printable(name)}: {pdf.NEEDS}")
         for name in pictures:
             yield from _picture_item(place, name, side_cars.get(name, []))
         for name in texts:
@@ -111,7 +114,7 @@ def list_folder(root: str, config: SourceConfig) -> Iterator[Item | Rejected]:
 
 
 def list_file(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
-    """One picture, text or page, with the id that it would have as part of its folder."""
+    """One picture, text, page or PDF, with the id that it would have as part of its folder."""
     root, name = files.parent(address), files.base_name(address)
     names = [name]
     if suffix(name) in PICTURES and not files.is_remote(address):
@@ -120,7 +123,7 @@ def list_file(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
     if suffix(name) in PICTURES:
         yield from _picture_item(place, name, _side_cars(place.directory, [name]).get(name, []))
     else:
-        yield from _file_item("html" if suffix(name) in PAGES else "text", place, name)
+        yield from _file_item(_FORMS.get(suffix(name), "text"), place, name)
 
 
 def _holds_pages(root: str, config: SourceConfig) -> bool:

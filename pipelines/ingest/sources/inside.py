@@ -42,6 +42,12 @@ def split(address: str) -> Inside | None:
     return Inside(found[1], found[2], int(found[3]), int(found[4] or 0)) if found else None
 
 
+def depends_on(address: str) -> str:
+    """The file or the bytes that decide what is at the address: of a page, its whole PDF."""
+    within = split(address)
+    return within.file if within and within.kind == "page" else address
+
+
 def file_of(address: str) -> str:
     """The file at the address, or that the address leads into."""
     within = split(address)

@@ -12,7 +12,7 @@ from pipelines.core.types import Document
 RULES = "sources/1"
 """The version of the readers' rules, for the parts fingerprint: another one re-ingests the text."""
 
-Form = Literal["picture", "text", "row", "html"]
+Form = Literal["picture", "text", "row", "html", "pdf"]
 
 
 class SourceConfig(BaseModel):

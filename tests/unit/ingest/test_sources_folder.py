@@ -149,13 +149,6 @@ def test_hidden_names_are_skipped(folder: Path) -> None:
     assert len(items(folder)) == 2
 
 
-def test_a_pdf_is_refused_by_name(folder: Path) -> None:
-    (folder / "spec.pdf").write_bytes(b"%PDF")
-    [rejected] = rejections(folder)
-    assert rejected.document_id == "pets/spec.pdf"
-    assert "spec.pdf: a PDF" in rejected.reason
-
-
 def test_a_folder_named_like_a_picture_is_reported_and_walked(folder: Path) -> None:
     (folder / "x.png").mkdir()
     (folder / "x.png" / "y.png").write_bytes(b"y")
@@ -255,7 +248,6 @@ def test_a_single_file_has_the_id_it_has_in_its_folder(folder: Path) -> None:
     [
         ("nothing", "does not exist; a SOURCE is a folder"),
         ("x.zip", "of no known form; a SOURCE is a folder"),
-        ("x.pdf", "PDF documents are not read yet"),
         ("s3://bucket/x", "add its bucket to allowed_addresses"),
         ("https://example.org/x.png", "is a network address"),
         ("file://host/x", "another machine"),
@@ -265,8 +257,7 @@ def test_an_unusable_source_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for present in ("x.zip", "x.pdf"):
-        (tmp_path / present).write_bytes(b"x")
+    (tmp_path / "x.zip").write_bytes(b"x")
     with pytest.raises(SourceError, match=reason) as error:
         list_items([name], CONFIG)
     assert name in str(error.value)

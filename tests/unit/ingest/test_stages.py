@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fakes import ColourModel, WordEmbedder, picture
+from PIL import Image
 
 from pipelines.core import images
 from pipelines.core.cache import VectorCache
@@ -290,3 +293,49 @@ def test_models_load_only_when_a_row_needs_them(machine: Machine) -> None:
     encode = Encode(never, never, machine.image_cache, machine.text_cache)
     refused = image_row(stage="read", reason="gone")
     assert encode(table([refused])).schema == SCHEMA
+
+
+# Pictures inside other files.
+
+
+def test_pictures_inside_files_are_loaded_as_from_a_folder(machine: Machine) -> None:
+    plain = machine.folder / "rose.png"
+    plain.write_bytes(picture("red"))
+    shard, parquet = machine.root / "s.tar", machine.root / "p.parquet"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(plain, "rose.png")
+    pq.write_table(pa.table({"id": ["p"], "image": [{"bytes": picture("red"), "path": "r.png"}]}), parquet)
+    sources = [str(source) for source in (plain, shard, parquet)]
+    loaded = machine.load(machine.parse(*list_items(sources, SourceConfig()))).to_pylist()
+    images_ = [row for row in loaded if row["kind"] == "image"]
+    assert [row["reason"] for row in images_] == [None, None, None]
+    assert len({row["content"] for row in images_}) == 1
+    assert len({row["pixels"] for row in images_}) == 1
+
+
+def test_a_damaged_picture_inside_a_file_is_one_refused_row(machine: Machine) -> None:
+    parquet = machine.root / "p.parquet"
+    held = [{"bytes": data, "path": None} for data in (b"no picture", None, picture("red"))]
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "image": held, "text": ["t"] * 3}), parquet)
+    loaded = by_id(machine.load(machine.parse(*list_items([str(parquet)], SourceConfig()))))
+    assert (loaded["a#img-0"]["stage"], loaded["b#img-0"]["stage"]) == ("decode", "read")
+    assert "p.parquet#cell=1+0: not a picture: text" in loaded["a#img-0"]["reason"]
+    assert loaded["c#img-0"]["reason"] is None
+
+
+def test_a_document_depends_on_its_own_picture_of_a_shard_and_a_pdf_on_its_file(machine: Machine) -> None:
+    shard, document = machine.root / "s.tar", machine.root / "d.pdf"
+    (machine.folder / "rose.png").write_bytes(picture("red"))
+    with tarfile.open(shard, "w") as archive:
+        archive.add(machine.folder / "rose.png", "rose.png")
+    Image.new("RGB", (60, 40), "red").save(document)
+    rows = by_id(machine.parse(*list_items([str(shard), str(document)], SourceConfig())))
+    size = (machine.folder / "rose.png").stat().st_size
+    [span] = rows["s.tar/rose"]["inputs"]
+    assert span.startswith(f"{shard}#bytes=")
+    assert span.endswith(f"+{size}")
+    [pdf] = [row for row in rows.values() if row["kind"] == DOCUMENT and row["id"] != "s.tar/rose"]
+    assert pdf["inputs"] == [str(document)]
+    [page] = [row for row in rows.values() if row["kind"] == "image" and row["document_id"] == pdf["id"]]
+    assert page["address"] == page["source"] == f"{document}#page=1"
+    assert machine.load(table([page])).to_pylist()[0]["reason"] is None
