@@ -6,7 +6,7 @@ one that is damaged or out of bounds costs itself.
 
 A small file can say a lot: compressed pages, one text for a million rows, a run of a billion nulls. So
 what is read is bounded by the size of the file. What pages say against the file's own footer is not
-checked: one page may then take up to 2 GiB.
+checked: one page may then take up to 2 GiB, and a list's run of nulls what memory there is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _MAX_COLUMNS = 1000
 _MAX_PICTURES = 1000
 _MAX_RATIO = 50  # text compresses 3 to 20 times
 _FREE_BYTES = 64 * 2**20  # what any file may inflate to
-_DAMAGE = (ArrowException, OSError)
+# What pyarrow raises for mutated files: some of it where it turns a footer's names into Python's.
+_DAMAGE = (ArrowException, OSError, ValueError, LookupError, OverflowError)
 
 
 def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
@@ -41,6 +42,8 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
     with files.opened(address) as stream:
         try:
             table = _Table(stream, address)
+        except SourceError:
+            raise
         except _DAMAGE as exc:
             raise SourceError(f"{address}: no readable Parquet ({_line(exc)})") from exc
         budget = max(_FREE_BYTES, _MAX_RATIO * table.size)
@@ -48,7 +51,7 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
         for group in range(table.file.num_row_groups):
             row = first
             try:
-                table.check(group, table.described)
+                table.check(group)
                 for cells in _rows(table, group, first, address):
                     row = cells.line + 1
                     budget -= _size(cells.values)
@@ -67,20 +70,17 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
 def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
     """The encoded picture of a row, both as `inside.cell` counts them. Raises BadPart."""
     try:
-        value = _pictures(address, _state(address)).cell(row)
+        data = _pictures(address, _state(address)).data(row, picture)
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
     except _DAMAGE as exc:
         _pictures.cache_clear()  # it may have broken off in the middle
         raise BadPart(f"{address}: row {row} cannot be read ({_line(exc)})") from exc
-    held = value if isinstance(value, list) else [value]
-    struct = held[picture] if picture < len(held) else None
-    data = struct["bytes"].as_py() if struct is not None and struct.is_valid else None
     if not data:
         raise BadPart(f"{address}: row {row} has no bytes of picture {picture}; write them into the file")
     if len(data) > max_bytes:
         raise BadPart(f"{address}: row {row} has {len(data):,} bytes, more than the {max_bytes:,} allowed")
-    return bytes(data)
+    return data
 
 
 class _Table:
@@ -116,17 +116,14 @@ class _Table:
         left_out = {path for path in in_held if not path.endswith(".path")}
         self.described = [path for path in paths if path not in left_out]
 
-    def check(self, group: int, paths: list[str]) -> None:
-        """Raises BadPart for a row group that says more than its bytes can hold."""
+    def check(self, group: int) -> None:
+        """Raises BadPart for a row group that says more than a file of this size can hold."""
+        # Not by its columns: on a broken footer pyarrow's accessor of a column ends the process (26.0.1).
         metadata = self.file.metadata.row_group(group)
-        columns = [metadata.column(n) for n in range(metadata.num_columns)]
-        for column in (column for column in columns if column.path_in_schema in paths):
-            inflated, packed = column.total_uncompressed_size, column.total_compressed_size
-            if inflated > _FREE_BYTES and inflated > _MAX_RATIO * max(0, min(packed, self.size)):
-                name = column.path_in_schema
-                raise BadPart(f"column {name!r} inflates {packed:,} bytes to {inflated:,}")
-            if max(column.num_values, metadata.num_rows) > 8 * self.size:  # a value takes a bit at least
-                raise BadPart(f"column {column.path_in_schema!r} claims {column.num_values:,} values")
+        if metadata.total_byte_size > max(_FREE_BYTES, _MAX_RATIO * self.size):
+            raise BadPart(f"it inflates to {metadata.total_byte_size:,} bytes, from a file of {self.size:,}")
+        if metadata.num_rows > 8 * self.size:  # a row takes a bit at least
+            raise BadPart(f"it claims {metadata.num_rows:,} rows in a file of {self.size:,} bytes")
 
 
 def _holds(schema: Any, name: str, address: str) -> bool:
@@ -160,16 +157,16 @@ def _rows(table: _Table, group: int, first: int, address: str) -> Iterator[Cells
 
 def _row(row: RecordBatch, line: int, held: str, address: str) -> Cells:
     try:
+        if held and arrow_types.is_list(row[held].type) and len(row[held].flatten()) > _MAX_PICTURES:
+            return Cells(line, reason=f"has more than {_MAX_PICTURES:,} pictures")
         values = row.to_pylist(maps_as_pydicts="strict")[0]
     # Not UTF-8 in a text column; a map with a key twice; a time that Python has no year for.
-    except (ValueError, KeyError, OverflowError, ArrowException) as exc:
+    except _DAMAGE as exc:
         return Cells(line, reason=f"cannot be read ({exc})")
     if not held:
         return Cells(line, values)
     found = values.pop(held, None)
     structs = found if isinstance(found, list) else [found]
-    if len(structs) > _MAX_PICTURES:
-        return Cells(line, reason=f"has {len(structs):,} pictures; at most {_MAX_PICTURES:,}")
     there = [ordinal for ordinal, struct in enumerate(structs) if struct is not None]
     return Cells(line, values, pictures=tuple(inside.cell(address, line, ordinal) for ordinal in there))
 
@@ -190,8 +187,8 @@ class _Pictures:
         self._group_end = self._start = self._stop = 0
         self._batches: Iterator[RecordBatch] = iter(())
 
-    def cell(self, row: int) -> Any:
-        """The row's struct, as Arrow has it, or a list of them."""
+    def data(self, row: int, picture: int) -> bytes:
+        """The picture's bytes; none where the row has no such picture, or not its bytes."""
         wanted = row - 1
         if not self._start <= wanted < self._group_end:
             self._go_to_group(wanted)
@@ -203,8 +200,10 @@ class _Pictures:
             self._start, self._stop = self._stop, self._stop + batch.num_rows
         value = self._column[wanted - self._start]
         if not value.is_valid:
-            return None
-        return value if arrow_types.is_struct(value.type) else list(value)
+            return b""
+        held = [value] if arrow_types.is_struct(value.type) else list(value)
+        struct = held[picture] if picture < len(held) else None
+        return (struct["bytes"].as_py() if struct is not None and struct.is_valid else None) or b""
 
     def _go_to_group(self, row: int) -> None:
         file = self._table.file
@@ -212,7 +211,7 @@ class _Pictures:
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             if first <= row < end:
-                self._table.check(group, self._table.bytes)
+                self._table.check(group)
                 self._batches = file.iter_batches(
                     _BATCH_PICTURES, row_groups=[group], columns=self._table.bytes
                 )
