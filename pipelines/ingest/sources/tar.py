@@ -14,6 +14,8 @@ from typing import BinaryIO, Literal
 from pipelines.core.errors import BadPart
 
 _BLOCK = 512
+_MAGIC, _MAGIC_OFFSET = b"ustar", 257  # of every form but the oldest
+_SEARCHED_BYTES = 2048 * _BLOCK  # at once, for the next header
 _MAX_EXTENDED_BYTES = 64 * 1024  # of a header that carries a long name
 _OCTAL = re.compile(rb" *([0-7]{1,12})[ \0]*")
 _DIGITS = re.compile(rb"[0-9]{1,12}")
@@ -39,7 +41,9 @@ class Damage:
 
 
 def members(stream: BinaryIO) -> Iterator[Member | Damage]:
-    """Every member, in order, up to the first empty block or the end of the stream."""
+    """Every member, in order. An empty block is the end, unless a header follows: then it was wiped out, or
+    archives were joined.
+    """
     length = stream.seek(0, 2)
     position = 0
     extended: dict[str, bytes] = {}  # of the member that follows
@@ -48,7 +52,11 @@ def members(stream: BinaryIO) -> Iterator[Member | Damage]:
         stream.seek(start)
         block = stream.read(_BLOCK)
         if not block.strip(b"\0"):
-            return
+            position = _next_header(stream, start + _BLOCK, length)
+            if position < length:
+                yield Damage(start, "is empty, but the archive goes on")
+            extended = {}
+            continue
         try:
             member, flag = _member(block, start + _BLOCK, extended)
             if member.offset + member.size > length:
@@ -69,7 +77,7 @@ def members(stream: BinaryIO) -> Iterator[Member | Damage]:
         if "lost" not in extended:  # else its name is not known
             yield member
         extended = {}
-    if 0 < position < length:
+    if position < length:
         yield Damage(position, "the file ends in the middle of a header")
 
 
@@ -140,8 +148,13 @@ def _next_header(stream: BinaryIO, position: int, length: int) -> int:
     """Where the next sound header begins, or the end."""
     while position + _BLOCK <= length:
         stream.seek(position)
-        block = stream.read(_BLOCK)
-        if block[257:262] == b"ustar" and _is_sound(block):
-            return position
-        position += _BLOCK
+        blocks = stream.read(_SEARCHED_BYTES)
+        at = blocks.find(_MAGIC)
+        while at >= 0:
+            start = at - _MAGIC_OFFSET
+            block = blocks[start : start + _BLOCK] if start % _BLOCK == 0 else b""
+            if len(block) == _BLOCK and _is_sound(block):
+                return position + start
+            at = blocks.find(_MAGIC, (start // _BLOCK + 1) * _BLOCK + _MAGIC_OFFSET)
+        position += _SEARCHED_BYTES
     return length

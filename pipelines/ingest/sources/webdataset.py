@@ -2,7 +2,8 @@
 
 Of `0001.jpg`, `0001.caption.txt` and `0001.json` the pictures are read in place when they are loaded, texts
 and JSON (as beside a picture, see `rows`) here. Members of other forms are left alone, and hidden ones.
-Nothing is unpacked; a name that would leave a folder, a link and a device are refused all the same.
+An id is the name behind those of the shard and its folder: `train/00000.tar/0001`. Nothing is unpacked; a
+name that would leave a folder, a link and a device are refused all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pyarrow import ArrowException
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.sources import files, inside, rows, tar
-from pipelines.ingest.sources.folder import PICTURES, TEXTS, suffix
+from pipelines.ingest.sources.folder import PICTURES, TEXTS, document_id, suffix
 from pipelines.ingest.sources.records import Item, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode, storable
 
@@ -50,6 +51,7 @@ class _Shard:
     def __init__(self, stream: BinaryIO, address: str, config: SourceConfig) -> None:
         self._stream, self._address, self._config = stream, address, config
         self._name = files.base_name(address)
+        self._id = document_id(files.parent(address), self._name)
 
     def documents(self) -> Iterator[Item | Rejected]:
         sample: _Sample | None = None
@@ -88,19 +90,20 @@ class _Shard:
                 _check_size(member, self._config.max_file_bytes)
                 sample.pictures.append(inside.span(self._address, member.offset, member.size))
             elif form in TEXTS:
-                sample.texts.append(self._text(member))
+                room = self._config.max_row_bytes - sum(map(len, sample.texts))
+                sample.texts.append(self._text(member, room))
             elif form == ".json":
-                sample.row = rows.read_side_car(self._text(member))
+                sample.row = rows.read_side_car(self._text(member, self._config.max_row_bytes))
         except BadPart as exc:
             sample.refused.append((name, str(exc)))
 
-    def _text(self, member: tar.Member) -> str:
-        _check_size(member, self._config.max_row_bytes)
+    def _text(self, member: tar.Member, max_bytes: int) -> str:
+        _check_size(member, max_bytes)
         self._stream.seek(member.offset)
         return decode(self._stream.read(member.size), "its text")
 
     def _finished(self, sample: _Sample) -> Iterator[Item | Rejected]:
-        identity = sample.row.id or f"{self._name}/{sample.key}"
+        identity = sample.row.id or f"{self._id}/{sample.key}"
         for name, reason in sample.refused:
             yield self._rejected(identity, _shown(name), reason)
         text = "\n\n".join(text for text in (sample.row.text, *sample.texts) if text.strip())
@@ -118,7 +121,7 @@ class _Shard:
     def _rejected(self, identity: str, member: str, reason: str) -> Rejected:
         where = f"{self._name}/{member}" if member else self._name
         source = f"{self._address}/{member}" if member else self._address
-        return Rejected(identity or where, source, "list", f"{where}: {reason}")
+        return Rejected(identity or self._id, source, "list", f"{where}: {reason}")
 
 
 def _checked(name: str) -> str:

@@ -49,7 +49,8 @@ def ids(items: list[Item]) -> list[str]:
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
-    return tmp_path / "shard.tar"
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set" / "shard.tar"
 
 
 SIDE_CAR = json.dumps({"caption": "Tom", "year": 2020, "image": "ignored.png"})
@@ -73,7 +74,7 @@ def test_members_of_one_name_are_a_document(shard: Path, form: int) -> None:
     items, rejected = read(pack(shard, members, form))
     assert not rejected
     documents = [parse(item, CONFIG).document for item in items]
-    assert ids(items) == ["shard.tar/pets/0001", "shard.tar/pets/0002", "shard.tar/0003"]
+    assert ids(items) == ["set/shard.tar/pets/0001", "set/shard.tar/pets/0002", "set/shard.tar/0003"]
     assert [passage.text for passage in documents[0].passages] == ["Tom", "A cat.", "Asleep."]
     assert dict(documents[0].metadata) == {"year": 2020}
     assert documents[0].captions == ("Tom",)
@@ -87,7 +88,7 @@ def test_members_of_one_name_are_a_document(shard: Path, form: int) -> None:
 def test_long_names_and_names_beyond_ascii_are_read(shard: Path, form: int) -> None:
     names = ["d/" * 90 + "long.png", "图片/散热器.png"]
     items, _ = read(pack(shard, [(name, b"x") for name in names], form))
-    assert ids(items) == ["shard.tar/" + name.removesuffix(".png") for name in names]
+    assert ids(items) == ["set/shard.tar/" + name.removesuffix(".png") for name in names]
 
 
 def test_a_json_may_name_the_document_and_hold_llavas_conversation(shard: Path) -> None:
@@ -95,6 +96,18 @@ def test_a_json_may_name_the_document_and_hold_llavas_conversation(shard: Path) 
     [item], _ = read(pack(shard, [("1.png", b"x"), ("1.json", json.dumps(said))]))
     assert item.document_id == "c1"
     assert [passage.text for passage in parse(item, CONFIG).document.passages] == ["What?"]
+
+
+def test_shards_of_one_name_in_two_folders_are_apart(shard: Path) -> None:
+    other = shard.parent.parent / "val" / "shard.tar"
+    other.parent.mkdir()
+    found = list_items([str(pack(shard, GOOD)), str(pack(other, GOOD))], CONFIG)
+    assert [item.document_id for item in found] == [
+        "set/shard.tar/first",
+        "set/shard.tar/last",
+        "val/shard.tar/first",
+        "val/shard.tar/last",
+    ]
 
 
 def test_a_document_stays_as_it_was_when_another_is_appended(shard: Path) -> None:
@@ -129,7 +142,7 @@ def test_a_bad_member_is_rejected_and_its_neighbours_are_read(
 ) -> None:
     pack(shard, [GOOD[0], member, GOOD[1]])
     items, [rejected] = read(shard, SourceConfig(max_file_bytes=2000, max_row_bytes=1000))
-    assert ids(items) == ["shard.tar/first", "shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
     assert rejected.reason.startswith("shard.tar")
     assert rejected.stage == "list"
     assert reason in rejected.reason
@@ -143,22 +156,29 @@ def test_a_name_that_is_not_utf8_is_rejected_alone(shard: Path) -> None:
             info.size = 1
             archive.addfile(info, io.BytesIO(b"x"))
     items, [rejected] = read(shard)
-    assert ids(items) == ["shard.tar/first", "shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
     assert "not UTF-8; rename it" in rejected.reason
 
 
 def test_a_refused_member_leaves_the_rest_of_its_document(shard: Path) -> None:
     members = [("1.png", b"x"), special("1.jpg", tarfile.SYMTYPE, "y"), ("1.txt", "one")]
     [item], [rejected] = read(pack(shard, members))
-    assert rejected.document_id == item.document_id == "shard.tar/1"
+    assert rejected.document_id == item.document_id == "set/shard.tar/1"
     assert len(item.inputs) == 1
     assert parse(item, CONFIG).document.passages[0].text == "one"
 
 
 def test_of_a_name_that_comes_back_later_the_first_document_stands(shard: Path) -> None:
     items, [rejected] = read(pack(shard, [*GOOD, ("first.txt", "again")]))
-    assert ids(items) == ["shard.tar/first", "shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
     assert "the first one stands" in rejected.reason
+
+
+def test_texts_beyond_a_rows_bound_are_refused_and_leave_the_rest(shard: Path) -> None:
+    members = [("1.png", b"x"), ("1.a.txt", "a" * 600), ("1.b.txt", "b" * 600)]
+    [item], [rejected] = read(pack(shard, members), SourceConfig(max_row_bytes=1000))
+    assert "1.b.txt: has 600 bytes, more than the 400 allowed" in rejected.reason
+    assert len(parse(item, CONFIG).document.passages) == 1
 
 
 def test_a_thousand_members_are_enough_for_a_document(shard: Path) -> None:
@@ -178,15 +198,33 @@ def test_a_damaged_header_costs_its_member(shard: Path) -> None:
     raw[headers(shard)[1] + 3] ^= 1
     shard.write_bytes(raw)
     items, [rejected] = read(shard)
-    assert ids(items) == ["shard.tar/first", "shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
     assert "at byte 1,024: is no tar header, or a damaged one" in rejected.reason
+
+
+def test_a_header_that_was_wiped_out_costs_its_member(shard: Path) -> None:
+    pack(shard, [GOOD[0], ("x.png", b"x" * 2000), GOOD[1]], tarfile.USTAR_FORMAT)
+    raw = bytearray(shard.read_bytes())
+    raw[headers(shard)[1] : headers(shard)[1] + 512] = bytes(512)
+    shard.write_bytes(raw)
+    items, [rejected] = read(shard)
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
+    assert "at byte 1,024: is empty, but the archive goes on" in rejected.reason
+
+
+def test_archives_that_were_joined_are_read_to_the_end(shard: Path, tmp_path: Path) -> None:
+    second = pack(tmp_path / "second.tar", [("more.png", b"3")])
+    shard.write_bytes(pack(shard, GOOD).read_bytes() + second.read_bytes())
+    items, [rejected] = read(shard)
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last", "set/shard.tar/more"]
+    assert "the archive goes on" in rejected.reason
 
 
 def test_a_shard_that_was_cut_off_says_so(shard: Path) -> None:
     pack(shard, [GOOD[0], ("x.png", b"x" * 5000)])
     shard.write_bytes(shard.read_bytes()[:3000])
     items, [rejected] = read(shard)
-    assert ids(items) == ["shard.tar/first"]
+    assert ids(items) == ["set/shard.tar/first"]
     assert "says 5,000 bytes, but the file ends before" in rejected.reason
 
 
@@ -194,7 +232,7 @@ def test_a_header_of_ten_megabytes_of_attributes_is_not_read(shard: Path) -> Non
     info = tarfile.TarInfo("x.png")
     info.pax_headers = {"comment": "c" * 10_000_000}
     items, [rejected] = read(pack(shard, [GOOD[0], ("x.png", info), GOOD[1]]))
-    assert ids(items) == ["shard.tar/first", "shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
     assert "name or attributes of 10,0" in rejected.reason
 
 
@@ -223,7 +261,7 @@ def test_broken_attributes_cost_their_member(shard: Path, attributes: bytes) -> 
             member.size = 1
             archive.addfile(member, io.BytesIO(b"x"))
     items, [_] = read(shard)
-    assert ids(items) == ["shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/last"]
 
 
 @pytest.mark.parametrize("field", [b"\x80" + b"\xff" * 11, b"\xff" * 12, b"7_7        \0", b"-1         \0"])
@@ -236,7 +274,7 @@ def test_a_size_that_no_file_has_costs_its_member(shard: Path, field: bytes) -> 
     raw[start + 148 : start + 156] = b"%06o\0 " % sum(raw[start : start + 512])
     shard.write_bytes(raw)
     items, [_] = read(shard)
-    assert ids(items) == ["shard.tar/first", "shard.tar/last"]
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
 
 
 def test_a_mutated_shard_never_raises(shard: Path) -> None:
@@ -253,11 +291,15 @@ def test_a_mutated_shard_never_raises(shard: Path) -> None:
                 read_bytes(address, 10_000)
 
 
-def test_a_file_that_is_no_tar_is_one_rejection(shard: Path) -> None:
-    shard.write_bytes(b"not a tar at all" * 200)
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [(b"not a tar at all" * 200, "is no tar header"), (b"short", "ends in the middle of a header")],
+)
+def test_a_file_that_is_no_tar_is_one_rejection(shard: Path, raw: bytes, reason: str) -> None:
+    shard.write_bytes(raw)
     items, [rejected] = read(shard)
     assert items == []
-    assert "is no tar header" in rejected.reason
+    assert reason in rejected.reason
 
 
 def test_a_compressed_shard_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

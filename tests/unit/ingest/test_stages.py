@@ -331,10 +331,11 @@ def test_a_document_depends_on_its_own_picture_of_a_shard_and_a_pdf_on_its_file(
     Image.new("RGB", (60, 40), "red").save(document)
     rows = by_id(machine.parse(*list_items([str(shard), str(document)], SourceConfig())))
     size = (machine.folder / "rose.png").stat().st_size
-    [span] = rows["s.tar/rose"]["inputs"]
+    rose = f"{machine.root.name}/s.tar/rose"
+    [span] = rows[rose]["inputs"]
     assert span.startswith(f"{shard}#bytes=")
     assert span.endswith(f"+{size}")
-    [pdf] = [row for row in rows.values() if row["kind"] == DOCUMENT and row["id"] != "s.tar/rose"]
+    [pdf] = [row for row in rows.values() if row["kind"] == DOCUMENT and row["id"] != rose]
     assert pdf["inputs"] == [str(document)]
     [page] = [row for row in rows.values() if row["kind"] == "image" and row["document_id"] == pdf["id"]]
     assert page["address"] == page["source"] == f"{document}#page=1"
