@@ -1,7 +1,9 @@
 """The rows of a JSON array, streamed: a broken or too long one costs itself. Knows not what a row means.
 
 Holds twice `max_row_bytes` of the file. Where JSON is broken, reading goes on at the next object that begins
-like a row; no more than 64 of those are tried in a stretch of `max_row_bytes`: hostile text costs no hours.
+with a usual field, or as the first row does. That may lie in a list of the broken row: from then on a "]"
+need not be the array's own. At most 64 are tried in a stretch of `max_row_bytes`: hostile text costs no
+hours.
 """
 
 from __future__ import annotations
@@ -19,17 +21,23 @@ from pipelines.ingest.sources.rows import Cells, load_object
 from pipelines.ingest.sources.text import decode
 
 _SPACE = re.compile(r"[ \t\r\n,]*")
-_ROW = re.compile(r'\{\s{0,200}"(?:id|image|images|text|conversations)"\s{0,200}:')
-_MARK_CHARS = 500  # what `_ROW` may match, and no row begins in less
+_USUAL = ("id", "image", "images", "text", "conversations")
+_FIRST_FIELD = re.compile(r'\{\s{0,200}"([^"\\]{1,200})"\s{0,200}:')
+_MARK_CHARS = 700  # what a row's beginning may match, and no row begins in less
 _TRIES = 64
 _HEAD_BYTES = 2**16
 _JSON = json.JSONDecoder()
 
 
 def is_array(address: str) -> bool:
-    """Whether the file begins as a JSON array. Raises BadPart."""
+    """Whether the file is a JSON array, or else JSON lines. Raises BadPart where it cannot be either."""
     with files.opened(address) as stream:
-        return stream.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        head = stream.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    if head.partition(b"\n")[0].strip() == b"{":
+        raise BadPart(
+            f"{address}: is one JSON object; it must be an array of rows, or have a row on each line"
+        )
+    return head.startswith(b"[")
 
 
 def read_array(address: str, config: SourceConfig) -> Iterator[Cells]:
@@ -39,13 +47,19 @@ def read_array(address: str, config: SourceConfig) -> Iterator[Cells]:
         window.fill()
         window.at = window.text.index("[") + 1
         number = 0
+        is_damaged = False
+        beginning = _beginning()
         while window.skip_space():
-            number += 1
             if window.text[window.at] == "]":
                 window.at += 1
-                if window.skip_space():
-                    yield Cells(number, reason="stands behind the end of the array, which is not read")
-                return
+                if not window.skip_space():
+                    return
+                if not is_damaged:
+                    yield Cells(number + 1, reason="stands behind the end of the array, which is not read")
+                    return
+                _go_to_next_row(window, beginning)
+                continue
+            number += 1
             start = window.at
             end, broken = _value(window)
             if broken:
@@ -53,8 +67,12 @@ def read_array(address: str, config: SourceConfig) -> Iterator[Cells]:
                 too_long = len(window.text) - start > config.max_row_bytes
                 limit = f", or the row is longer than the {config.max_row_bytes:,} bytes of max_row_bytes"
                 yield Cells(number, reason=broken + (limit if too_long else ""))
-                _go_to_next_row(window)
+                is_damaged = True
+                window.at += 1
+                _go_to_next_row(window, beginning)
             else:
+                if number == 1 and (field := _FIRST_FIELD.match(window.text, start)):
+                    beginning = _beginning(field[1])
                 window.at = end
                 yield _cells(number, window.text[start:end], config.max_row_bytes)
         yield Cells(number + 1, reason="is missing: the file ends inside the array")
@@ -112,12 +130,17 @@ def _cells(number: int, text: str, max_bytes: int) -> Cells:
         return Cells(number, reason=str(exc))
 
 
-def _go_to_next_row(window: _Window) -> None:
+def _beginning(*fields: str) -> re.Pattern[str]:
+    """How a row begins: with one of the fields, or a usual one."""
+    names = "|".join(map(re.escape, (*_USUAL, *fields)))
+    return re.compile(rf'\{{\s{{0,200}}"(?:{names})"\s{{0,200}}:')
+
+
+def _go_to_next_row(window: _Window, beginning: re.Pattern[str]) -> None:
     tries = 0
-    window.at += 1
     while True:
         window.fill()
-        found = _ROW.search(window.text, window.at)
+        found = beginning.search(window.text, window.at)
         if found is None:
             if window.ended:
                 window.at = len(window.text)

@@ -132,6 +132,31 @@ def test_a_bad_element_is_rejected_once_and_the_next_is_read(folder: Path, bad: 
     assert rejected.source == f"{path}:2"
 
 
+def test_lists_in_a_broken_row_do_not_end_the_array(folder: Path) -> None:
+    path = folder / "t.json"
+    path.write_text(rows_around('{"id": "x" "lines": [{"text": "a"}, {"text": "b"}]}'))
+    items, rejected = read(path)
+    assert ids(items) == ["first", "last"]
+    assert "broken JSON" in rejected[0].reason
+    assert not any("array" in r.reason for r in rejected)
+
+
+def test_rows_that_begin_with_another_field_are_found_behind_a_broken_one(folder: Path) -> None:
+    path = folder / "t.json"
+    row = '{"question": "q", "id": "%s", "text": "t"}'
+    path.write_text(f"[{row % 1},\n{row[:-1] % 2},\n{row % 3}]")
+    items, [rejected] = read(path)
+    assert ids(items) == ["1", "3"]
+    assert rejected.source == f"{path}:2"
+
+
+def test_one_object_over_several_lines_is_an_error_that_says_what_to_do(folder: Path) -> None:
+    path = folder / "t.json"
+    path.write_text(json.dumps({"data": ROWS}, indent=1))
+    with pytest.raises(SourceError, match="must be an array of rows, or have a row on each line"):
+        read(path)
+
+
 def test_an_element_that_is_not_utf8_is_rejected_alone(folder: Path) -> None:
     path = folder / "t.json"
     path.write_bytes(rows_around('{"id": "x", "text": "?"}').encode().replace(b"?", b"\xff"))
