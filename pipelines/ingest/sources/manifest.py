@@ -59,9 +59,11 @@ def _item(cells: Cells, address: str, config: SourceConfig) -> Item | Rejected:
         if not row.id and not row.images and not cells.pictures:
             raise BadPart("has no 'id' and no 'image' that could name it")
         inputs = (*cells.pictures, *_usable(row.images, root, config))
-        own_name = rows.check_id(f"{files.base_name(root)}/{where}") if cells.pictures else ""
-        identity = row.id or own_name or _id_of_picture(row.images[0], root)
-        return rows.row_item(replace(row, id=identity), address, inputs, config)
+        if not row.id:
+            own_name = f"{files.base_name(root)}/{where}"
+            identity = rows.check_id(own_name) if cells.pictures else _id_of_picture(row.images[0], root)
+            row = replace(row, id=identity)
+        return rows.row_item(row, address, inputs, config)
     except BadPart as exc:
         return Rejected(known_as, f"{address}:{cells.line}", "list", f"{where}: {exc}")
 

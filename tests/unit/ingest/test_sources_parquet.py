@@ -66,6 +66,13 @@ def test_a_row_without_id_is_named_by_its_file_and_number(path: Path) -> None:
     assert [item.document_id for item in read(path)[0]] == ["shop/m.parquet:1", "shop/m.parquet:2"]
 
 
+def test_a_row_with_an_id_needs_no_name_of_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a\x07b"
+    folder.mkdir()
+    pq.write_table(pa.table({"id": ["a"], "image": pictures(picture(b"A"))}), folder / "m.parquet")
+    assert [item.document_id for item in read(folder / "m.parquet")[0]] == ["a"]
+
+
 def test_rows_are_found_in_their_row_group_in_any_order(path: Path) -> None:
     data = [str(n).encode() for n in range(100)]
     pq.write_table(pa.table({"image": pictures(*map(picture, data))}), path, row_group_size=40)
