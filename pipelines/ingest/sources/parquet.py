@@ -70,11 +70,14 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
 def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
     """The encoded picture of a row, both as `inside.cell` counts them. Raises BadPart."""
     try:
-        data = _pictures(address, _state(address)).data(row, picture)
+        pictures = _pictures(address, _state(address))
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
     except _DAMAGE as exc:
-        _pictures.cache_clear()  # it may have broken off in the middle
+        raise BadPart(f"{address}: no readable Parquet ({_line(exc)})") from exc
+    try:
+        data = pictures.data(row, picture)
+    except (BadPart, *_DAMAGE) as exc:
         raise BadPart(f"{address}: row {row} cannot be read ({_line(exc)})") from exc
     if not data:
         raise BadPart(f"{address}: row {row} has no bytes of picture {picture}; write them into the file")
@@ -157,7 +160,7 @@ def _rows(table: _Table, group: int, first: int, address: str) -> Iterator[Cells
 
 def _row(row: RecordBatch, line: int, held: str, address: str) -> Cells:
     try:
-        if held and arrow_types.is_list(row[held].type) and len(row[held].flatten()) > _MAX_PICTURES:
+        if held and not arrow_types.is_struct(row[held].type) and len(row[held].flatten()) > _MAX_PICTURES:
             return Cells(line, reason=f"has more than {_MAX_PICTURES:,} pictures")
         values = row.to_pylist(maps_as_pydicts="strict")[0]
     # Not UTF-8 in a text column; a map with a key twice; a time that Python has no year for.
@@ -186,24 +189,36 @@ class _Pictures:
             self._open = stack.pop_all()  # for as long as this object lives
         self._group_end = self._start = self._stop = 0
         self._batches: Iterator[RecordBatch] = iter(())
+        self._lost: dict[range, str] = {}  # else each row of a damaged group costs another reading of it
 
     def data(self, row: int, picture: int) -> bytes:
         """The picture's bytes; none where the row has no such picture, or not its bytes."""
         wanted = row - 1
+        for lost, reason in self._lost.items():
+            if wanted in lost:
+                raise BadPart(reason)
         if not self._start <= wanted < self._group_end:
             self._go_to_group(wanted)
         while wanted >= self._stop:
-            batch = next(self._batches, None)
-            if batch is None:
-                raise OSError("its row group ends before it")
-            self._column = batch.column(0)
-            self._start, self._stop = self._stop, self._stop + batch.num_rows
+            self._go_on()
         value = self._column[wanted - self._start]
         if not value.is_valid:
             return b""
         held = [value] if arrow_types.is_struct(value.type) else list(value)
         struct = held[picture] if picture < len(held) else None
         return (struct["bytes"].as_py() if struct is not None and struct.is_valid else None) or b""
+
+    def _go_on(self) -> None:
+        try:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise OSError("its row group ends before it")
+        except _DAMAGE as exc:
+            self._lost[range(self._stop, self._group_end)] = _line(exc)
+            self._group_end = self._stop
+            raise
+        self._column = batch.column(0)
+        self._start, self._stop = self._stop, self._stop + batch.num_rows
 
     def _go_to_group(self, row: int) -> None:
         file = self._table.file

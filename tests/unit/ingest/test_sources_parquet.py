@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.hashing import hash_file
-from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, parse, read_bytes
+from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, parquet, parse, read_bytes
 
 CONFIG = SourceConfig()
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -168,6 +169,22 @@ def test_damaged_pictures_leave_what_is_said_of_them(path: Path) -> None:
     assert read_bytes(items[15].inputs[0], 100) == data[15]
 
 
+def test_what_a_damaged_row_group_lost_is_remembered_and_not_read_again(path: Path) -> None:
+    data = [bytes([n]) * 5000 for n in range(100)]
+    table = pa.table({"image": pictures(*map(picture, data))})
+    pq.write_table(table, path, compression="none", row_group_size=50)
+    addresses = [item.inputs[0] for item in read(path)[0]]
+    raw = bytearray(path.read_bytes())
+    raw[4:60] = b"\xff" * 56
+    path.write_bytes(raw)
+    held = parquet._pictures(str(path), parquet._state(str(path)))
+    for address in addresses[:50]:
+        with pytest.raises(BadPart, match=r"m\.parquet: row \d+ cannot be read"):
+            read_bytes(address, 10_000)
+    assert list(held._lost) == [range(50)]
+    assert read_bytes(addresses[50], 10_000) == data[50]
+
+
 def test_one_text_said_a_thousand_times_is_cut_short(path: Path) -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000), pa.array(["x" * 2**20]))
     table = pa.table({"id": [str(n) for n in range(1000)], "text": texts})
@@ -201,9 +218,12 @@ def test_a_million_rows_of_nothing_are_one_rejection(path: Path) -> None:
     assert len(read(path)[1]) == 1
 
 
-def test_a_row_of_too_many_pictures_is_rejected(path: Path) -> None:
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_a_row_of_too_many_pictures_is_rejected(
+    path: Path, kind: Callable[[pa.DataType], pa.DataType]
+) -> None:
     values = [[picture(b"A")] * 1001, [picture(b"B")]]
-    pq.write_table(pa.table({"id": ["a", "b"], "images": pa.array(values, pa.list_(PICTURE))}), path)
+    pq.write_table(pa.table({"id": ["a", "b"], "images": pa.array(values, kind(PICTURE))}), path)
     [item], [rejected] = read(path)
     assert item.document_id == "b"
     assert "m.parquet:1: has more than 1,000 pictures" in rejected.reason
