@@ -26,7 +26,7 @@ NEEDS = "PDF documents need: pip install 'mmrag[pdf]'"
 _MAX_PAGES = 2000
 _MAX_DEATHS = 5  # of the process over one document
 _WAIT_S = 600.0  # for a document's texts, or for one picture, on a busy machine too
-_SAID_WRONG, _MISSING = 3, 4
+_MISSING = 4
 
 
 def is_available() -> bool:
@@ -132,7 +132,7 @@ def _run(data: bytes, *arguments: object) -> tuple[bytes, str]:
         return done.stdout, ""
     if done.returncode == _MISSING:
         return b"", NEEDS
-    if done.returncode == _SAID_WRONG:
+    if done.returncode > 0:  # it ended by itself: with what is wrong with the PDF, or with its own machine
         said = done.stderr.decode(errors="replace").splitlines()
         return done.stdout, said[-1] if said else "no readable PDF"
     limits = f"{pdf_child.PAGE_CPU_S} s or {pdf_child.MEMORY_BYTES:,} bytes of memory"

@@ -89,8 +89,11 @@ def _write_page(document: Any, number: int, side: int) -> None:
 def _grant_time() -> None:
     """From here on, so many seconds of computing; then the system ends the process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = int(usage.ru_utime + usage.ru_stime)
-    resource.setrlimit(resource.RLIMIT_CPU, (used + PAGE_CPU_S, resource.RLIM_INFINITY))
+    until = int(usage.ru_utime + usage.ru_stime) + PAGE_CPU_S
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)  # what the machine allows
+    if most != resource.RLIM_INFINITY:
+        until = min(until, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (until, most))
 
 
 def _say(fact: dict[str, Any]) -> None:

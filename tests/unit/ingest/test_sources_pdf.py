@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -204,6 +207,24 @@ def test_a_process_that_never_ends_is_ended(path: Path, monkeypatch: pytest.Monk
     written(path, line("x"))
     with pytest.raises(BadText, match="takes more than"):
         parsed(path)
+
+
+def test_a_process_that_fails_for_another_reason_says_which(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = path.parent / "fails.py"
+    script.write_text("raise OSError('libc.so.6: version not found')\n")
+    monkeypatch.setattr(pdf.pdf_child, "__file__", str(script))
+    written(path, line("x"))
+    with pytest.raises(BadText, match=r"pump\.pdf: OSError: libc\.so\.6: version not found"):
+        parsed(path)
+
+
+def test_a_machine_that_bounds_computing_time_itself_reads_pdfs_too(path: Path) -> None:
+    written(path, line("x"))
+    command = f"ulimit -t 1000; {sys.executable} -P {pdf.pdf_child.__file__} text 1 9 9 < {path}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[1])["text"] == "x"
 
 
 def test_without_the_extra_one_line_names_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
