@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import BadPart, BadText
+from pipelines.core.errors import BadPart, BadText, MissingDependency
 from pipelines.core.images import PREVIEW_SIDE
 from pipelines.core.types import Document, Passage
 from pipelines.ingest.sources import files, inside, pdf_child
@@ -34,7 +34,7 @@ def is_available() -> bool:
 
 
 def parse_pdf(item: Item, config: SourceConfig) -> Parsed:
-    """The PDF's document. Raises BadText when no page of it can be read."""
+    """The PDF's document. Raises BadText when no page of it can be read; MissingDependency without PDFium."""
     name = files.base_name(item.address)
     try:
         data = files.read_bytes(item.address, config.max_file_bytes)
@@ -64,7 +64,7 @@ def parse_pdf(item: Item, config: SourceConfig) -> Parsed:
 
 
 def read_page(address: str, number: int, max_bytes: int) -> bytes:
-    """The page's picture as BMP, its long side at most `PREVIEW_SIDE`. Raises BadPart.
+    """The page's picture as BMP, its long side at most `PREVIEW_SIDE`. Raises BadPart, MissingDependency.
 
     `max_bytes` bounds the PDF.
     """
@@ -130,10 +130,12 @@ def _run(data: bytes, *arguments: object) -> tuple[bytes, str]:
         return exc.stdout or b"", f"takes more than {_WAIT_S:.0f} s"
     if done.returncode == 0:
         return done.stdout, ""
-    if done.returncode == _MISSING:
-        return b"", NEEDS
-    if done.returncode > 0:  # it ended by itself: with what is wrong with the PDF, or with its own machine
-        said = done.stderr.decode(errors="replace").splitlines()
-        return done.stdout, said[-1] if said else "no readable PDF"
+    if done.returncode > 0:  # it ended by itself
+        said = done.stderr.decode(errors="replace").splitlines() or ["no readable PDF"]
+        if (
+            done.returncode == _MISSING
+        ):  # as a fact about this PDF it would be remembered until the file changes
+            raise MissingDependency(f"{NEEDS}, on every node ({said[-1]})")
+        return done.stdout, said[-1]
     limits = f"{pdf_child.PAGE_CPU_S} s or {pdf_child.MEMORY_BYTES:,} bytes of memory"
     return done.stdout, f"takes more than {limits}, or is damaged"

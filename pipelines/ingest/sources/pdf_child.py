@@ -3,9 +3,9 @@
     pdf_child.py text FIRST LAST MAX_CHARS   a JSON line with the number of pages, then one a page
     pdf_child.py page NUMBER SIDE            the page as BMP, its long side at most SIDE pixels
 
-Exit status 3: one line on standard error says what is wrong with the PDF; 4: pypdfium2 is missing. PDFium
-is native code that decompresses what it is told to, so its bounds are the operating system's, and it may
-crash. Run as a file, it imports nothing of this package.
+Exit status 3: one line on standard error says what is wrong with the PDF; 4: why pypdfium2 does not load.
+PDFium is native code that decompresses what it is told to, so its bounds are the operating system's, and it
+may crash. Run as a file, it imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     try:
         import pypdfium2
-    except ImportError:
+    except (ImportError, OSError) as exc:
+        print(exc, file=sys.stderr)
         return 4
     try:
         try:
