@@ -33,6 +33,7 @@ _MAX_COLUMNS = 1000
 _MAX_PICTURES = 1000
 _MAX_RATIO = 50  # text compresses 3 to 20 times
 _FREE_BYTES = 64 * 2**20  # what any file may inflate to
+_LISTS = (arrow_types.is_list, arrow_types.is_large_list, arrow_types.is_fixed_size_list)
 # What pyarrow raises for mutated files: some of it where it turns a footer's names into Python's.
 _DAMAGE = (ArrowException, OSError, ValueError, LookupError, OverflowError)
 
@@ -132,7 +133,7 @@ class _Table:
 def _holds(schema: Any, name: str, address: str) -> bool:
     """Whether the column holds pictures themselves, in the one form that is read."""
     kind = schema.field(name).type
-    if arrow_types.is_list(kind) or arrow_types.is_large_list(kind):
+    if any(is_kind(kind) for is_kind in _LISTS):
         kind = kind.value_type
     if arrow_types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
         data = kind.field("bytes").type

@@ -62,6 +62,13 @@ def test_a_list_of_pictures_keeps_its_order(path: Path) -> None:
     assert [shown(item) for item in read(path)[0]] == [[b"A", b"B"], [], [], [b"C"]]
 
 
+@pytest.mark.parametrize("kind", [pa.list_(PICTURE), pa.large_list(PICTURE), pa.list_(PICTURE, 2)])
+def test_any_kind_of_list_holds_pictures(path: Path, kind: pa.DataType) -> None:
+    values = pa.array([[picture(b"A"), picture(b"B")], [picture(b"C"), picture(b"D")]], kind)
+    pq.write_table(pa.table({"id": ["a", "b"], "images": values}), path)
+    assert [shown(item) for item in read(path)[0]] == [[b"A", b"B"], [b"C", b"D"]]
+
+
 def test_a_row_without_id_is_named_by_its_file_and_number(path: Path) -> None:
     pq.write_table(pa.table({"image": pictures(picture(b"A", "same.png"), picture(b"B", "same.png"))}), path)
     assert [item.document_id for item in read(path)[0]] == ["shop/m.parquet:1", "shop/m.parquet:2"]
