@@ -42,7 +42,15 @@ class AlignerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("", description=f"a directory of `train aligner`, or {TINY_ALIGNER}; empty: none")
+    kind: Literal["trained", "blip2"] = Field(
+        "trained", description="trained: by `train aligner`; blip2: a BLIP-2 that reads each picture anew"
+    )
+    model: str = Field(
+        "", description=f"trained: its directory, or {TINY_ALIGNER}; blip2: directory or hub id; empty: none"
+    )
+    revision: str | None = Field(None, description="of a hub id")
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     candidates: int = Field(
         20, ge=1, le=1000, description="pictures of each visual branch that are reordered"
     )
@@ -68,16 +76,25 @@ class AlignerDescription(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question as unit vectors: (scales · dim,) in the visual space and (text_dim,) in the text space."""
+    """A question, and its unit vectors: (scales · dim,) in the visual and (text_dim,) in the text space."""
 
+    words: str
     visual: Array
     text: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """N pictures: their vectors (N, scales · dim), and the content hashes that their previews go by."""
+
+    vectors: Array
+    contents: tuple[str, ...] = ()
+
+
 class Aligner(Protocol):
-    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Array]) -> list[Array]:
-        """For each question the relevance (N,) of its candidates (N, scales · dim); higher is better.
-        Comparable within a question only. Raises UsageError for vectors of another shape."""
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Array]:
+        """For each question the relevance (N,) of its candidates; higher is better. Comparable within a
+        question only. Raises UsageError for vectors of another shape."""
 
 
 class MemoryAligner:
@@ -115,17 +132,18 @@ class MemoryAligner:
                     f"{used.model} ({used.fingerprint}): train one with mmrag train aligner, or set none"
                 )
 
-    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Array]) -> list[Array]:
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Array]:
         if not asked:
             return []
         visual, text = np.stack([one.visual for one in asked]), np.stack([one.text for one in asked])
-        self._check(visual, text, candidates)
+        shown = [one.vectors for one in candidates]
+        self._check(visual, text, shown)
         remembered = self._remembered(text)
         weighed = self._on_question * visual + self._on_memory * remembered
-        scores = [cast(Array, vectors @ row) for vectors, row in zip(candidates, weighed, strict=True)]
+        scores = [cast(Array, vectors @ row) for vectors, row in zip(shown, weighed, strict=True)]
         if self.description.kind == "memory":
             return scores
-        more = self._residual()(visual, text, remembered, candidates)
+        more = self._residual()(visual, text, remembered, shown)
         return [score + added for score, added in zip(scores, more, strict=True)]
 
     def _remembered(self, text: Array) -> Array:
@@ -153,10 +171,17 @@ def top(relevance: Array, k: int) -> NDArray[np.int64]:
     return order
 
 
-def load_aligner(config: AlignerConfig, space: Space, text_space: Space) -> MemoryAligner | None:
-    """The configured aligner, or None. Raises UsageError, and SpaceMismatch where it is of other spaces."""
+def load_aligner(
+    config: AlignerConfig, space: Space, text_space: Space, previews: Path | None = None
+) -> Aligner | None:
+    """The configured aligner, or None. `previews` are the index's, for one that reads pictures. Raises
+    UsageError, and SpaceMismatch where it is of other spaces."""
     if not config.model:
         return None
+    if config.kind == "blip2":
+        from pipelines.core.aligner_blip2 import Blip2Aligner
+
+        return Blip2Aligner(config, previews or Path())
     aligner = MemoryAligner.load(PACKAGED if config.model == TINY_ALIGNER else Path(config.model))
     aligner.check_spaces(space, text_space)
     return aligner

@@ -174,7 +174,8 @@ class Index:
         """The configured aligner, or None. Raises SpaceMismatch where it was trained on other vectors."""
         if not config.model:
             return None
-        return load_aligner(config, self._checked_encoder().space, self._checked_embedder().space)
+        spaces = self._checked_encoder().space, self._checked_embedder().space
+        return load_aligner(config, *spaces, self.previews)
 
     def image_uri(self, part: Part) -> str:
         return preview_path(self.previews, part.content).as_uri()

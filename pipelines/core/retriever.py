@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.core.aligner import Aligner, AlignerConfig, Asked, top
+from pipelines.core.aligner import Aligner, AlignerConfig, Asked, Candidates, top
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
@@ -208,9 +208,11 @@ class Retriever:
             candidates = {f.part.key: f for found in ranked.values() for f in found[:first]}
             vectors = self._knowledge.visual().vectors(list(candidates))
             keys = [key for key in candidates if key in vectors]  # one may have been deleted since
-            asked = Asked(self._visual_of(text), self._text_of(text))
+            asked = Asked(text, self._visual_of(text), self._text_of(text))
             if keys:
-                [scores] = aligner.relevance([asked], [np.stack([vectors[key] for key in keys])])
+                shown = np.stack([vectors[key] for key in keys])
+                contents = tuple(candidates[key].part.content for key in keys)
+                [scores] = aligner.relevance([asked], [Candidates(shown, contents)])
                 best_first = top(scores, len(keys))
                 order = [replace(candidates[keys[at]], score=float(scores[at])) for at in best_first]
             order += [f for f in ranked.get("text_to_image", ()) if f.part.key not in candidates]

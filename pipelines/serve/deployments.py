@@ -21,7 +21,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from pipelines.core import images
-from pipelines.core.aligner import Asked
+from pipelines.core.aligner import Asked, Candidates
 from pipelines.core.answer import AnswerConfig, Answerer, Question
 from pipelines.core.encoder import load_encoder
 from pipelines.core.engine import TransformersEngine
@@ -120,7 +120,7 @@ class Alignment:
         batched.set_batch_wait_timeout_s(parts.serve.aligner.batch_wait_s)
 
     @serve.batch
-    async def relevance(self, questions: list[tuple[Asked, Vector]]) -> list[Vector]:
+    async def relevance(self, questions: list[tuple[Asked, Candidates]]) -> list[Vector]:
         asked, candidates = zip(*questions, strict=True)
         return await asyncio.to_thread(self._aligner.relevance, asked, candidates)
 

@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.core.aligner import Asked
+from pipelines.core.aligner import Asked, Candidates
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, GeneratorUnavailable, MmragError, StoreUnavailable
 from pipelines.core.generator import Prompt, Sampling
@@ -97,7 +97,7 @@ class RemoteAligner:
     def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
         self._handle, self._timeout_s = handle, timeout_s
 
-    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Vectors]) -> list[Vectors]:
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Vectors]:
         return [
             _waited(self._timeout_s, self._handle.relevance, one, who="the aligner")
             for one in zip(asked, candidates, strict=True)

@@ -20,6 +20,7 @@ from pipelines.core.aligner import (
     WEIGHTS_FILE,
     AlignerDescription,
     Asked,
+    Candidates,
     MemoryAligner,
     top,
 )
@@ -208,8 +209,9 @@ def hits(
     for start in range(0, len(visual), _QUESTIONS_AT_ONCE):
         block = slice(start, start + _QUESTIONS_AT_ONCE)
         order = np.argsort(-(visual[block] @ pictures.T), axis=1, kind="stable")[:, :_RERANKED]
-        asked = [Asked(one, other) for one, other in zip(visual[block], text[block], strict=True)]
-        relevance = aligner.relevance(asked, [pictures[first] for first in order])
+        questions = zip(visual[block], text[block], strict=True)
+        asked = [Asked("", *vectors) for vectors in questions]
+        relevance = aligner.relevance(asked, [Candidates(pictures[first]) for first in order])
         rows = np.arange(len(asked))
         chosen = order[rows, [top(scores, 1)[0] for scores in relevance]]
         before.append(bears[block][rows, order[:, 0]])

@@ -15,6 +15,7 @@ from pipelines.core.aligner import (
     AlignerConfig,
     AlignerDescription,
     Asked,
+    Candidates,
     MemoryAligner,
     load_aligner,
     top,
@@ -44,13 +45,13 @@ def memory() -> dict[str, np.ndarray]:
 
 
 def asked(visual: list[float], text: list[float]) -> Asked:
-    return Asked(np.array(visual, np.float32), np.array(text, np.float32))
+    return Asked("?", np.array(visual, np.float32), np.array(text, np.float32))
 
 
 def test_relevance_is_the_question_and_what_memory_gives_for_it() -> None:
     aligner = MemoryAligner(described(), memory())
     candidates = np.eye(4, dtype=np.float32)
-    [found] = aligner.relevance([asked([0.5, 0, 0.5, 0], [1, 0])], [candidates])
+    [found] = aligner.relevance([asked([0.5, 0, 0.5, 0], [1, 0])], [Candidates(candidates)])
     first, second = np.exp(2.0 * 1), 3 * np.exp(2.0 * 0)  # three pictures bear the second text
     weights = np.array([first, second]) / (first + second)
     np.testing.assert_allclose(
@@ -65,9 +66,9 @@ def test_questions_of_one_call_do_not_meet() -> None:
     rng = np.random.default_rng(0)
     questions = [asked(list(rng.normal(size=4)), list(rng.normal(size=2))) for _ in range(3)]
     candidates = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 5, 0)]
-    together = aligner.relevance(questions, candidates)
+    together = aligner.relevance(questions, list(map(Candidates, candidates)))
     for question, vectors, scores in zip(questions, candidates, together, strict=True):
-        [alone] = aligner.relevance([question], [vectors])
+        [alone] = aligner.relevance([question], [Candidates(vectors)])
         np.testing.assert_allclose(scores, alone, rtol=1e-5)
         assert len(scores) == len(vectors)
     assert aligner.relevance([], []) == []
@@ -89,17 +90,17 @@ def test_a_network_adds_to_memory_and_does_not_see_other_questions(kind: str) ->
     rng = np.random.default_rng(0)
     questions = [asked(list(rng.normal(size=4)), list(rng.normal(size=2))) for _ in range(2)]
     candidates = [rng.normal(size=(count, 4)).astype(np.float32) for count in (2, 5)]
-    together = aligner.relevance(questions, candidates)
+    together = aligner.relevance(questions, list(map(Candidates, candidates)))
     for question, vectors, scores in zip(questions, candidates, together, strict=True):
-        [alone] = aligner.relevance([question], [vectors])
+        [alone] = aligner.relevance([question], [Candidates(vectors)])
         np.testing.assert_allclose(scores, alone, rtol=1e-4, atol=1e-5)
-        assert np.abs(scores - plain.relevance([question], [vectors])[0]).max() > 0.01
+        assert np.abs(scores - plain.relevance([question], [Candidates(vectors)])[0]).max() > 0.01
 
 
 def test_vectors_of_another_shape_are_refused() -> None:
     aligner = MemoryAligner(described(), memory())
     with pytest.raises(UsageError, match=r"\(4, 2\) numbers, not"):
-        aligner.relevance([asked([1, 0, 0], [1, 0])], [np.ones((2, 3), np.float32)])
+        aligner.relevance([asked([1, 0, 0], [1, 0])], [Candidates(np.ones((2, 3), np.float32))])
 
 
 def test_another_space_is_refused(tmp_path: Path) -> None:
@@ -140,7 +141,9 @@ def test_the_packaged_one_reads_the_packaged_spaces() -> None:
     aligner = load_aligner(AlignerConfig(model=TINY_ALIGNER), encoder.space, embedder.space)
     assert aligner is not None
     vectors = encoder.encode_texts(["a red apple", "a train", "an umbrella"])
-    question = Asked(encoder.encode_texts(["red apple"])[0], embedder.embed_queries(["red apple"])[0])
-    [found] = aligner.relevance([question], [vectors])
+    question = Asked(
+        "red apple", encoder.encode_texts(["red apple"])[0], embedder.embed_queries(["red apple"])[0]
+    )
+    [found] = aligner.relevance([question], [Candidates(vectors)])
     assert top(found, 1).tolist() == [0]
     assert sum(file.stat().st_size for file in PACKAGED.iterdir()) < 15e6

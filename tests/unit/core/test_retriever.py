@@ -13,7 +13,7 @@ import pytest
 from fakes import COLOURS, ColourModel, DownStore, WordEmbedder, chunk_part, image_part, picture
 
 from pipelines.core import filters
-from pipelines.core.aligner import AlignerConfig, Asked
+from pipelines.core.aligner import AlignerConfig, Asked, Candidates
 from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable, UsageError
@@ -383,9 +383,9 @@ class Reversed:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Vectors]) -> list[Vectors]:
-        self.asked += [len(vectors) for vectors in candidates]
-        return [-(vectors @ one.visual) for one, vectors in zip(asked, candidates, strict=True)]
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Vectors]:
+        self.asked += [len(shown.contents) for shown in candidates]
+        return [-(shown.vectors @ one.visual) for one, shown in zip(asked, candidates, strict=True)]
 
 
 @pytest.fixture
