@@ -9,7 +9,7 @@
 beside what emoji.py fetches. Training asks for the Fluent pictures, as a user's own pictures are new to the
 encoder; Google's and Twitter's, which the encoder was trained on, are only remembered. Apple's and Facebook's
 and EmojiOne's are never trained on, nor are the concepts of fold 0: benchmarks/aligner.py judges on them.
-EmojiOne's were looked at once, when everything had been decided. Needs npm.
+Needs npm.
 
 | source | licence |
 |---|---|

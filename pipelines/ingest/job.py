@@ -43,6 +43,7 @@ Progress = Callable[[str, int, int], None]
 _LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
+_ADDED_BY_RAY = "\nFailed to apply UDF"
 _MAX_CPU_ENCODERS = 8  # each holds the models
 
 
@@ -234,7 +235,9 @@ def _ray(config: IngestConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
     # Twice the cores: encoders are counted for one each, and as much again is for the rest.
     with ray_runtime(config.ray_address, cpus=2 * (os.cpu_count() or 1)):
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.raise_original_map_exception = True  # else all but its text is lost
         try:
             yield
         except RayError as exc:
@@ -245,8 +248,9 @@ def _own_error(exc: BaseException) -> BaseException:
     """The MmragError that a Ray error wraps, at whatever depth; else the error itself."""
     seen: BaseException | None = exc
     while seen is not None:
-        if isinstance(seen, MmragError):
-            return type(seen)(str(seen.args[0]) if seen.args else str(seen))
+        # The error of a task is of its cause's class, too.
+        if isinstance(seen, MmragError) and not isinstance(seen, RayError):
+            return type(seen)(str(seen).split(_ADDED_BY_RAY)[0])
         seen = getattr(seen, "cause", None) or seen.__cause__
     return exc
 

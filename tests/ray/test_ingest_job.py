@@ -18,14 +18,16 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray.data
 from fakes import photograph, png
 
-from pipelines.core.errors import IndexLocked, MmragError
+from pipelines.core.errors import IndexLocked, MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job
+from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.job import Summary, ingest
 from pipelines.ingest.status import index_status
 from pipelines.settings import Settings, load_settings
@@ -336,6 +338,15 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
     finally:
         process.kill()
         made.stop()
+
+
+def test_an_error_of_ours_in_a_task_is_told_in_its_own_words(local_ray: None) -> None:
+    def refuse(batch: dict[str, Any]) -> dict[str, Any]:
+        raise UsageError("reading PDFs needs: pip install 'mmrag[pdf]'")
+
+    wanted = r"^reading PDFs needs: pip install 'mmrag\[pdf\]'$"
+    with pytest.raises(UsageError, match=wanted), job._ray(IngestConfig()):
+        ray.data.range(3).map_batches(refuse).materialize()
 
 
 def test_ids_of_parts_come_from_the_source_alone(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
