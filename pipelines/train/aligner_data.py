@@ -179,7 +179,9 @@ class _Collected:
             self._rest.append((held_out, weight))
 
     def pairs(self, encoder: Encoder, embedder: Embedder, skipped: int) -> Pairs:
-        """Raises UsageError when there is too little to train on."""
+        """Raises UsageError when there is too little to train on, or texts have no place beside pictures."""
+        if not encoder.has_text_tower:
+            raise UsageError("an aligner wants texts in the pictures' space: set encoder.pooling=projected")
         texts = tuple(self._texts)
         held_out = np.array([apart for apart, _ in self._rest], dtype=bool)
         weights = np.array([weight for _, weight in self._rest], dtype=np.float64)

@@ -37,8 +37,8 @@ def write(folder: Path, *rows: dict[str, object]) -> Path:
     return file
 
 
-def loaded(file: Path) -> Pairs:
-    encoder = Encoder(ColourModel())
+def loaded(file: Path, pooling: str = "projected") -> Pairs:
+    encoder = Encoder(ColourModel(pooling=pooling))
     cache = VectorCache(file.parent / "cache.sqlite", encoder.cache_key)
     try:
         return pairs_of_file(read_rows(file), file.parent, encoder, WordEmbedder(), cache)
@@ -122,6 +122,12 @@ def test_wrong_rows_are_named(tmp_path: Path, row: dict[str, object], said: str)
     file = write(tmp_path, row)
     with pytest.raises(UsageError, match=said):
         loaded(file)
+
+
+def test_an_encoder_without_a_text_tower_is_refused(tmp_path: Path) -> None:
+    rows = ({"image": f"{colour}.png", "texts": [colour]} for colour in ("red", "blue"))
+    with pytest.raises(UsageError, match=r"encoder\.pooling=projected"):
+        loaded(write(tmp_path, *rows), pooling="mean")
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
