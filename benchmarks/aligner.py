@@ -25,8 +25,9 @@ from pipelines.core.aligner import PACKAGED, MemoryAligner
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import EmbedderConfig, load_embedder
 from pipelines.core.encoder import EncoderConfig, load_encoder
-from pipelines.train.aligner_data import Pairs, Row, pairs_of_file
+from pipelines.train.aligner_data import Row, pairs_of_file
 from pipelines.train.aligner_loop import hits, interval
+from pipelines.train.aligner_pairs import Pairs
 
 LANGUAGES = ("en", "zh")
 Hits = tuple[NDArray[np.bool_], NDArray[np.bool_]]

@@ -56,7 +56,10 @@ def train_encoder(
 @app.command("aligner", epilog="Example: mmrag train aligner --data index:./mmrag-index --out ./my-aligner")
 def train_aligner(
     data: Annotated[
-        str, typer.Option("--data", help="JSONL of pictures and their texts, or index:DIR, an index's own.")
+        str,
+        typer.Option(
+            "--data", help="JSONL of pictures and their texts, or index:DIR: all tenants' of an index."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Where the trained aligner goes.")],
     config: ConfigFile = None,

@@ -17,11 +17,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
@@ -73,6 +73,17 @@ class AlignerDescription(BaseModel):
     space: str = Field(description="fingerprint of the visual space")
     text_space: str = Field(description="fingerprint of the text space")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_heads(self.hidden, self.heads)
+        return self
+
+
+def check_heads(hidden: int, heads: int) -> None:
+    """Raise ValueError unless a Q-Former of this width can have so many attention heads."""
+    if hidden % heads:
+        raise ValueError(f"hidden ({hidden}) must be a multiple of heads ({heads})")
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -103,6 +114,7 @@ class MemoryAligner:
     def __init__(self, description: AlignerDescription, tensors: dict[str, Array]) -> None:
         self.description, self.tensors = description, tensors
         self._texts, self._pictures = tensors["memory.texts"], tensors["memory.pictures"]
+        self._check_memory(tensors["memory.counts"])
         self._log_counts = np.log(tensors["memory.counts"])
         self._sharpness, self._on_question, self._on_memory = tensors["weights"]
         self._residual = Lazy[Any](self._load_residual)
@@ -114,11 +126,24 @@ class MemoryAligner:
             described = json.loads((directory / DESCRIPTION_FILE).read_text("utf-8"))
             description = AlignerDescription.model_validate(described)
             stored = load_tensors((directory / WEIGHTS_FILE).read_bytes())
-            return cls(description, {name: array.astype(np.float32) for name, array in stored.items()})
-        except (OSError, KeyError, ValueError, ValidationError, SafetensorError) as exc:
+            aligner = cls(description, {name: array.astype(np.float32) for name, array in stored.items()})
+            if description.kind != "memory":
+                aligner._residual()  # what is wrong with a network is told now, too
+            return aligner
+        except (OSError, KeyError, ValueError, RuntimeError, ValidationError, SafetensorError) as exc:
             raise UsageError(
                 f"{directory} holds no aligner ({DESCRIPTION_FILE}, {WEIGHTS_FILE}): {exc}"
             ) from exc
+
+    def _check_memory(self, counts: Array) -> None:
+        """Raise ValueError for tensors that do not fit together or hold no numbers."""
+        rows, shape = len(counts), self.description
+        wanted = (rows, shape.text_dim), (rows, shape.scales * shape.dim), (rows,)
+        found = self._texts.shape, self._pictures.shape, counts.shape
+        if not rows or found != wanted:
+            raise ValueError(f"its memory has the shapes {found}")
+        if not all(np.isfinite(tensor).all() for tensor in self.tensors.values()) or counts.min() <= 0:
+            raise ValueError("it holds numbers that are none")
 
     def check_spaces(self, space: Space, text_space: Space) -> None:
         """Raise SpaceMismatch unless the vectors of these spaces are those that it was trained on."""

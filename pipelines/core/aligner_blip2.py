@@ -18,7 +18,7 @@ from transformers import AutoProcessor, Blip2ForImageTextRetrieval
 
 from pipelines.core import images
 from pipelines.core.aligner import AlignerConfig, Asked, Candidates
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import BadImage, UsageError
 from pipelines.core.previews import read_preview
 from pipelines.core.torch_runtime import pick_device, pick_dtype
 
@@ -30,7 +30,7 @@ _MAX_TOKENS = 128
 
 class Blip2Aligner:
     """An Aligner; its relevance is the logit of a match less that of none. A candidate whose preview is gone
-    comes last."""
+    or damaged comes last."""
 
     def __init__(self, config: AlignerConfig, previews: Path) -> None:
         self._previews = previews
@@ -38,13 +38,18 @@ class Blip2Aligner:
         dtype = pick_dtype(config.dtype, self._device)
         try:
             self._processor: Any = AutoProcessor.from_pretrained(config.model, revision=config.revision)
-            model: Any = Blip2ForImageTextRetrieval.from_pretrained(
-                config.model, revision=config.revision or "main", dtype=dtype
+            loaded: Any = Blip2ForImageTextRetrieval.from_pretrained(
+                config.model, revision=config.revision or "main", dtype=dtype, output_loading_info=True
             )
         except (OSError, ValueError) as exc:
             raise UsageError(
                 f"search.aligner.model {config.model!r} is no BLIP-2 for matching: {exc}"
             ) from exc
+        model, report = loaded
+        if missing := [name for name in report["missing_keys"] if name.startswith("itm_head.")]:
+            raise UsageError(
+                f"search.aligner.model {config.model!r} is no BLIP-2 for matching: it lacks {missing[0]}"
+            )
         self._model = model.to(self._device).eval()
 
     def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Array]:
@@ -72,5 +77,8 @@ class Blip2Aligner:
         return found
 
     def _picture(self, content: str) -> Image.Image | None:
-        preview = read_preview(self._previews, content)
-        return images.decode(preview.data).image if preview else None
+        try:
+            preview = read_preview(self._previews, content)
+            return images.decode(preview.data).image if preview else None
+        except (BadImage, OSError):
+            return None

@@ -123,8 +123,10 @@ def load_residual(
     network = residual(shape)
     assert network is not None
     weights = {name.removeprefix(PREFIX): array for name, array in tensors.items() if name.startswith(PREFIX)}
-    for name, parameter in network.named_parameters():
-        parameter.data = torch.from_numpy(weights[name])
+    state = network.state_dict()  # beside the weights it has constants, which are not stored
+    network.load_state_dict(state | {name: torch.from_numpy(array) for name, array in weights.items()})
+    if missing := dict(network.named_parameters()).keys() - weights.keys():
+        raise ValueError(f"it lacks {min(missing)}")
     network.eval()
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 VISUAL: tuple[Branch, ...] = ("image_to_image", "text_to_image")
 TEXT: tuple[Branch, ...] = ("text", "lexical")
 MAX_K = 1000
+Run = TypeVar("Run")
 _REMEMBERED_QUESTIONS = 128
 
 
@@ -152,14 +153,17 @@ class Retriever:
         futures = {branch: self._pool.submit(self.run_branch, branch, query) for branch in plan(query)}
         wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
         runs = {branch: self._collect(future) for branch, future in futures.items()}
-        if aligned := self._aligned(query, runs):
-            runs["aligner"] = aligned
+        if aligner := self._aligner_of(query):
+            aligned = self._pool.submit(self._aligned, aligner, query.text or "", runs)
+            wait([aligned], timeout=max(0.0, deadline - time.monotonic()))
+            if run := self._collect(aligned):
+                runs["aligner"] = run
         return runs
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _collect(self, future: Future[BranchRun]) -> BranchRun:
+    def _collect(self, future: Future[Run]) -> Run | BranchRun:
         if not future.done():
             future.cancel()
             timeout_s = self._config.branch_timeout_s
@@ -191,23 +195,25 @@ class Retriever:
         )
         return know.visual().search(vector, n, query.where)
 
-    def _aligned(self, query: Query, runs: Mapping[Branch, BranchRun]) -> BranchRun | None:
+    def _aligner_of(self, query: Query) -> Aligner | None:
+        """The aligner, if there is one and the query has a text and does not lean on its picture."""
+        leans = query.mode in ("image", "visually_similar")
+        has_text = query.text is not None and query.text.strip()
+        return self._knowledge.aligner() if has_text and not leans else None
+
+    def _aligned(self, aligner: Aligner, text: str, runs: Mapping[Branch, BranchRun]) -> BranchRun | None:
         """The first pictures of the visual branches by relevance to the text, then the rest of
         `text_to_image`; None where there is nothing to align."""
-        text = query.text or ""
         first = self._config.aligner.candidates
         ranked = {b: run.found for b, run in runs.items() if b in VISUAL and run.found}
-        if not (text.strip() and ranked) or query.mode == "image":
-            return None
-        aligner = self._knowledge.aligner()
-        if aligner is None or not self._knowledge.encoder().reads(text):
+        if not ranked or not self._knowledge.encoder().reads(text):
             return None
         start, failure = time.perf_counter(), ""
         order: list[Found] = []
         try:
             candidates = {f.part.key: f for found in ranked.values() for f in found[:first]}
             vectors = self._knowledge.visual().vectors(list(candidates))
-            keys = [key for key in candidates if key in vectors]  # one may have been deleted since
+            keys = [key for key in candidates if key in vectors]  # another one was deleted meanwhile
             asked = Asked(text, self._visual_of(text), self._text_of(text))
             if keys:
                 shown = np.stack([vectors[key] for key in keys])
@@ -215,7 +221,8 @@ class Retriever:
                 [scores] = aligner.relevance([asked], [Candidates(shown, contents)])
                 best_first = top(scores, len(keys))
                 order = [replace(candidates[keys[at]], score=float(scores[at])) for at in best_first]
-            order += [f for f in ranked.get("text_to_image", ()) if f.part.key not in candidates]
+            judged = {f.part.key for f in order}
+            order += [f for f in ranked.get("text_to_image", ()) if f.part.key not in judged]
         except StoreUnavailable as exc:
             failure = str(exc)
         return BranchRun(order, time.perf_counter() - start, failure)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
 
-from pipelines.core.aligner import Kind
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.core.aligner import Kind, check_heads
 
 
 class AlignerTraining(BaseModel):
@@ -36,3 +38,8 @@ class AlignerTraining(BaseModel):
 
     num_workers: int = Field(1, ge=1)
     use_gpu: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_heads(self.hidden, self.heads)
+        return self

@@ -9,20 +9,18 @@ A row of the JSONL file is one picture and the texts that fit it:
 "held-out"; `weight` (default 1), how often the picture is asked for; 0: it is only remembered, neither right
 nor wrong.
 
-The pairs of an index are its chunks and the pictures that these are linked to. Knows nothing of losses.
+The pairs of an index are its chunks and the pictures that these are linked to, of all tenants together: who
+must not influence what another finds needs an aligner of their own. Knows nothing of losses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.core import images
@@ -31,12 +29,12 @@ from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, UsageError
 from pipelines.core.index import Index
+from pipelines.train.aligner_pairs import Array, Collector, Pairs
 
-Array = NDArray[np.float32]
-Indices = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 MAX_PICTURE_BYTES = 64 * 2**20
+MAX_LINE_CHARS = 2**20
 _TEXTS_AT_ONCE = 512
 _PICTURES_AT_ONCE = 16
 
@@ -50,37 +48,7 @@ class Row(BaseModel):
     texts: tuple[str, ...] = Field(min_length=1)
     group: str = ""
     split: Literal["train", "held-out"] = "train"
-    weight: float = Field(1.0, ge=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """T texts, P pictures, and the N pairs that belong together."""
-
-    texts: tuple[str, ...]
-    visual: Array
-    """(T, W): the texts in the visual space."""
-    text: Array
-    """(T, D): the texts in the text space."""
-    pictures: Array
-    """(P, W)."""
-    groups: Indices
-    """(P,): pictures of one number are of one origin."""
-    of: Indices
-    """(N, 2): places of a text and of its picture."""
-    held_out: NDArray[np.bool_]
-    """(N,)."""
-    weights: NDArray[np.float64]
-    """(N,)."""
-    skipped: int = 0
-    """Pictures that could not be read."""
-
-    def only(self, wanted: NDArray[np.bool_]) -> Pairs:
-        """These pairs; texts and pictures keep their places."""
-        return Pairs(
-            self.texts, self.visual, self.text, self.pictures, self.groups,
-            self.of[wanted], self.held_out[wanted], self.weights[wanted], self.skipped,
-        )  # fmt: skip
+    weight: float = Field(1.0, ge=0, le=1e6, allow_inf_nan=False)
 
 
 def read_rows(file: Path) -> tuple[Row, ...]:
@@ -91,7 +59,7 @@ def read_rows(file: Path) -> tuple[Row, ...]:
     rows: list[Row] = []
     with file.open(encoding="utf-8", errors="strict") as lines:
         try:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_CHARS), ""), start=1):
                 if line.strip():
                     rows.append(_row(line, f"{file.name}:{number}", folder))
         except UnicodeDecodeError as exc:
@@ -106,10 +74,14 @@ def _row(line: str, where: str, folder: Path) -> Row:
         problem = exc.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
         raise UsageError(f"{where}: {field + ': ' if field else ''}{problem['msg']}") from exc
-    path = (folder / row.image).resolve()
+    try:
+        path = (folder / row.image).resolve()
+        there = path.is_file()
+    except (OSError, ValueError) as exc:  # a name that no file can have
+        raise UsageError(f"{where}: image {row.image[:100]!r}: {exc}") from exc
     if not path.is_relative_to(folder):
         raise UsageError(f"{where}: image {row.image!r} is outside the file's folder")
-    if not path.is_file():
+    if not there:
         raise UsageError(f"{where}: image {row.image!r} does not exist")
     if path.stat().st_size > MAX_PICTURE_BYTES:
         raise UsageError(f"{where}: image {row.image!r} is larger than {MAX_PICTURE_BYTES >> 20} MiB")
@@ -128,7 +100,7 @@ def pairs_of_file(
 ) -> Pairs:
     """The rows as vectors; a picture that cannot be decoded is left out and counted."""
     vectors = _picture_vectors([folder / row.image for row in rows], encoder, cache, on_progress)
-    made = _Collected()
+    made = Collector()
     for row, vector in zip(rows, vectors, strict=True):
         if vector is not None:
             made.add(vector, row.texts, row.group, row.split == "held-out", row.weight)
@@ -136,70 +108,23 @@ def pairs_of_file(
 
 
 def pairs_of_index(index: Index, held_out: float) -> Pairs:
-    """Chunks and the pictures that they are linked to; `held_out` is the share of documents kept apart."""
-    pictures = {
-        part.key: vector
-        for parts, vectors in index.visual().scan()
-        for part, vector in zip(parts, vectors, strict=True)
-    }
-    texts: dict[str, dict[str, None]] = {}
+    """Chunks and the pictures that they are linked to, of every tenant. A document is a group, documents that
+    share a picture are one; the share `held_out` of them is kept apart."""
+    texts: dict[str, set[str]] = {}
     documents: dict[str, str] = {}
     for parts, _ in index.text().scan():
         for part in parts:
-            for key in part.image_keys:
-                if key in pictures and part.text.strip():
-                    texts.setdefault(key, {})[part.text] = None
-                    documents[key] = part.document_key
-    made = _Collected()
-    for key in sorted(texts):
-        document = documents[key]
-        digest = hashlib.sha256(document.encode()).digest()
-        apart = int.from_bytes(digest[:4], "big") < held_out * 2**32
-        made.add(pictures[key], tuple(texts[key]), document, apart, 1.0)
-    return made.pairs(index.encoder(), index.embedder(), 0)
-
-
-class _Collected:
-    """Pairs as they are found."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
-        self._vectors: list[Array] = []
-        self._of_picture: list[int] = []
-        self._of: list[tuple[int, int]] = []
-        self._rest: list[tuple[bool, float]] = []
-
-    def add(self, vector: Array, texts: Iterable[str], group: str, held_out: bool, weight: float) -> None:
-        picture = len(self._vectors)
-        self._vectors.append(vector)
-        self._of_picture.append(self._groups.setdefault(group or f"\0{picture}", len(self._groups)))
-        for text in dict.fromkeys(texts):
-            self._of.append((self._texts.setdefault(text, len(self._texts)), picture))
-            self._rest.append((held_out, weight))
-
-    def pairs(self, encoder: Encoder, embedder: Embedder, skipped: int) -> Pairs:
-        """Raises UsageError when there is too little to train on, or texts have no place beside pictures."""
-        if not encoder.has_text_tower:
-            raise UsageError("an aligner wants texts in the pictures' space: set encoder.pooling=projected")
-        texts = tuple(self._texts)
-        held_out = np.array([apart for apart, _ in self._rest], dtype=bool)
-        weights = np.array([weight for _, weight in self._rest], dtype=np.float64)
-        trained = {picture for (_, picture), apart in zip(self._of, held_out, strict=True) if not apart}
-        if len(trained) < 2 or not weights[~held_out].any():
-            raise UsageError("wanted at least two pictures with texts to train on, and one of weight above 0")
-        batches = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-        return Pairs(
-            texts=texts,
-            visual=np.concatenate([encoder.encode_texts(batch) for batch in batches]),
-            text=np.concatenate([embedder.embed_queries(batch) for batch in batches]),
-            pictures=np.stack(self._vectors),
-            groups=np.array(self._of_picture),
-            of=np.array(self._of),
-            held_out=held_out,
-            weights=weights,
-            skipped=skipped,
-        )
+            for key in part.image_keys if part.text.strip() else ():
+                texts.setdefault(key, set()).add(part.text)
+                documents[key] = part.document_key
+    pictures: dict[str, Array] = {}
+    for parts, vectors in index.visual().scan():
+        linked = zip(parts, vectors, strict=True)
+        pictures |= {part.key: vector.copy() for part, vector in linked if part.key in texts}
+    made = Collector()
+    for key in sorted(pictures):  # a scan has no order, and workers must number alike
+        made.add(pictures[key], sorted(texts[key]), documents[key])
+    return made.pairs(index.encoder(), index.embedder(), held_out=held_out)
 
 
 def _picture_vectors(
@@ -208,11 +133,12 @@ def _picture_vectors(
     """A vector for each file, from the cache where it is there; None where it is no picture."""
     found: list[Array | None] = []
     for start in range(0, len(files), _PICTURES_AT_ONCE):
-        batch = [file.read_bytes() for file in files[start : start + _PICTURES_AT_ONCE]]
+        places = files[start : start + _PICTURES_AT_ONCE]
+        batch = [file.read_bytes() for file in places]
         contents = [hashlib.sha256(data).hexdigest() for data in batch]
         known = dict(cache.get(contents))
         pyramids = {}
-        for content, data, file in zip(contents, batch, files[start:], strict=False):
+        for content, data, file in zip(contents, batch, places, strict=True):
             if content not in known and content not in pyramids:
                 try:
                     pyramids[content] = images.pyramid(images.decode(data), encoder.scales)

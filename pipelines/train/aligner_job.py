@@ -20,8 +20,9 @@ from pipelines.core.errors import UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.aligner_config import AlignerTraining
-from pipelines.train.aligner_data import Pairs, pairs_of_file, pairs_of_index, read_rows
+from pipelines.train.aligner_data import pairs_of_file, pairs_of_index, read_rows
 from pipelines.train.aligner_loop import SUMMARY_FILE, describe, fit, held_out_figures, save
+from pipelines.train.aligner_pairs import Pairs
 from pipelines.train.job import own_error
 from pipelines.train.run_log import RunLog, followed, tell
 
@@ -46,7 +47,7 @@ def train_aligner(
     out.mkdir(parents=True, exist_ok=True)
     settings = {"data": source, "out": str(out), "config": config.model_dump(), "index": index.model_dump()}
     progress("starting the workers", 0, 0)
-    with ray_runtime(), followed(out, progress):
+    with ray_runtime(cpus=config.num_workers + 1), followed(out, progress):
         trainer = TorchTrainer(
             _worker,
             train_loop_config=settings,
@@ -102,5 +103,10 @@ def _worker(settings: dict[str, Any]) -> None:
         return
     with RunLog(out, first_step=1, steps=config.steps) as log:
         aligner = train_it(on_step=lambda step, loss: log.write(step, {"loss": loss}))
-    summary = {"pairs": len(pairs.of), "texts": len(pairs.texts), "skipped_pictures": pairs.skipped}
-    save(aligner, config, out, summary | held_out_figures(aligner, pairs))
+    summary: dict[str, Any] = {
+        "pairs": len(pairs.of),
+        "texts": len(pairs.texts),
+        "skipped_pictures": pairs.skipped,
+    }
+    save(aligner, config, out, summary)
+    save(aligner, config, out, summary | held_out_figures(aligner, pairs, config.seed))

@@ -14,6 +14,7 @@ from shelf import part
 from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import StoreError
+from pipelines.core.stores import milvus
 from pipelines.core.stores.config import MilvusConfig
 from pipelines.core.stores.memory import MemoryVectorStore
 from pipelines.core.stores.milvus import MilvusStore
@@ -36,6 +37,14 @@ class TestMemory(VectorStoreContract):
 class _Milvus(VectorStoreContract):
     mixed_types = False
     new_store = staticmethod(fresh_collection)
+
+    def test_vectors_of_more_than_one_answer_come_back(
+        self, server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(milvus, "_KEYS_A_REQUEST", 7)
+        with fresh_collection(server) as store:
+            self.test_vectors_come_back_by_key_and_by_scan(store)
+            assert len(store.vectors([part(f"d{n}").key for n in range(40)])) == 40
 
     def unreachable(self) -> MilvusStore:
         return MilvusStore.open(MilvusConfig(uri=f"http://127.0.0.1:{free_port()}"), "c", DIM)

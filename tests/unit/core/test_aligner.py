@@ -122,7 +122,13 @@ def test_what_is_no_aligner_is_named(tmp_path: Path, damage: str) -> None:
     tensors = memory()
     if damage == "a tensor less":
         del tensors["memory.counts"]
-    description = json.loads(described().model_dump_json())
+    if damage == "other shapes":
+        tensors["memory.texts"] = np.eye(3, dtype=np.float32)
+    if damage == "nan":
+        tensors["memory.pictures"][0, 0] = np.nan
+    if damage == "nothing":
+        tensors |= {name: tensors[name][:0] for name in tensors if name.startswith("memory.")}
+    description = json.loads(described("mlp" if damage == "no network" else "memory").model_dump_json())
     if damage == "another kind":
         description["kind"] = "oracle"
     if damage != "none there":
@@ -134,6 +140,11 @@ def test_what_is_no_aligner_is_named(tmp_path: Path, damage: str) -> None:
         (tmp_path / "aligner.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UsageError, match="holds no aligner"):
         MemoryAligner.load(tmp_path)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="multiple of heads"):
+        AlignerDescription.model_validate(described().model_dump() | {"hidden": 10, "heads": 4})
 
 
 def test_the_packaged_one_reads_the_packaged_spaces() -> None:

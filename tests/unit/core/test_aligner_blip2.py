@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fakes import photograph, picture, png
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Blip2Config,
@@ -21,7 +23,7 @@ from transformers import (
 from pipelines.core import images
 from pipelines.core.aligner import AlignerConfig, Asked, Candidates, load_aligner
 from pipelines.core.errors import UsageError
-from pipelines.core.previews import read_preview, save_preview
+from pipelines.core.previews import preview_path, read_preview, save_preview
 from pipelines.core.space import Space
 
 WORDS = ["[PAD]", "[UNK]", "<image>", "a", "red", "blue", "pump"]
@@ -96,14 +98,26 @@ def test_it_reads_pictures_and_words_as_the_model_does(model: Path, previews: tu
 
 def test_a_candidate_without_a_preview_comes_last(model: Path, previews: tuple[Path, list[str]]) -> None:
     root, contents = previews
+    damaged = preview_path(root, "cd" * 32)
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(b"no picture")
     config = AlignerConfig(kind="blip2", model=str(model), device="cpu", dtype="float32")
     aligner = load_aligner(config, SPACE, SPACE, root)
     assert aligner is not None
-    [found] = aligner.relevance([asked("red")], [shown("ab" * 32, contents[0])])
-    assert found[0] == -np.inf
-    assert np.isfinite(found[1])
+    [found] = aligner.relevance([asked("red")], [shown("ab" * 32, "cd" * 32, contents[0])])
+    assert found[:2].tolist() == [-np.inf, -np.inf]
+    assert np.isfinite(found[2])
 
 
 def test_what_is_no_blip2_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"search\.aligner\.model .* is no BLIP-2"):
         load_aligner(AlignerConfig(kind="blip2", model=str(tmp_path)), SPACE, SPACE, tmp_path)
+
+
+def test_one_that_was_not_trained_to_match_is_named(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "captions")
+    weights = load_file(tmp_path / "captions" / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("itm_head.")}
+    save_file(kept, tmp_path / "captions" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="it lacks itm_head"):
+        load_aligner(AlignerConfig(kind="blip2", model=str(tmp_path / "captions")), SPACE, SPACE, tmp_path)

@@ -415,7 +415,7 @@ def test_only_the_first_candidates_are_reordered(aligned: World) -> None:
     [
         ("red", None, "auto", True),
         ("red", RED, "auto", True),
-        ("red", RED, "visually_similar", True),
+        ("red", RED, "visually_similar", False),  # it leans on the picture
         ("red", RED, "image", False),
         (None, RED, "auto", False),
     ],
@@ -438,9 +438,27 @@ def test_an_aligner_that_is_down_is_named_and_the_encoders_order_stands(aligned:
     assert result.hits[0].id == "rose#img-0"
 
 
-def test_a_candidate_that_was_deleted_meanwhile_is_left_out(aligned: World) -> None:
+def test_a_candidate_whose_vector_is_not_there_keeps_the_encoders_place_behind(aligned: World) -> None:
     store = aligned.knowledge.visual()
     every = store.vectors
-    store.vectors = lambda keys: dict(list(every(keys).items())[:1])  # type: ignore[method-assign]
+    store.vectors = lambda keys: dict(list(every(keys).items())[1:])  # type: ignore[method-assign]
     hits = aligned.search("red").hits
-    assert sum("aligner" in hit.sources for hit in hits) == 1
+    assert [hit.sources["aligner"] for hit in hits if hit.id == "rose#img-0"] == [3]
+    store.vectors = lambda keys: {}  # type: ignore[method-assign]
+    assert aligned.search("red").hits[0].id == "rose#img-0"
+
+
+def test_an_aligner_that_does_not_end_is_left_behind_at_the_deadline(aligned: World) -> None:
+    over = threading.Event()
+
+    class Slow:
+        def relevance(self, asked: Any, candidates: Any) -> Any:
+            over.wait(10)
+            return [np.zeros(len(shown.contents)) for shown in candidates]
+
+    aligned.put(aligner=Slow())
+    aligned.config = aligned.config.model_copy(update={"branch_timeout_s": 0.5})
+    result = aligned.search("red")
+    over.set()
+    assert result.degraded == ("aligner: no answer within 0.5 s",)
+    assert result.hits[0].id == "rose#img-0"

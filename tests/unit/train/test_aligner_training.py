@@ -16,7 +16,7 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import UsageError
 from pipelines.train.aligner_config import AlignerTraining
-from pipelines.train.aligner_data import Pairs, pairs_of_file, read_rows
+from pipelines.train.aligner_data import pairs_of_file, read_rows
 from pipelines.train.aligner_loop import (
     AlignerModel,
     Examples,
@@ -25,6 +25,7 @@ from pipelines.train.aligner_loop import (
     held_out_figures,
     save,
 )
+from pipelines.train.aligner_pairs import Pairs
 
 QUICK = AlignerTraining(steps=60, batch_size=16, negatives=4, learning_rate=0.01)
 
@@ -112,6 +113,9 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_counted(
         ({"image": "red.png", "texts": [" "]}, "pairs.jsonl:1: an empty text"),
         ({"image": "red.png", "texts": ["r"], "split": "test"}, "pairs.jsonl:1: split"),
         ({"image": "red.png", "texts": ["r"], "weight": -1}, "pairs.jsonl:1: weight"),
+        ({"image": "red.png", "texts": ["r"], "weight": float("inf")}, "pairs.jsonl:1: weight"),
+        ({"image": "a\0.png", "texts": ["r"]}, "pairs.jsonl:1: image"),
+        ({"image": "a" * 300 + ".png", "texts": ["r"]}, "pairs.jsonl:1: image"),
         ({"image": "red.png", "texts": ["r"], "color": "red"}, "pairs.jsonl:1: color"),
         ({"image": "nowhere.png", "texts": ["r"]}, "pairs.jsonl:1: image 'nowhere.png' does not exist"),
         ({"image": "../red.png", "texts": ["r"]}, "outside the file's folder"),
@@ -122,6 +126,34 @@ def test_wrong_rows_are_named(tmp_path: Path, row: dict[str, object], said: str)
     file = write(tmp_path, row)
     with pytest.raises(UsageError, match=said):
         loaded(file)
+
+
+def test_equal_pictures_are_one_and_so_are_their_groups(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        {"image": "red.png", "texts": ["red"], "group": "a", "weight": 0},
+        {"image": "copy.png", "texts": ["红", "red"], "group": "b", "weight": 2},
+        {"image": "green.png", "texts": ["green"], "group": "b"},
+        {"image": "blue.png", "texts": ["blue"]},
+    )
+    (tmp_path / "copy.png").write_bytes(picture("red"))
+    pairs = loaded(file)
+    assert pairs.of.tolist() == [[0, 0], [1, 0], [2, 1], [3, 2]]
+    assert pairs.groups.tolist() == [0, 0, 1]
+    assert pairs.weights.tolist() == [2, 2, 1, 1]
+
+
+def test_a_picture_in_both_splits_is_told(tmp_path: Path) -> None:
+    row = {"image": "red.png", "texts": ["red"]}
+    with pytest.raises(UsageError, match="both in split 'train' and in 'held-out'"):
+        loaded(write(tmp_path, row, row | {"split": "held-out"}))
+
+
+def test_workers_draw_different_questions() -> None:
+    pairs = puzzle()
+    examples = Examples(pairs.only(~pairs.held_out), QUICK, "cpu")
+    first, second = (examples.draw(np.random.default_rng((QUICK.seed, rank)))[0] for rank in (0, 1))
+    assert first.tolist() != second.tolist()
 
 
 def test_an_encoder_without_a_text_tower_is_refused(tmp_path: Path) -> None:
