@@ -319,7 +319,7 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
         wait_for_acknowledgement(made, process)
         below = descendants(process.pid)
         process.send_signal(sent)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=200)
         assert process.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else 130)
         if (
             sent == signal.SIGINT
