@@ -19,9 +19,9 @@ from measure import ratio, seconds
 
 from pipelines.core.index import Index, IndexConfig
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.job import fingerprint_of, ingest
+from pipelines.ingest.job import ingest
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.plan import make_plan
+from pipelines.ingest.plan import fingerprint_of, make_plan
 from pipelines.ingest.sources import list_items
 
 

@@ -29,6 +29,7 @@ from pipelines.cli_options import (
 from pipelines.cli_serve import ask, serve
 from pipelines.cli_train import app as train_app
 from pipelines.core.errors import BadImage, MmragError, UsageError
+from pipelines.settings import Settings
 
 INTERRUPTED = 130
 
@@ -84,24 +85,60 @@ def ingest(
         ),
     ],
     index: IndexDir = DEFAULT_INDEX,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete documents that a SOURCE held and holds no more.")
+    ] = False,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="Try again what was refused, though it did not change.")
+    ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring an index up to date with its sources. What did not change is not done again."""
     settings = effective_settings(config, assignments)
+    if dry_run:
+        _dry_run(sources, index, settings, prune, retry_rejected, as_json)
+        return
     from pipelines.console import print_summary, progress_bar
     from pipelines.ingest.job import ingest as run_job
 
     # Ray and the models' packages may print on stdout, which is the result's.
     with progress_bar() as progress, redirect_stdout(sys.stderr):
-        summary = run_job(sources, index, settings.index, settings.ingest, progress)
+        summary = run_job(
+            sources,
+            index,
+            settings.index,
+            settings.ingest,
+            progress,
+            prune=prune,
+            retry_rejected=retry_rejected,
+        )
     if as_json:
         print_json(summary.as_dict())
     else:
         print_summary(summary, index)
     if summary.rejected or summary.known_rejected:
         raise typer.Exit(REFUSED_ROWS)
+
+
+def _dry_run(
+    sources: list[str], index: Path, settings: Settings, prune: bool, retry_rejected: bool, as_json: bool
+) -> None:
+    from pipelines.console import print_dry_run
+    from pipelines.ingest.dry_run import dry_run
+
+    with redirect_stdout(sys.stderr):
+        would = dry_run(
+            sources, index, settings.index, settings.ingest, prune=prune, retry_rejected=retry_rejected
+        )
+    if as_json:
+        print_json(would.as_dict())
+    else:
+        print_dry_run(would)
 
 
 @app.command(epilog="Example: mmrag search '散热器的孔距' --filter 'year >= 2020' -k 5")

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
     from pipelines.evaluate.baseline import Comparison
     from pipelines.evaluate.retrieval import Group, Report
-    from pipelines.ingest.job import Summary
+    from pipelines.ingest.dry_run import DryRun
+    from pipelines.ingest.summary import Summary
 
 _TEXT_WIDTH = 160
+_SHOWN_REFUSALS = 20
 
 
 @contextmanager
@@ -68,6 +70,9 @@ def _lines(console: Console) -> Callable[[str, int, int], None]:
 def print_summary(summary: Summary, index: Path) -> None:
     table = Table(show_header=False, box=None)
     table.add_row("documents", f"{summary.documents:,} ingested, {summary.unchanged:,} unchanged")
+    if summary.gone:
+        done = "deleted" if summary.pruned else "kept (--prune deletes them)"
+        table.add_row("gone", f"{summary.gone:,} that their source holds no more: {done}")
     table.add_row(
         "images", f"{summary.images:,} ({summary.encoded_images:,} encoded, the rest from the cache)"
     )
@@ -87,6 +92,24 @@ def print_summary(summary: Summary, index: Path) -> None:
         f"{totals['documents']:,} documents, {totals['images']:,} images, {totals['chunks']:,} chunks",
     )
     Console(soft_wrap=True).print(table)
+
+
+def print_dry_run(would: DryRun) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_row("new", f"{would.new:,} documents")
+    table.add_row("changed", f"{would.changed:,}")
+    table.add_row("unchanged", f"{would.unchanged:,}, with {would.known_rejected:,} parts refused before")
+    deleted = f"{would.pruned:,} would be deleted" if would.pruned else "--prune would delete them"
+    table.add_row("gone", f"{would.gone:,}" + (f"; {deleted}" if would.gone else ""))
+    table.add_row("refused", f"{len(would.refused):,}")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for bad in would.refused[:_SHOWN_REFUSALS]:
+        console.print(Text(f"  {bad.source}: {bad.reason}"))
+    if len(would.refused) > _SHOWN_REFUSALS:
+        console.print(f"  and {len(would.refused) - _SHOWN_REFUSALS:,} more")
+    if would.unfinished_runs:
+        console.print("an earlier run was cut short: what it had finished is counted as to do")
 
 
 def print_hits(result: SearchResult) -> None:

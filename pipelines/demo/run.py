@@ -32,7 +32,8 @@ from pipelines.demo import (
     table,
     write_report,
 )
-from pipelines.ingest.job import Summary, ingest
+from pipelines.ingest.job import ingest
+from pipelines.ingest.summary import Summary
 from pipelines.serve.client import ask, served
 from pipelines.settings import Settings
 

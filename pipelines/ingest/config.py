@@ -33,4 +33,10 @@ class IngestConfig(BaseModel):
         4, ge=1, le=256, description="parallel writers on server stores; embedded ones have 1"
     )
     rows_per_write: int = Field(512, ge=1, le=100_000)
+    max_pruned_fraction: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="of a source's documents that --prune deletes in one run, if they are more than 100",
+    )
     max_rejected_fraction: float = Field(1.0, ge=0, le=1, description="above it the job fails")

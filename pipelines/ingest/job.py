@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,14 @@ from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.core.space import digest
-from pipelines.ingest import chunk, metadata, sources
+from pipelines.ingest import metadata
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.plan import Plan, make_plan
+from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
-from pipelines.ingest.sink import Finished, Run, finish, recover, write_rows
+from pipelines.ingest.sink import Run, finish, recover, write_rows
 from pipelines.ingest.sources import list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
+from pipelines.ingest.summary import Summary, check_rejected, summarise
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -45,28 +44,6 @@ _LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
 _ADDED_BY_RAY = "\nFailed to apply UDF"
 _MAX_CPU_ENCODERS = 8  # each holds the models
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run found and did. Times in seconds; a stage's time adds up over its parallel workers."""
-
-    run: str
-    documents: int
-    unchanged: int
-    images: int
-    chunks: int
-    rejected: int
-    known_rejected: int
-    encoded_images: int
-    encoded_chunks: int
-    elapsed_s: float
-    images_per_s: float
-    stage_s: dict[str, float]
-    index: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class IndexSink(Datasink[int]):
@@ -92,33 +69,43 @@ def ingest(
     index_config: IndexConfig,
     config: IngestConfig,
     progress: Progress = lambda what, done, total: None,
+    *,
+    prune: bool = False,
+    retry_rejected: bool = False,
 ) -> Summary:
-    """Bring the index up to date with the sources. Documents that did not change cost a hash.
+    """Bring the index up to date with the sources. Documents that did not change cost a look at their files.
 
+    With `prune`, documents that a source held and holds no more are deleted. With `retry_rejected`,
+    unchanged documents of which something was refused are tried again.
     Raises SourceError, SpaceMismatch, IndexLocked, StoreError, or MmragError when more than
     `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
-    listed = list_items(source_names, config.sources)
+    listing = list_items(source_names, config.sources)
     with Index(directory, index_config, writable=True) as index, index.write_lock():
         index.create()
         ledger = recover(index)
         run = Run(index.directory, _run_name(), fingerprint_of(index, config))
         run.begin()
         progress("looking for changes", 0, 0)
-        plan = make_plan(listed, ledger, run.fingerprint, run.items)
+        try:
+            plan = make_plan(listing, ledger, run.fingerprint, run.items, retry_rejected=retry_rejected)
+            pruned = to_prune(plan, ledger, config.max_pruned_fraction) if prune else ()
+        except MmragError:
+            run.end()  # nothing was begun
+            raise
         encode_s = 0.0
         if plan.to_do:
             with _ray(config):
                 encode_s = _process(index, run, config, progress)
-        ledger, finished = finish(index, run, ledger, plan.refused)
+        ledger, finished = finish(index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned)
     elapsed_s = time.perf_counter() - start
-    summary = _summary(run, plan, finished, ledger, elapsed_s, encode_s)
+    summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned))
     if finished.unfinished:
         raise MmragError(
             f"{finished.unfinished} documents were not written to every store; run the same command again"
         )
-    _check_rejected(summary, config.max_rejected_fraction)
+    check_rejected(summary, config.max_rejected_fraction)
     return summary
 
 
@@ -142,17 +129,17 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
     total = pads.dataset(parts, format="parquet").count_rows()
     start = time.perf_counter()
     with _reported(run, total, progress):
-        _encode_and_write(index, run, config, parts, types)
+        _encode_and_write(index, run, config, parts, types, total)
     return time.perf_counter() - start
 
 
 def _encode_and_write(
-    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str]
+    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str], total: int
 ) -> None:
     encoder = index.encoder()
     image_cache = index.cache(encoder.cache_key)
     text_cache = index.cache(index.embedder().space.fingerprint)
-    actors, threads, gpus = _encoders(config)
+    actors, threads, gpus = _encoders(config, most=math.ceil(total / _ROWS_PER_BLOCK))
     # Without a bound, decoding runs ahead of the encoders until it fills Ray's share of the machine.
     ray.data.DataContext.get_current().execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=actors * config.buffer_mb * 2**20
@@ -187,8 +174,10 @@ def _encode_and_write(
     rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
 
 
-def _encoders(config: IngestConfig) -> tuple[int, int, int]:
+def _encoders(config: IngestConfig, most: int) -> tuple[int, int, int]:
     """(encoders, threads of each, GPUs of each): one a GPU, else half of Ray's CPUs shared out among a few.
+
+    No more than the blocks that there are to encode (`most`): another would only load its models.
 
     Several encoders of one thread beat one of several, whose threads wait for each other while the
     same cores decode.
@@ -202,7 +191,7 @@ def _encoders(config: IngestConfig) -> tuple[int, int, int]:
             f"{actors} encoders of {threads} threads leave nothing of Ray's {cpus} CPUs for reading and "
             "writing; lower ingest.encoders or ingest.encoder_threads, or give Ray more CPUs"
         )
-    return actors, threads, 1 if gpus else 0
+    return min(actors, most), threads, 1 if gpus else 0
 
 
 def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
@@ -276,45 +265,3 @@ def _reported(run: Run, total: int, progress: Progress) -> Iterator[None]:
 
 def _run_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
-
-
-def fingerprint_of(index: Index, config: IngestConfig) -> str:
-    """Of everything that decides what a document becomes: both spaces, the readers and the chunker."""
-    return digest(
-        {
-            "space": index.encoder().space.fingerprint,
-            "text_space": index.embedder().space.fingerprint,
-            "sources": sources.RULES,
-            "chunks": chunk.RULES,
-            "chunking": config.chunking.model_dump(mode="json"),
-        }
-    )
-
-
-def _summary(
-    run: Run, plan: Plan, finished: Finished, ledger: Ledger, elapsed_s: float, encode_s: float
-) -> Summary:
-    return Summary(
-        run=run.name,
-        documents=finished.documents,
-        unchanged=plan.unchanged,
-        images=finished.images,
-        chunks=finished.chunks,
-        rejected=finished.rejected,
-        known_rejected=plan.known_rejected,
-        encoded_images=finished.encoded_images,
-        encoded_chunks=finished.encoded_chunks,
-        elapsed_s=round(elapsed_s, 3),
-        images_per_s=round(finished.images / encode_s, 2) if encode_s else 0.0,
-        stage_s={stage: round(seconds, 3) for stage, seconds in finished.stage_s.items()},
-        index=ledger.totals(),
-    )
-
-
-def _check_rejected(summary: Summary, limit: float) -> None:
-    parts = summary.images + summary.chunks + summary.rejected
-    if parts and summary.rejected / parts > limit:
-        raise MmragError(
-            f"{summary.rejected} of {parts} parts were refused, more than ingest.max_rejected_fraction "
-            f"{limit:g}; the reasons are in rejected/{summary.run}.parquet of the index"
-        )

@@ -7,13 +7,15 @@ unfinished one, whose run was cut short, has no digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 SCHEMA = pa.schema(
     [
@@ -21,6 +23,7 @@ SCHEMA = pa.schema(
         ("document_id", pa.string()),
         ("tenant", pa.string()),
         ("source", pa.string()),
+        ("scope", pa.string()),  # the SOURCE it was last listed in; null: not known
         ("inputs", pa.list_(pa.string())),
         ("stamp", pa.string()),
         ("digest", pa.string()),
@@ -55,6 +58,10 @@ class Ledger:
     def __contains__(self, document_key: str) -> bool:
         return document_key in self._row_of
 
+    def row_of(self, document_key: str) -> int | None:
+        """The place of a document's row, below `len(self)`."""
+        return self._row_of.get(document_key)
+
     def get(self, document_key: str) -> dict[str, Any] | None:
         row = self._row_of.get(document_key)
         return None if row is None else {name: column[row].as_py() for name, column in self._columns.items()}
@@ -65,6 +72,24 @@ class Ledger:
             pc.is_in(self._rows["document_id"], pa.array(list(document_ids), pa.string()))
         )
         return rows if tenant is None else rows.filter(pc.equal(rows["tenant"], tenant))
+
+    def in_scopes(self, scopes: Iterable[str], without: NDArray[np.bool_]) -> pa.Table:
+        """The rows that were last listed in one of the scopes, but those that `without` (N,) marks."""
+        listed = pc.is_in(self._rows["scope"], pa.array(list(scopes), pa.string()))
+        return self._rows.filter(pc.and_(listed, pa.array(~without)))
+
+    def documents_in(self, scope: str) -> int:
+        return pc.sum(pc.equal(self._rows["scope"], scope)).as_py() or 0
+
+    def rescoped(self, scope_of: Mapping[str, str]) -> Ledger:
+        """A ledger in which these documents, by key, were last listed in other scopes."""
+        if not scope_of:
+            return self
+        scopes = self._rows["scope"].to_pylist()
+        for key, scope in scope_of.items():
+            scopes[self._row_of[key]] = scope
+        column = SCHEMA.get_field_index("scope")
+        return Ledger(self._rows.set_column(column, "scope", pa.array(scopes, pa.string())))
 
     def updated(self, rows: pa.Table) -> Ledger:
         """A ledger in which `rows` replace the rows of the same documents."""

@@ -1,21 +1,28 @@
-"""What a run has to do: the items that are new or changed, as Parquet. Knows no Ray and no store.
+"""What a run has to do: the items that are new or changed, as Parquet, and the documents that are gone.
 
-The corpus streams through: only the ledger's keys are held in memory.
+The corpus streams through: only the ledger's keys are held in memory. Knows no Ray and no store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from pipelines.core.errors import MmragError
+from pipelines.core.index import Index
+from pipelines.core.space import digest
 from pipelines.core.types import store_key
+from pipelines.ingest import chunk, sources
+from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.sources import Item, Rejected
+from pipelines.ingest.sources import Item, Listing, Rejected
 
 ITEMS = pa.schema(
     [
@@ -30,42 +37,105 @@ ITEMS = pa.schema(
     ]
 )
 _ROWS_PER_FILE = 1000
+_FEW_DOCUMENTS = 100  # these may all go at once: they are soon ingested again
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Counts of a listed corpus, and what listing already refused."""
+    """A listed corpus against the ledger.
 
-    to_do: int
+    `gone` are the keys of known documents that their source no longer holds, by the source's address.
+    `refused` is what listing refused; `rescoped` are unchanged documents that another source holds now.
+    """
+
+    new: int
+    changed: int
     unchanged: int
     known_rejected: int
+    gone: Mapping[str, tuple[str, ...]]
     refused: tuple[Rejected, ...]
+    rescoped: Mapping[str, str]
+
+    @property
+    def to_do(self) -> int:
+        return self.new + self.changed
 
 
-def make_plan(listed: Iterable[Item | Rejected], ledger: Ledger, fingerprint: str, out: Path) -> Plan:
-    """Write the items that need work under `out`, a Parquet file for each thousand."""
-    out.mkdir(parents=True, exist_ok=True)
+def make_plan(
+    listing: Listing,
+    ledger: Ledger,
+    fingerprint: str,
+    out: Path | None = None,
+    *,
+    retry_rejected: bool = False,
+) -> Plan:
+    """Compare, and write the items that need work under `out`, a Parquet file for each thousand.
+
+    With `retry_rejected` a document of which a part was refused needs work too.
+    """
     refused: list[Rejected] = []
-    counts = {"to_do": 0, "unchanged": 0, "known_rejected": 0}
+    rescoped: dict[str, str] = {}
+    counts = {"new": 0, "changed": 0, "unchanged": 0, "known_rejected": 0}
+    listed = np.zeros(len(ledger), dtype=np.bool_)
 
     def needed() -> Iterator[Item]:
-        for item in listed:
+        for item in listing:
             if isinstance(item, Rejected):
                 refused.append(item)
                 continue
-            entry = ledger.get(store_key(item.tenant, item.document_id))
-            if entry is not None and _is_unchanged(item, entry, fingerprint):
-                counts["unchanged"] += 1
-                counts["known_rejected"] += entry["rejected"]
-            else:
-                counts["to_do"] += 1
+            key = store_key(item.tenant, item.document_id)
+            entry = ledger.get(key)
+            if entry is None:
+                counts["new"] += 1
                 yield item
+                continue
+            listed[ledger.row_of(key)] = True
+            if not _is_unchanged(item, entry, fingerprint) or (retry_rejected and entry["rejected"]):
+                counts["changed"] += 1
+                yield item
+                continue
+            counts["unchanged"] += 1
+            counts["known_rejected"] += entry["rejected"]
+            if entry["scope"] != item.scope:
+                rescoped[key] = item.scope
 
     for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
-        beside = out / f".{n:06d}"
-        pq.write_table(pa.Table.from_pylist([asdict(i) for i in batch], schema=ITEMS), beside)
-        beside.replace(out / f"{n:06d}.parquet")  # whole or not at all, for the recovery of this run
-    return Plan(**counts, refused=tuple(refused))
+        if out is not None:
+            _write(batch, out, n)
+    gone = _gone(ledger, listing.scopes, listed, refused)
+    return Plan(**counts, gone=gone, refused=tuple(refused), rescoped=rescoped)
+
+
+def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]:
+    """The keys of all documents that are gone. Raises MmragError where that looks like an accident."""
+    for scope, keys in plan.gone.items():
+        known = ledger.documents_in(scope)
+        if len(keys) > _FEW_DOCUMENTS and len(keys) > max_fraction * known:
+            raise MmragError(
+                f"{scope} holds {len(keys):,} of its {known:,} documents no more, and nothing was done: "
+                "is it mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
+            )
+    return tuple(key for keys in plan.gone.values() for key in keys)
+
+
+def fingerprint_of(index: Index, config: IngestConfig) -> str:
+    """Of everything that decides what a document becomes: both spaces, the readers and the chunker."""
+    return digest(
+        {
+            "space": index.encoder().space.fingerprint,
+            "text_space": index.embedder().space.fingerprint,
+            "sources": sources.RULES,
+            "chunks": chunk.RULES,
+            "chunking": config.chunking.model_dump(mode="json"),
+        }
+    )
+
+
+def _write(items: list[Item], out: Path, n: int) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    beside = out / f".{n:06d}"
+    pq.write_table(pa.Table.from_pylist([asdict(i) for i in items], schema=ITEMS), beside)
+    beside.replace(out / f"{n:06d}.parquet")  # whole or not at all, for the recovery of this run
 
 
 def _is_unchanged(item: Item, entry: dict[str, object], fingerprint: str) -> bool:
@@ -77,6 +147,30 @@ def _is_unchanged(item: Item, entry: dict[str, object], fingerprint: str) -> boo
         return False
     stamp = document_stamp(item, inputs)
     return bool(stamp and stamp == entry["stamp"]) or document_digest(item, inputs) == entry["digest"]
+
+
+def _gone(
+    ledger: Ledger, scopes: Mapping[str, bool], listed: NDArray[np.bool_], refused: list[Rejected]
+) -> dict[str, tuple[str, ...]]:
+    """By scope, the keys of documents that were not listed, and may not have been refused either."""
+    missing = ledger.in_scopes(scopes, without=listed)
+    if not len(missing):
+        return {}
+    refused_ids = {bad.document_id for bad in refused}
+    folders = tuple(f"{bad.source}/" for bad in refused)  # one that cannot be listed hides what is in it
+    # What was refused under no id but its place could be any document of its manifest.
+    nameless = {bad.source for bad in refused if f"/{bad.document_id}" in bad.source}
+    unclear = {
+        scope
+        for scope, is_folder in scopes.items()
+        if not is_folder and any(source.startswith(scope) for source in nameless)
+    }
+    gone: dict[str, list[str]] = {}
+    for row in missing.select(["document_key", "document_id", "inputs", "scope"]).to_pylist():
+        is_hidden = row["scope"] in unclear or any(file.startswith(folders) for file in row["inputs"] or ())
+        if row["document_id"] not in refused_ids and not is_hidden:
+            gone.setdefault(row["scope"], []).append(row["document_key"])
+    return {scope: tuple(keys) for scope, keys in gone.items()}
 
 
 def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

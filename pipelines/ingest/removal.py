@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.index import Index
-from pipelines.ingest.sink import recover
+from pipelines.ingest.sink import delete_from_stores, recover
 
 
 def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None) -> tuple[int, list[str]]:
@@ -21,8 +21,6 @@ def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None
         found = set(doomed["document_id"].to_pylist())
         keys = doomed["document_key"].to_pylist()
         if keys:
-            for store in (index.visual(), index.text(), index.lexical()):
-                store.delete_documents(keys)
-                store.flush()
+            delete_from_stores(index, keys)
             ledger.without(doomed["document_key"]).save(path)
     return len(keys), [document_id for document_id in ids if document_id not in found]

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("content", pa.string()),  # SHA-256 of the picture's file
         ("image_ids", pa.list_(pa.string())),
         ("metadata", pa.string()),  # JSON
+        ("scope", pa.string()),  # document rows: the SOURCE that it was listed in
         ("address", pa.string()),  # where the picture's bytes are
         ("inputs", pa.list_(pa.string())),  # document rows: files that the document depends on
         ("stamp", pa.string()),  # document rows: of the item and its inputs, see hashing.py

@@ -32,10 +32,11 @@ from pipelines.ingest.rows import DOCUMENT, row_part
 from pipelines.ingest.sources import Rejected
 
 _ACK_COLUMNS = (
-    "document_key", "key", "kind", "document_id", "tenant", "source", "inputs", "stamp", "digest",
-    "num_parts", "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
+    "document_key", "key", "kind", "document_id", "tenant", "source", "scope", "inputs", "stamp",
+    "digest", "num_parts", "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
 )  # fmt: skip
-_STALE_BATCH = 200
+_FROM_DOCUMENT = ("document_key", "document_id", "tenant", "source", "scope", "inputs", "stamp", "digest")
+_DELETE_BATCH = 200
 
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
 
@@ -137,11 +138,16 @@ class Finished:
 
 
 def finish(
-    index: Index, run: Run, known: Ledger, refused: Sequence[Rejected] = ()
+    index: Index,
+    run: Run,
+    known: Ledger,
+    refused: Sequence[Rejected] = (),
+    pruned: Sequence[str] = (),
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
 
-    A document of which some parts were not acknowledged stands there as unfinished.
+    A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
+    `pruned` are deleted everywhere.
     """
     acks = _distinct(pads.dataset(run.acks, format="parquet").to_table()) if run.acknowledged() else None
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
@@ -156,8 +162,9 @@ def finish(
         letters += [tuple(row.values()) for row in bad.to_pylist()]
     if letters:
         _write_dead_letters(run, letters)
+    delete_from_stores(index, pruned)
     unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
-    updated = known.updated(pa.concat_tables([done, unfinished]))
+    updated = known.updated(pa.concat_tables([done, unfinished])).without(pa.array(pruned, pa.string()))
     updated.save(run.root / "ledger.parquet")
     run.end()
     return updated, _summary(acks, done, len(unfinished), len(letters))
@@ -186,7 +193,7 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
     sums = counted.group_by("document_key").aggregate(
         [(name, "sum") for name in flags] + [("document_key", "count")]
     )
-    names = ["document_key", "document_id", "tenant", "source", "inputs", "stamp", "digest", "num_parts"]
+    names = [*_FROM_DOCUMENT, "num_parts"]
     joined = acks.filter(is_document).select(names).to_pylist()
     by_key = {row["document_key"]: row for row in sums.to_pylist()}
     rows: list[dict[str, Any]] = []
@@ -197,7 +204,7 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         kept, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
         status = "complete" if not rejected else "partial" if kept else "rejected"
         rows.append(
-            {name: document[name] for name in names[:-1]}
+            {name: document[name] for name in _FROM_DOCUMENT}
             | {name: count[f"{name}_sum"] for name in flags}
             | {"fingerprint": run.fingerprint, "status": status, "run": run.name}
         )
@@ -218,7 +225,12 @@ def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
                 "source": item["address"],
                 "inputs": item["inputs"],
             }
-            same = {"document_key": key, "document_id": item["document_id"], "tenant": item["tenant"]}
+            same = {
+                "document_key": key,
+                "document_id": item["document_id"],
+                "tenant": item["tenant"],
+                "scope": item["scope"],
+            }
             rows.append(
                 (known.get(key) or new)
                 | same
@@ -236,13 +248,23 @@ def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
 def _delete_stale(index: Index, acks: pa.Table, document_keys: Sequence[str]) -> None:
     """Delete what earlier versions of these documents left behind."""
     good = acks.filter(pc.and_(pc.is_null(acks["reason"]), pc.not_equal(acks["kind"], DOCUMENT)))
-    for start in range(0, len(document_keys), _STALE_BATCH):
-        batch = document_keys[start : start + _STALE_BATCH]
+    for start in range(0, len(document_keys), _DELETE_BATCH):
+        batch = document_keys[start : start + _DELETE_BATCH]
         keep = good.filter(pc.is_in(good["document_key"], pa.array(batch)))["key"].to_pylist()
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(batch, keep=keep)
     if document_keys:
         index.lexical().flush()
+
+
+def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
+    """Delete documents from every store; not from the ledger, which goes last."""
+    for start in range(0, len(document_keys), _DELETE_BATCH):
+        for store in (index.visual(), index.text(), index.lexical()):
+            store.delete_documents(document_keys[start : start + _DELETE_BATCH])
+    if document_keys:
+        for store in (index.visual(), index.text(), index.lexical()):
+            store.flush()
 
 
 def _write_dead_letters(run: Run, letters: Sequence[tuple[str, ...]]) -> None:

@@ -87,6 +87,7 @@ class ParseItems:
             "kind": DOCUMENT,
             "key": row["document_key"],
             "metadata": metadata,
+            "scope": item.scope,
             "inputs": inputs,
             "stamp": stamp,
             "digest": digest,

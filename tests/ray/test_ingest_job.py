@@ -28,8 +28,10 @@ from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.job import Summary, ingest
+from pipelines.ingest.dry_run import DryRun, dry_run
+from pipelines.ingest.job import ingest
 from pipelines.ingest.status import index_status
+from pipelines.ingest.summary import Summary
 from pipelines.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -63,8 +65,15 @@ class Workshop:
     settings: Settings
     assignments: list[str]
 
-    def ingest(self) -> Summary:
-        return ingest([str(self.corpus)], self.directory, self.settings.index, self.settings.ingest)
+    def ingest(self, **options: bool) -> Summary:
+        return ingest(
+            [str(self.corpus)], self.directory, self.settings.index, self.settings.ingest, **options
+        )
+
+    def dry_run(self, **options: bool) -> DryRun:
+        return dry_run(
+            [str(self.corpus)], self.directory, self.settings.index, self.settings.ingest, **options
+        )
 
     def open(self) -> Index:
         return Index(self.directory, self.settings.index)
@@ -263,6 +272,43 @@ def test_a_picture_that_was_mended_is_found_and_one_that_broke_is_not(
     assert "corpus/p3.png#img-0" not in contents["pictures"]
     ledger = made.ledger()
     assert (ledger["corpus/bad.png"]["status"], ledger["corpus/p3.png"]["status"]) == ("complete", "rejected")
+
+
+def test_what_was_refused_is_tried_again_only_when_asked(
+    second: tuple[Workshop, Summary, dict[str, Any]],
+) -> None:
+    made = second[0]
+    assert made.dry_run().unchanged == 8
+    would = made.dry_run(retry_rejected=True)
+    assert (would.new, would.changed, would.unchanged) == (0, 2, 6)  # p3 and the conflict
+    again = made.ingest(retry_rejected=True)
+    assert (again.documents, again.rejected, again.encoded_images) == (2, 2, 0)
+
+
+def test_a_removed_document_stays_until_pruned(second: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    made, _, before = second
+    for path in made.corpus.glob("p1.*"):
+        path.unlink()
+    would = made.dry_run(prune=True)
+    assert (would.new, would.changed, would.unchanged, would.gone, would.pruned) == (0, 0, 7, 1, 1)
+    assert made.contents() == before
+    kept = made.ingest()
+    assert (kept.gone, kept.pruned) == (1, 0)
+    assert made.contents() == before
+    pruned = made.ingest(prune=True)
+    assert (pruned.gone, pruned.pruned) == (1, 1)
+    after = made.contents()
+    assert before["pictures"].keys() - after["pictures"].keys() == {"corpus/p1.png#img-0"}
+    assert before["chunks"].keys() - after["chunks"].keys() == {"corpus/p1.png#txt-0"}
+    assert after["status"]["stores"] == after["status"]["expected"]
+    assert made.ingest(prune=True).gone == 0
+
+
+def test_a_dry_run_makes_no_index(tmp_path: Path, clip_settings: list[str]) -> None:
+    made = workshop(tmp_path, clip_settings)
+    would = made.dry_run()
+    assert (would.new, would.gone, would.refused) == (8, 0, ())
+    assert not made.directory.exists()
 
 
 # Runs that are cut short.

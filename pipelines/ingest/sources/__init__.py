@@ -10,7 +10,8 @@ In a passage, a line break parts its heading from its text; there is no other li
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from pipelines.ingest.sources.webdataset import list_tar
 __all__ = [
     "RULES",
     "Item",
+    "Listing",
     "Parsed",
     "Rejected",
     "SourceConfig",
@@ -46,7 +48,7 @@ __all__ = [
     "read_bytes",
 ]
 
-_Listing = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
+_Lister = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
 
 _ACCEPTED = (
     "a folder of pictures (with .txt, .md or .json beside them) or of HTML pages, "
@@ -63,14 +65,29 @@ _PARSERS: dict[Form, Callable[[Item, SourceConfig], Parsed]] = {
 }
 
 
-def list_items(sources: Sequence[str], config: SourceConfig) -> Iterator[Item | Rejected]:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What sources hold, as a stream that is read once.
+
+    `scopes` maps the address of each source to whether it is a folder.
+    """
+
+    found: Iterator[Item | Rejected]
+    scopes: Mapping[str, bool]
+
+    def __iter__(self) -> Iterator[Item | Rejected]:
+        return self.found
+
+
+def list_items(sources: Sequence[str], config: SourceConfig) -> Listing:
     """Every document of the sources, in a stable order. Of equal (tenant, id) the first one stands.
 
     Raises SourceError at once for a source that is missing or of no known form (MissingDependency
     where its form needs an extra), and while it streams for one that turns out to be unreadable.
     """
     classified = dict(_classify(source, config) for source in sources)
-    return _distinct(_listed(classified, config))
+    scopes = {address: lister is list_folder for address, lister in classified.items()}
+    return Listing(_distinct(_listed(classified, config)), scopes)
 
 
 def parse(item: Item, config: SourceConfig) -> Parsed:
@@ -81,9 +98,9 @@ def parse(item: Item, config: SourceConfig) -> Parsed:
     return _PARSERS[item.form](item, config)
 
 
-def _listed(classified: dict[str, _Listing], config: SourceConfig) -> Iterator[Item | Rejected]:
-    for address, listing in classified.items():
-        yield from listing(address, config)
+def _listed(classified: Mapping[str, _Lister], config: SourceConfig) -> Iterator[Item | Rejected]:
+    for address, lister in classified.items():
+        yield from lister(address, config)
 
 
 def _distinct(found: Iterator[Item | Rejected]) -> Iterator[Item | Rejected]:
@@ -99,7 +116,7 @@ def _distinct(found: Iterator[Item | Rejected]) -> Iterator[Item | Rejected]:
         yield item
 
 
-def _classify(source: str, config: SourceConfig) -> tuple[str, _Listing]:
+def _classify(source: str, config: SourceConfig) -> tuple[str, _Lister]:
     """The source's canonical address, and how it is listed. The one place that knows the forms."""
     try:
         if files.is_remote(source):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
@@ -21,7 +23,7 @@ def row(document_id: str, tenant: str = "", **fields: Any) -> dict[str, Any]:
         "inputs": ["/a"],
     }
     key = {"document_key": store_key(tenant, document_id), "document_id": document_id, "tenant": tenant}
-    rest = {"source": "/a", "stamp": "s", "fingerprint": "f", "run": "r"}
+    rest = {"source": "/a", "scope": "/", "stamp": "s", "fingerprint": "f", "run": "r"}
     return defaults | key | rest | fields
 
 
@@ -58,6 +60,13 @@ def test_an_update_leaves_the_old_ledger_as_it_was() -> None:
     old = EMPTY.updated(rows(row("a")))
     old.updated(rows(row("a", images=9)))
     assert old.get(store_key("", "a"))["images"] == 1
+
+
+def test_a_ledger_from_before_scopes_is_read(tmp_path: Path) -> None:
+    pq.write_table(rows(row("a")).drop_columns(["scope"]), tmp_path / "ledger.parquet")
+    ledger = Ledger.load(tmp_path / "ledger.parquet")
+    assert ledger.get(store_key("", "a")) == row("a", scope=None)
+    assert len(ledger.in_scopes(["/"], without=np.zeros(1, np.bool_))) == 0
 
 
 def test_an_empty_update_changes_nothing() -> None:

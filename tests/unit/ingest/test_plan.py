@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.core.errors import MmragError
 from pipelines.core.types import store_key
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file
 from pipelines.ingest.ledger import SCHEMA, Ledger
-from pipelines.ingest.plan import Plan, make_plan
-from pipelines.ingest.sources import Item, Rejected
+from pipelines.ingest.plan import Plan, make_plan, to_prune
+from pipelines.ingest.sources import Item, Listing, Rejected
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def ledger_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any
     rows = [
         {
             "document_key": store_key(i.tenant, i.document_id),
+            "document_id": i.document_id,
             "inputs": list(inputs or i.inputs),
             "digest": document_digest(i, inputs or i.inputs),
             "fingerprint": "f1",
@@ -46,17 +48,23 @@ def ledger_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any
     return Ledger(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
+def scoped_ledger(*items: Item) -> Ledger:
+    """As `ledger_of`, each document in its item's scope."""
+    ledger = ledger_of(*items)
+    return ledger.rescoped({store_key(i.tenant, i.document_id): i.scope for i in items})
+
+
 def planned(tmp_path: Path, listed: list[Any], ledger: Ledger, fingerprint: str = "f1") -> tuple[Plan, list]:
     out = tmp_path / "items"
-    plan = make_plan(iter(listed), ledger, fingerprint, out)
+    plan = make_plan(Listing(iter(listed), {}), ledger, fingerprint, out)
     return plan, [
-        row["document_id"] for path in sorted(out.iterdir()) for row in pq.read_table(path).to_pylist()
+        row["document_id"] for path in sorted(out.glob("*")) for row in pq.read_table(path).to_pylist()
     ]
 
 
 def test_a_new_corpus_is_all_to_do(tmp_path: Path, files: list[Path]) -> None:
     plan, ids = planned(tmp_path, [item(f) for f in files], ledger_of())
-    assert (plan.to_do, plan.unchanged, ids) == (3, 0, ["a", "b", "c"])
+    assert (plan.new, plan.changed, plan.unchanged, ids) == (3, 0, 0, ["a", "b", "c"])
 
 
 def test_a_known_corpus_is_not(tmp_path: Path, files: list[Path]) -> None:
@@ -143,3 +151,89 @@ def test_a_file_that_comes_back_is_a_change(files: list[Path]) -> None:
     gone = hash_file(str(files[0]))
     assert gone.startswith("unreadable: ")
     assert gone != there
+
+
+# What is gone.
+
+
+def listing(found: list[Any], *scopes: Path, folders: bool = True) -> Listing:
+    return Listing(iter(found), {str(scope): folders for scope in scopes})
+
+
+def planned_gone(listed: Listing, ledger: Ledger) -> dict[str, tuple[str, ...]]:
+    return dict(make_plan(listed, ledger, "f1").gone)
+
+
+def keys(*names: str) -> tuple[str, ...]:
+    return tuple(store_key("", name) for name in names)
+
+
+def test_a_document_that_its_source_holds_no_more_is_gone(tmp_path: Path, files: list[Path]) -> None:
+    a, b, c = (item(f) for f in files)
+    assert planned_gone(listing([a, c], tmp_path), scoped_ledger(a, b, c)) == {str(tmp_path): keys("b")}
+
+
+def test_of_another_source_nothing_is_gone(tmp_path: Path, files: list[Path]) -> None:
+    ledger = scoped_ledger(*(item(f) for f in files))
+    assert planned_gone(listing([], tmp_path / "other"), ledger) == {}
+
+
+def test_an_emptied_source_lost_everything(tmp_path: Path, files: list[Path]) -> None:
+    ledger = scoped_ledger(*(item(f) for f in files))
+    assert planned_gone(listing([], tmp_path), ledger) == {str(tmp_path): keys("a", "b", "c")}
+
+
+def test_a_document_that_listing_refused_is_not_gone(tmp_path: Path, files: list[Path]) -> None:
+    a, b, c = (item(f) for f in files)
+    bad = Rejected("b", str(files[1]), "list", "links out")
+    assert planned_gone(listing([a, bad, c], tmp_path), scoped_ledger(a, b, c)) == {}
+
+
+def test_a_folder_that_cannot_be_listed_hides_its_documents(tmp_path: Path, files: list[Path]) -> None:
+    hidden = item(tmp_path / "sub" / "h.png", scope=str(tmp_path))
+    bad = Rejected("sub", str(tmp_path / "sub"), "list", "cannot be listed")
+    ledger = scoped_ledger(hidden, item(files[0]))
+    assert planned_gone(listing([bad], tmp_path), ledger) == {str(tmp_path): keys("a")}
+
+
+def test_a_row_that_cannot_be_read_could_be_any_of_its_manifest(tmp_path: Path, files: list[Path]) -> None:
+    manifest = tmp_path / "m.jsonl"
+    rows = [item(f, scope=str(manifest)) for f in files]
+    broken = Rejected("m.jsonl:2", f"{manifest}:2", "list", "m.jsonl:2: is not JSON")
+    named = Rejected("new", f"{manifest}:2", "list", "m.jsonl:2: has neither text nor a picture")
+    ledger = scoped_ledger(*rows)
+    assert planned_gone(listing([rows[0], broken], manifest, folders=False), ledger) == {}
+    assert planned_gone(listing([rows[0], named], manifest, folders=False), ledger) == {
+        str(manifest): keys("b", "c")
+    }
+
+
+def test_a_document_that_moved_to_another_source_belongs_there(tmp_path: Path, files: list[Path]) -> None:
+    known = item(files[0], inputs=())
+    moved = item(files[0], inputs=(), scope="/elsewhere")
+    ledger = scoped_ledger(known)
+    plan = make_plan(listing([moved], Path("/elsewhere")), ledger, "f1")
+    assert (plan.unchanged, plan.rescoped) == (1, {keys("a")[0]: "/elsewhere"})
+    assert planned_gone(listing([], tmp_path), ledger.rescoped(plan.rescoped)) == {}
+
+
+def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -> None:
+    known = [item(files[0], document_id=f"d{n}", inputs=()) for n in range(300)]
+    ledger = scoped_ledger(*known)
+    fewer = make_plan(listing(known[140:], tmp_path), ledger, "f1")
+    assert len(to_prune(fewer, ledger, max_fraction=0.5)) == 140
+    emptied = make_plan(listing([], tmp_path), ledger, "f1")
+    with pytest.raises(MmragError, match="300 of its 300 documents"):
+        to_prune(emptied, ledger, max_fraction=0.5)
+    assert len(to_prune(emptied, ledger, max_fraction=1)) == 300
+
+
+def test_what_was_refused_is_tried_again_when_asked(tmp_path: Path, files: list[Path]) -> None:
+    good, bad = item(files[0]), item(files[1])
+    ledger = ledger_of(good).updated(ledger_of(bad, rejected=1)._rows)
+    found = [good, bad]
+    assert make_plan(listing(found, tmp_path), ledger, "f1").to_do == 0
+    again = make_plan(listing(found, tmp_path), ledger, "f1", tmp_path / "items", retry_rejected=True)
+    assert (again.new, again.changed, again.unchanged, again.known_rejected) == (0, 1, 1, 0)
+    [row] = pq.read_table(tmp_path / "items").to_pylist()
+    assert row["document_id"] == "b"

@@ -18,7 +18,7 @@ from pipelines.ingest.plan import make_plan
 from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.rows import DOCUMENT, part_row, table
 from pipelines.ingest.sink import Run, write_rows
-from pipelines.ingest.sources import Item
+from pipelines.ingest.sources import Item, Listing
 from pipelines.ingest.status import index_status
 
 
@@ -84,7 +84,8 @@ def test_deleting_again_says_that_it_is_not_there(index: Index) -> None:
 def test_what_a_dead_run_left_can_be_deleted_and_does_not_come_back(index: Index) -> None:
     run = Run(index.directory, "dead", "f1")
     run.begin()
-    make_plan([Item("row", "c", "/c", "/", "/")], Ledger(SCHEMA.empty_table()), "f1", run.items)
+    listing = Listing(iter([Item("row", "c", "/c", "/", "/")]), {})
+    make_plan(listing, Ledger(SCHEMA.empty_table()), "f1", run.items)
     chunk = part_row(chunk_part("c", "text"), vector=unit(64).tobytes())
     document = part_row(Part("c", "chunk", "c", "/c")) | {"kind": DOCUMENT, "num_parts": 1, "digest": "d"}
     write_rows(table([chunk, document]), index, run)

@@ -18,7 +18,7 @@ from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
 from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_runs, write_rows
-from pipelines.ingest.sources import Item, Rejected
+from pipelines.ingest.sources import Item, Listing, Rejected
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def begun(index: Index, *documents: str, name: str = "run-1") -> Run:
     run = Run(index.directory, name, "f1")
     run.begin()
     items = (Item("row", document, f"/{document}", "/", "/") for document in documents)
-    make_plan(items, Ledger.load(index.directory / "ledger.parquet"), "f1", run.items)
+    make_plan(Listing(items, {}), Ledger.load(index.directory / "ledger.parquet"), "f1", run.items)
     return run
 
 
@@ -190,6 +190,16 @@ def test_a_picture_that_turned_bad_leaves_the_stores(index: Index) -> None:
     assert ids(index.visual()) == []
 
 
+def test_pruned_documents_leave_every_store_and_the_ledger(index: Index) -> None:
+    ingest(index, rows_of("a", chunks=2), rows_of("b"))
+    run = begun(index, name="run-2")
+    updated, _ = finish(index, run, ledger(index), pruned=[store_key("", "a")])
+    assert ids(index.visual()) == ["b#img-0"]
+    assert ids(index.text()) == ids(index.lexical()) == ["b#txt-0"]
+    assert store_key("", "a") not in updated
+    assert ledger(index).totals()["documents"] == 1
+
+
 def test_finishing_removes_the_run_and_leaves_no_other_file(index: Index) -> None:
     ingest(index, rows_of("a"))
     assert sorted(p.name for p in index.directory.iterdir()) == [
@@ -217,7 +227,7 @@ def test_what_was_acknowledged_whole_is_not_done_again(index: Index) -> None:
     assert entry(index, "a")["status"] == "complete"
     assert entry(index, "b")["status"] == "unfinished"
     items = [Item("row", name, f"/{name}", "/", "/") for name in "ab"]
-    plan = make_plan(items, recovered, "f1", index.directory / "next")
+    plan = make_plan(Listing(iter(items), {}), recovered, "f1", index.directory / "next")
     assert plan.to_do == 2  # the fake digest d1 is no digest of an item; b has none at all
     assert entry(index, "b")["digest"] == ""
     assert list(unfinished_runs(index.directory)) == []

@@ -282,6 +282,6 @@ def test_parquet_that_is_none_or_holds_pictures_is_an_error(folder: Path) -> Non
 def test_a_manifest_streams(folder: Path) -> None:
     path = folder / "m.jsonl"
     path.write_text('{"id": "1", "text": "t"}\n' * 3 + "{")
-    stream = list_items([str(path)], CONFIG)
+    stream = iter(list_items([str(path)], CONFIG))
     assert isinstance(next(stream), Item)
     assert isinstance(next(stream), Rejected)

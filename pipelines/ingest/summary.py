@@ -1,0 +1,72 @@
+"""What a run found and did, as one record. Knows no Ray and no store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.core.errors import MmragError
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.plan import Plan
+from pipelines.ingest.sink import Finished, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run found and did. Times in seconds; a stage's time adds up over its parallel workers."""
+
+    run: str
+    documents: int
+    unchanged: int
+    gone: int
+    pruned: int
+    images: int
+    chunks: int
+    rejected: int
+    known_rejected: int
+    encoded_images: int
+    encoded_chunks: int
+    elapsed_s: float
+    images_per_s: float
+    stage_s: dict[str, float]
+    index: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(
+    run: Run,
+    plan: Plan,
+    finished: Finished,
+    ledger: Ledger,
+    elapsed_s: float,
+    encode_s: float,
+    pruned: int,
+) -> Summary:
+    return Summary(
+        run=run.name,
+        documents=finished.documents,
+        unchanged=plan.unchanged,
+        gone=sum(map(len, plan.gone.values())),
+        pruned=pruned,
+        images=finished.images,
+        chunks=finished.chunks,
+        rejected=finished.rejected,
+        known_rejected=plan.known_rejected,
+        encoded_images=finished.encoded_images,
+        encoded_chunks=finished.encoded_chunks,
+        elapsed_s=round(elapsed_s, 3),
+        images_per_s=round(finished.images / encode_s, 2) if encode_s else 0.0,
+        stage_s={stage: round(seconds, 3) for stage, seconds in finished.stage_s.items()},
+        index=ledger.totals(),
+    )
+
+
+def check_rejected(summary: Summary, limit: float) -> None:
+    parts = summary.images + summary.chunks + summary.rejected
+    if parts and summary.rejected / parts > limit:
+        raise MmragError(
+            f"{summary.rejected} of {parts} parts were refused, more than ingest.max_rejected_fraction "
+            f"{limit:g}; the reasons are in rejected/{summary.run}.parquet of the index"
+        )
