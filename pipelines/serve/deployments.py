@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
+from prometheus_client.metrics_core import Metric
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -48,6 +49,7 @@ T = TypeVar("T")
 Vector = NDArray[np.float32]
 
 _PROBE_EVERY_S, _PROBE_TIMEOUT_S = 5.0, 20.0
+_MEASURED_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +242,25 @@ class Gateway:
     def __init__(
         self, parts: Parts, retrieval: DeploymentHandle[Any], generator: DeploymentHandle[Any]
     ) -> None:
-        self._parts = parts
-        self._backend = ServedBackend(parts, retrieval, generator)
+        backend = ServedBackend(parts, retrieval, generator)
+        self._app = create_app(backend, parts.serve, parts.generator.sampling, self._all_measured)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._backend, self._parts.serve, self._parts.generator.sampling)
+        return self._app
+
+    def measured(self) -> tuple[str, list[Metric]]:
+        """This replica's name and metric families."""
+        return serve.get_replica_context().replica_id.unique_id, self._app.state.metrics.families()
+
+    async def _all_measured(self) -> Mapping[str, Sequence[Metric]]:
+        """One that is just ending, or does not answer in time, is left out."""
+        context = serve.get_replica_context()
+        replicas: Any = serve.get_deployment_handle(context.deployment, context.app_name)
+        try:
+            answers = await replicas.broadcast("measured").results_async(
+                timeout_s=_MEASURED_TIMEOUT_S, return_exceptions=True
+            )
+        except TimeoutError:
+            answers = []
+        others = dict(one for one in answers if not isinstance(one, Exception))
+        return others | dict([self.measured()])

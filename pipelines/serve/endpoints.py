@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Final
 
 from fastapi import Path, Request, Response
+from prometheus_client.metrics_core import Metric
 from starlette.types import Receive, Scope, Send
 
 from pipelines.core.answer import Retrieved, Said
@@ -18,7 +19,7 @@ from pipelines.serve.asking import Asking
 from pipelines.serve.backend import Backend, Health
 from pipelines.serve.chat import ChatRequest
 from pipelines.serve.faults import Json, NotFound
-from pipelines.serve.metrics import CONTENT_TYPE, Metrics
+from pipelines.serve.metrics import CONTENT_TYPE, exposition
 from pipelines.serve.shell import caller_of
 
 _HEALTH_S: Final = 25.0
@@ -26,9 +27,13 @@ _DONE: Final = b"data: [DONE]\n\n"
 _CACHED: Final = "private, max-age=31536000, immutable"
 
 
+Measured = Callable[[], Awaitable[Mapping[str, Sequence[Metric]]]]
+"""Each replica's metric families, by the replica's name."""
+
+
 class Endpoints:
-    def __init__(self, backend: Backend, asking: Asking, metrics: Metrics) -> None:
-        self._backend, self._asking, self._metrics = backend, asking, metrics
+    def __init__(self, backend: Backend, asking: Asking, measured: Measured) -> None:
+        self._backend, self._asking, self._measured = backend, asking, measured
 
     async def search(self, body: SearchRequest, request: Request) -> Response:
         """Find pictures and passages by words, by a picture, or by both."""
@@ -92,8 +97,8 @@ class Endpoints:
         return Json({"status": status, "parts": parts}, 200 if found.ready else 503)
 
     async def metrics(self) -> Response:
-        """For Prometheus."""
-        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        """For Prometheus: of all replicas of the gateway, whichever is asked."""
+        return Response(exposition(await self._measured()), headers={"Content-Type": CONTENT_TYPE})
 
 
 class Spoken(Response):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from prometheus_client.metrics_core import Metric
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -21,7 +22,7 @@ from pipelines.serve import api, chat, faults
 from pipelines.serve.asking import Asking
 from pipelines.serve.backend import Backend, Event, Health
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.endpoints import Endpoints
+from pipelines.serve.endpoints import Endpoints, Measured
 from pipelines.serve.faults import Refusal
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.protection import Admission, Hosts
@@ -46,10 +47,22 @@ _WHY: Final = {
 _ASKING: Final = (400, 408, 413, 429, 503)
 
 
-def create_app(backend: Backend, config: ServeConfig, sampling: Sampling | None = None) -> FastAPI:
-    """`sampling`: the generator's own; None: the default configuration's."""
+def create_app(
+    backend: Backend,
+    config: ServeConfig,
+    sampling: Sampling | None = None,
+    measured: Measured | None = None,
+) -> FastAPI:
+    """`sampling`: the generator's own; None: the default configuration's.
+
+    `measured` gathers what all replicas counted; None: this app is alone. Its own is `app.state.metrics`.
+    """
     admission = Admission(config.max_concurrent, config.max_queued, config.retry_after_s)
     metrics = Metrics(admission)
+
+    async def own() -> Mapping[str, Sequence[Metric]]:
+        return {"": metrics.families()}
+
     asking = Asking(backend, config, sampling or GeneratorConfig().sampling, admission, metrics)
     app = FastAPI(
         title="mmrag",
@@ -58,9 +71,10 @@ def create_app(backend: Backend, config: ServeConfig, sampling: Sampling | None 
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
     )
+    app.state.metrics = metrics
     hosts = Hosts(config)
     everywhere = (421,) if hosts.bounded else ()
-    _add_routes(app, Endpoints(backend, asking, metrics), everywhere, keyed=bool(config.api_keys))
+    _add_routes(app, Endpoints(backend, asking, measured or own), everywhere, keyed=bool(config.api_keys))
     if config.page:
         _add_page(app)
     _add_errors(app, asking)

@@ -1,12 +1,14 @@
-"""What /metrics tells: counts and times, in a registry of this gateway's own. Names no caller."""
+"""What /metrics tells: counts and times, in a registry of each gateway replica's own. Names no caller."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from pipelines.core.types import Answer
 from pipelines.serve.protection import Admission
@@ -54,8 +56,9 @@ class Metrics:
             lambda: admission.waiting
         )
 
-    def text(self) -> bytes:
-        return generate_latest(self.registry)
+    def families(self) -> list[Metric]:
+        """Everything counted so far, as values that another process can read."""
+        return list(self.registry.collect())
 
     def request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, status).inc()
@@ -76,3 +79,27 @@ class Metrics:
 
     def shed(self, why: str) -> None:
         self._shed.labels(why).inc()
+
+
+class _Gathered(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def exposition(by_replica: Mapping[str, Sequence[Metric]]) -> bytes:
+    """Prometheus's text of several replicas' families, each sample labelled with its replica ("": with none).
+
+    A replica's counters then start at zero and end with it, which Prometheus's rate() and sum() expect.
+    """
+    families: dict[str, Metric] = {}
+    for replica, own in by_replica.items():
+        label = {"replica": replica} if replica else {}
+        for family in own:
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            whole.samples += [one._replace(labels=one.labels | label) for one in family.samples]
+    registry = CollectorRegistry()
+    registry.register(_Gathered(families.values()))
+    return generate_latest(registry)

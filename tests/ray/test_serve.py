@@ -88,7 +88,11 @@ def served(index: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     ]
     settings = {
         "generator": {"model": str(model), "engine": ENGINE, "max_tokens": 8, "dtype": "float32"},
-        "serve": {"api_keys": keys, "vllm": {"kv_cache_gib": 0.25}},
+        "serve": {
+            "api_keys": keys,
+            "vllm": {"kv_cache_gib": 0.25},
+            "gateway": {"min_replicas": 2, "max_replicas": 2},
+        },
         "search": {"aligner": {"model": "tiny-aligner"}},
     }
     config = folder / "serve.yaml"
@@ -214,6 +218,23 @@ def test_ask_uses_the_running_server(served: Served) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["hits"][0]["image_uri"].startswith("/v1/images/")
     assert "no server" not in done.stderr
+
+
+def test_metrics_are_those_of_both_gateways_whichever_is_asked(served: Served) -> None:
+    def counted() -> dict[str, float]:
+        lines = httpx.get(f"{served.address}/metrics", timeout=60).text.splitlines()
+        return {
+            line.partition('replica="')[2].partition('"')[0]: float(line.split()[-1])
+            for line in lines
+            if line.startswith("mmrag_requests_total") and 'route="/v1/search",status="200"' in line
+        }
+
+    before = sum(counted().values())
+    for _ in range(20):
+        served.post("search", {"query": "red pump"})
+    after = counted()
+    assert len(after) == 2
+    assert sum(after.values()) == before + 20
 
 
 @pytest.mark.parametrize("name", ["retriever", "encoder", "aligner"])

@@ -29,6 +29,8 @@ from pipelines.core.filters import Comparison
 from pipelines.core.prompts import Turn
 from pipelines.core.types import PlacedBox, SearchResult
 from pipelines.serve.backend import Health
+from pipelines.serve.metrics import Metrics, exposition
+from pipelines.serve.protection import Admission
 
 pytestmark = pytest.mark.anyio
 
@@ -190,6 +192,19 @@ async def test_two_apps_count_apart(backend: ScriptedBackend) -> None:
         await client.post("/v1/answer", json={"query": "How far?"})
     async with client_of(second) as client:
         assert "mmrag_stage_seconds_count" not in (await client.get("/metrics")).text
+
+
+def test_samples_of_several_replicas_are_told_apart() -> None:
+    two = [Metrics(Admission(1, 1, 1)) for _ in range(2)]
+    two[0].shed("busy")
+    two[1].shed("busy")
+    two[1].request("/v1/search", 200, 0.3)
+    text = exposition({"one": two[0].families(), "two": two[1].families()}).decode()
+    assert text.count("# TYPE mmrag_shed_total counter") == 1
+    assert 'mmrag_shed_total{replica="one",why="busy"} 1.0' in text
+    assert 'mmrag_shed_total{replica="two",why="busy"} 1.0' in text
+    assert 'mmrag_request_seconds_bucket{le="0.5",replica="two",route="/v1/search"} 1.0' in text
+    assert 'mmrag_in_flight{replica="one"} 0.0' in text
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable, GeneratorUnavailable])
