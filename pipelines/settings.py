@@ -6,13 +6,20 @@ secrets), `--set a.b=c`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from pipelines.core.answer import AnswerConfig
 from pipelines.core.embedder import EmbedderConfig
@@ -27,6 +34,9 @@ from pipelines.serve.config import ServeConfig
 from pipelines.train.aligner_config import AlignerTraining
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.llava_config import LlavaTraining
+
+_HIDDEN = "***"
+_USER_OF_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class TrainConfig(BaseModel):
@@ -81,6 +91,44 @@ def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -
         raise UsageError(f"settings: {problems}") from exc
     except SettingsError as exc:  # such as MMRAG_STORES=x: a group of settings wants JSON
         raise UsageError(f"settings: {exc}; write one variable a setting, as MMRAG_ENCODER__KIND") from exc
+
+
+def origins(config: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:
+    """By dotted name, where each setting that was set comes from: the file, `environment`, or `--set`."""
+    layers = {
+        str(config): _read_yaml(config) if config else {},
+        "environment": EnvSettingsSource(Settings)(),
+        "--set": _assigned(assignments),
+    }
+    return {name: layer for layer, tree in layers.items() for name in _names(tree)}
+
+
+def _names(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _names(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """What may be printed, of JSON's types: `***` stands for each secret, also for a user in an address."""
+    body: dict[str, Any] = _plain(settings.model_dump())
+    return body
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case SecretStr():
+            return _HIDDEN
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return _USER_OF_ADDRESS.sub(_HIDDEN, str(value))
 
 
 def _explained(error: Any) -> str:
