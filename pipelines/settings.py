@@ -1,7 +1,7 @@
 """Every setting: a typed model beside its owner, composed here from defaults, YAML, environment and `--set`.
 
-Later wins: defaults, the YAML file, `MMRAG_*` variables (`MMRAG_STORES__MILVUS__TOKEN=...`, meant for
-secrets), `--set a.b=c`.
+Later wins: defaults, the YAML file (or a profile's name), `MMRAG_*` variables
+(`MMRAG_STORES__MILVUS__TOKEN=...`, meant for secrets), `--set a.b=c`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pipelines.train.aligner_config import AlignerTraining
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.llava_config import LlavaTraining
 
+PROFILES = Path(__file__).parent / "profiles"
 _HIDDEN = "***"
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -72,7 +73,8 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -> Settings:
-    """The effective settings. Raises UsageError, naming each setting that is wrong."""
+    """The effective settings. `config`: a YAML file, or the name of a profile. Raises UsageError, naming each
+    setting that is wrong."""
     from_file = _read_yaml(config) if config else {}
 
     class Layered(Settings):
@@ -135,16 +137,25 @@ def _explained(error: Any) -> str:
     return "no such setting" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(config: Path) -> dict[str, Any]:
+    path = _profile(config) or config
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as exc:
-        raise UsageError(f"--config {path}: there is no such file") from exc
+        profiles = ", ".join(sorted(file.stem for file in PROFILES.iterdir()))
+        raise UsageError(f"--config {path}: there is no such file, and no such profile: {profiles}") from exc
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise UsageError(f"--config {path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(body, dict):
         raise UsageError(f"--config {path}: wanted settings such as 'encoder: {{kind: lite}}'")
     return body
+
+
+def _profile(config: Path) -> Path | None:
+    """The packaged file of that name, where no file of the user's has it."""
+    packaged = PROFILES / f"{config.name}.yaml"
+    is_name = config == Path(config.name) and not config.is_file()
+    return packaged if is_name and packaged.is_file() else None
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
