@@ -1,3 +1,57 @@
-"""mmrag: multimodal retrieval-augmented generation on Ray."""
+"""mmrag: multimodal retrieval-augmented generation on Ray.
+
+    from pipelines import KnowledgeBase
+
+    with KnowledgeBase("kb") as kb:
+        kb.ingest(["~/pictures", "products.jsonl"])
+        print(kb.search("the cooler for a flat case").hits[0].id)
+        print(kb.ask("Which voltage does the pump need?").answer)
+
+The names in `__all__` are the public API: within a minor version they stay, and the changelog announces a
+change one minor version ahead. Everything else may change. Each is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.core.errors import MmragError, UsageError
+    from pipelines.core.types import Answer, Hit, SearchResult
+    from pipelines.knowledge_base import KnowledgeBase
+    from pipelines.settings import Settings, load_settings
+    from pipelines.train.llava_config import LlavaTraining
+    from pipelines.train.llava_job import train_llava
 
 __version__ = "0.1.0"
+__all__ = [
+    "Answer",
+    "Hit",
+    "KnowledgeBase",
+    "LlavaTraining",
+    "MmragError",
+    "SearchResult",
+    "Settings",
+    "UsageError",
+    "load_settings",
+    "train_llava",
+]
+
+_MODULES = {
+    "core.errors": ("MmragError", "UsageError"),
+    "core.types": ("Answer", "Hit", "SearchResult"),
+    "knowledge_base": ("KnowledgeBase",),
+    "settings": ("Settings", "load_settings"),
+    "train.llava_config": ("LlavaTraining",),
+    "train.llava_job": ("train_llava",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"pipelines.{module}"), name)
+    raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from pipelines import __version__
+from pipelines.cli_config import app as config_app
 from pipelines.cli_evaluate import app as evaluate_app
 from pipelines.cli_options import (
     DEFAULT_INDEX,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(config_app, name="config")
 app.command(epilog="Example: mmrag ask 'Which voltage does the pump LK-847 need?' --annotate marked.png")(ask)
 app.command(epilog="Example: mmrag serve --index ./kb --port 8000")(serve)
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 REFUSED_ROWS = 3
 """Exit status: done, with rows that were refused and written down."""
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file of settings.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A YAML file of settings, or local, server or cluster.")
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, such as encoder.kind=clip. Repeatable.")
 ]

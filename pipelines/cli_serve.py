@@ -26,7 +26,6 @@ from pipelines.cli_options import (
 from pipelines.core.errors import BadImage, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.core.previews import Preview
     from pipelines.core.retriever import Query
     from pipelines.serve.deployments import Parts
     from pipelines.settings import Settings
@@ -132,25 +131,14 @@ def _ask_here(index: Path, settings: Settings, query: Query) -> dict[str, Any]:
     import asyncio
     from contextlib import redirect_stdout
 
-    from pipelines.core.answer import Answerer, LocalSearcher, Question
-    from pipelines.core.engine import TransformersEngine
-    from pipelines.core.generator import load_profile
+    from pipelines.core.answer import Question
     from pipelines.core.index import Index
-    from pipelines.core.previews import content_of, read_preview
-    from pipelines.core.types import Hit, answer_dict
+    from pipelines.core.types import answer_dict
+    from pipelines.knowledge_base import local_answerer
 
-    if settings.generator.engine == "vllm":
-        raise UsageError("generator.engine vllm answers in `mmrag serve` only: start it, or set transformers")
-    print("no server for this index is running: the model answers in this process", file=sys.stderr)
-    profile = load_profile(settings.generator)
     with Index(index, settings.index) as opened, redirect_stdout(sys.stderr):
-        searcher = LocalSearcher(opened.retriever(settings.search))
-        engine = TransformersEngine(settings.generator)
-
-        def preview(hit: Hit) -> Preview | None:
-            return read_preview(opened.previews, content_of(hit.image_uri)) if hit.image_uri else None
-
-        answerer = Answerer(searcher, engine, preview, profile, settings.answer, settings.generator)
+        answerer = local_answerer(opened, opened.retriever(settings.search), settings)
+        print("no server for this index is running: the model answers in this process", file=sys.stderr)
         return answer_dict(asyncio.run(answerer.answer(Question(query))))
 
 

@@ -1,18 +1,25 @@
 """Every setting: a typed model beside its owner, composed here from defaults, YAML, environment and `--set`.
 
-Later wins: defaults, the YAML file, `MMRAG_*` variables (`MMRAG_STORES__MILVUS__TOKEN=...`, meant for
-secrets), `--set a.b=c`.
+Later wins: defaults, the YAML file (or a profile's name), `MMRAG_*` variables
+(`MMRAG_STORES__MILVUS__TOKEN=...`, meant for secrets), `--set a.b=c`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from pipelines.core.answer import AnswerConfig
 from pipelines.core.embedder import EmbedderConfig
@@ -27,6 +34,10 @@ from pipelines.serve.config import ServeConfig
 from pipelines.train.aligner_config import AlignerTraining
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.llava_config import LlavaTraining
+
+PROFILES = Path(__file__).parent / "profiles"
+_HIDDEN = "***"
+_USER_OF_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class TrainConfig(BaseModel):
@@ -62,7 +73,8 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -> Settings:
-    """The effective settings. Raises UsageError, naming each setting that is wrong."""
+    """The effective settings. `config`: a YAML file, or the name of a profile. Raises UsageError, naming each
+    setting that is wrong."""
     from_file = _read_yaml(config) if config else {}
 
     class Layered(Settings):
@@ -83,20 +95,67 @@ def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -
         raise UsageError(f"settings: {exc}; write one variable a setting, as MMRAG_ENCODER__KIND") from exc
 
 
+def origins(config: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:
+    """By dotted name, where each setting that was set comes from: the file, `environment`, or `--set`."""
+    layers = {
+        str(config): _read_yaml(config) if config else {},
+        "environment": EnvSettingsSource(Settings)(),
+        "--set": _assigned(assignments),
+    }
+    return {name: layer for layer, tree in layers.items() for name in _names(tree)}
+
+
+def _names(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _names(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """What may be printed, of JSON's types: `***` stands for each secret, also for a user in an address."""
+    body: dict[str, Any] = _plain(settings.model_dump())
+    return body
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case SecretStr():
+            return _HIDDEN
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return _USER_OF_ADDRESS.sub(_HIDDEN, str(value))
+
+
 def _explained(error: Any) -> str:
     return "no such setting" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(config: Path) -> dict[str, Any]:
+    path = _profile(config) or config
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as exc:
-        raise UsageError(f"--config {path}: there is no such file") from exc
+        profiles = ", ".join(sorted(file.stem for file in PROFILES.iterdir()))
+        raise UsageError(f"--config {path}: there is no such file, and no such profile: {profiles}") from exc
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise UsageError(f"--config {path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(body, dict):
         raise UsageError(f"--config {path}: wanted settings such as 'encoder: {{kind: lite}}'")
     return body
+
+
+def _profile(config: Path) -> Path | None:
+    """The packaged file of that name, where no file of the user's has it."""
+    packaged = PROFILES / f"{config.name}.yaml"
+    is_name = config == Path(config.name) and not config.is_file()
+    return packaged if is_name and packaged.is_file() else None
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.core.errors import UsageError
 from pipelines.core.grounding import FrameConfig
+from pipelines.core.local_models import safetensors_header
 
 MANIFEST_FILE = "mmrag.json"
 
@@ -137,26 +138,15 @@ def tensor_names(directory: Path) -> set[str]:
     names: set[str] = set()
     for file in directory.glob("*.safetensors"):
         with file.open("rb") as stream:
-            names.update(_header(stream)[0])
+            names.update(safetensors_header(stream)[0])
     return names
-
-
-def _header(stream: BinaryIO) -> tuple[dict[str, Any], int]:
-    """A safetensors file's tensors and where their values start. The file is: the length of a JSON header
-    (8 bytes, little-endian), the header, the values."""
-    length = int.from_bytes(stream.read(8), "little")
-    if length > Path(stream.name).stat().st_size:
-        raise ValueError(f"{stream.name} is no safetensors file")
-    header: dict[str, Any] = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
 
 
 def _samples(file: Path) -> dict[str, list[Any]]:
     """{hub name: [type, shape, hash of samples]} of a safetensors file."""
     found: dict[str, list[Any]] = {}
     with file.open("rb") as stream:
-        header, values = _header(stream)
+        header, values = safetensors_header(stream)
         for name, tensor in header.items():
             start, end = tensor["data_offsets"]
             sample = hashlib.sha256()

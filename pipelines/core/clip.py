@@ -12,15 +12,11 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, ChineseCLIPModel, CLIPModel
 from transformers.utils import logging as transformers_logging
 
+from pipelines.core.clip_description import MEAN, STD, describe
 from pipelines.core.encoder import EncoderConfig, Pixels, Vectors
 from pipelines.core.errors import UsageError
 from pipelines.core.lazy import Lazy
-from pipelines.core.space import weights_identity
 from pipelines.core.torch_runtime import pick_device, pick_dtype
-
-DEFAULT_SCALES = (224, 336, 448)
-MEAN = (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255)  # OpenAI's CLIP, kept by Chinese-CLIP
-STD = (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255)
 
 _MODELS: dict[str, Any] = {"clip": CLIPModel, "chinese_clip": ChineseCLIPModel}
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
@@ -47,20 +43,15 @@ class ClipModel:
                 "a hub id that can be reached from here"
             ) from exc
         family = shape.model_type
-        if family not in _MODELS:
-            raise UsageError(
-                f"encoder.model {config.model!r} is a {family!r} model; wanted clip or chinese_clip"
-            )
+        described = describe(config, family)
         self.device = pick_device(config.device)
         self._dtype = pick_dtype(config.dtype, self.device)
         self._source = {"pretrained_model_name_or_path": config.model, "revision": config.revision}
         self._model = Lazy[Any](lambda: self._load(_MODELS[family]))
         self._tokenizer = Lazy[Any](lambda: AutoTokenizer.from_pretrained(**self._source))
         self._chinese = family == "chinese_clip"
-        self.pooling: str = config.pooling
-        self.scales = config.scales or DEFAULT_SCALES
-        name, self.revision = weights_identity(config.model, config.revision)
-        self.name = f"{family}:{name}"
+        self.pooling, self.scales = described.pooling, described.scales
+        self.name, self.revision = described.name, described.revision
         vision = shape.vision_config
         self.dim = vision.hidden_size if config.pooling == "mean" else shape.projection_dim
         self._max_tokens = min(77, shape.text_config.max_position_embeddings)

@@ -76,8 +76,7 @@ class HubEmbedder:
         self._batch_size = config.batch_size
         self.floor = -1.0 if config.floor is None else config.floor
         dim = self._model.get_embedding_dimension()
-        name, revision = weights_identity(config.model, config.revision)
-        self.space = Space(model=f"hub:{name}", revision=revision, dim=int(dim or 0))
+        self.space = configured_space(config, int(dim or 0))
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         vectors: Vectors = self._model.encode_query(
@@ -90,6 +89,14 @@ class HubEmbedder:
             list(texts), batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
         )
         return vectors
+
+
+def configured_space(config: EmbedderConfig, dim: int) -> Space:
+    """The space of the configured embedder, without loading it: `dim` is what its name and revision say."""
+    if config.kind == "use":
+        return UseEmbedder().space
+    name, revision = weights_identity(config.model, config.revision)
+    return Space(model=f"hub:{name}", revision=revision, dim=dim)
 
 
 def load_embedder(config: EmbedderConfig) -> Embedder:

@@ -48,6 +48,23 @@ class VisualModel(Protocol):
         """Unit embeddings (N, dim) of texts."""
 
 
+class Described(Protocol):
+    """What sets a visual model's space apart from others, its dimensions aside."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+    @property
+    def scales(self) -> tuple[int, ...]: ...
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+    @property
+    def pooling(self) -> str: ...
+
+
 class EncoderConfig(BaseModel):
     """Which visual encoder, and how it runs.
 
@@ -75,17 +92,7 @@ class Encoder:
         self.batch_size = batch_size
         self.scales = model.scales
         self.dim = model.dim * len(model.scales)
-        self.space = Space(
-            model=model.name,
-            revision=model.revision,
-            dim=self.dim,
-            scales=model.scales,
-            mean=model.mean,
-            std=model.std,
-            pooling=model.pooling,
-            fusion="concatenated",
-            preprocessing=images.RULES,
-        )
+        self.space = _space(model, self.dim)
 
     @property
     def cache_key(self) -> str:
@@ -118,6 +125,33 @@ class Encoder:
         """The unit vector (dim,) of one picture file. Raises BadImage."""
         vectors: Vectors = self.encode_images([images.pyramid(images.decode(data), self.scales)])[0]
         return vectors
+
+
+def _space(model: Described, dim: int) -> Space:
+    return Space(
+        model=model.name,
+        revision=model.revision,
+        dim=dim,
+        scales=model.scales,
+        mean=model.mean,
+        std=model.std,
+        pooling=model.pooling,
+        fusion="concatenated",
+        preprocessing=images.RULES,
+    )
+
+
+def configured_space(config: EncoderConfig, directory: Path | None, dim: int) -> Space:
+    """The space of the configured encoder, without loading its weights or torch.
+
+    Of a CLIP, `directory` is where it lies, and `dim` what its name and revision say. Raises UsageError.
+    """
+    if config.kind == "lite" or directory is None:
+        return load_encoder(config).space
+    from pipelines.core.clip_description import describe
+    from pipelines.core.local_models import read_config
+
+    return _space(describe(config, str(read_config(directory).get("model_type"))), dim)
 
 
 def load_encoder(config: EncoderConfig) -> Encoder:

@@ -5,7 +5,6 @@ Knows nothing of retrieval, and loads no weights.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.core.adapter import MANIFEST_FILE, read_manifest
 from pipelines.core.errors import UsageError
 from pipelines.core.grounding import FrameConfig
+from pipelines.core.local_models import read_config, read_json
 from pipelines.core.prompts import IMAGE_TOKEN, PROMPT_VERSION, Turn, messages
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
     """Reads the model's settings, not its weights; of a hub model they are fetched. Raises UsageError for
     what is no model, and for one that was trained with other words than `core.prompts` has now."""
     directory = model_directory(config)
-    body = load_config(directory)
+    body = read_config(directory)
     if not body or not (directory / "tokenizer.json").exists():
         raise UsageError(f"generator.model {directory} has no config.json and tokenizer.json: it is no model")
     frame = config.frame or FrameConfig()
@@ -196,14 +196,9 @@ def model_directory(config: GeneratorConfig) -> Path:
     return Path(found)
 
 
-def load_config(directory: Path) -> dict[str, Any]:
-    """A model's config.json; {} where there is none."""
-    return _json(directory / "config.json")
-
-
 def _side(directory: Path) -> int | None:
     """Of a processor that makes squares, the side."""
-    body = _json(directory / "processor_config.json").get("image_processor") or _json(
+    body = read_json(directory / "processor_config.json").get("image_processor") or read_json(
         directory / "preprocessor_config.json"
     )
     size = body.get("crop_size") or body.get("size")
@@ -212,11 +207,3 @@ def _side(directory: Path) -> int | None:
     if isinstance(size, Mapping) and size.get("height") == size.get("width"):
         return size.get("height")
     return None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}

@@ -93,7 +93,16 @@ class VllmConfig(BaseModel):
     enforce_eager: bool | None = Field(None, description="compile nothing; null: so without a GPU")
     engine_metrics: bool = Field(False, description="vLLM's own metrics, exported by Ray")
     engine_kwargs: Mapping[str, Any] = Field({}, description="more of vLLM's engine arguments")
-    env: Mapping[str, str] = Field({}, description="environment variables of a replica")
+    env: Mapping[str, SecretStr] = Field(
+        {}, description="environment variables of a replica, such as HF_TOKEN"
+    )
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _no_secret(cls, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(arguments.get("hf_token"), str):
+            raise ValueError("a token would be printed with the settings: set it as env.HF_TOKEN")
+        return arguments
 
     @model_validator(mode="after")
     def _replicas(self) -> VllmConfig:

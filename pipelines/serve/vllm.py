@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.adapter import base_identity, check, hub_name, read_manifest, tensor_names
 from pipelines.core.errors import MissingDependency, UsageError
-from pipelines.core.generator import GeneratorConfig, load_config, model_name
+from pipelines.core.generator import GeneratorConfig, model_name
+from pipelines.core.local_models import read_config
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.serve.config import VllmConfig
 
@@ -63,7 +64,7 @@ def llm_deployment(generator: GeneratorConfig, config: VllmConfig, model_dir: st
 def _check_names(directory: Path) -> None:
     """vLLM reads a LLaVA's weights under the names of model hubs only, and dies of others after a minute."""
     foreign = [name for name in sorted(tensor_names(directory)) if hub_name(name) != name]
-    if foreign and load_config(directory).get("model_type") == "llava":
+    if foreign and read_config(directory).get("model_type") == "llava":
         raise UsageError(
             f"{directory}: vLLM does not read weights named as {foreign[0]!r}: export them with "
             "`mmrag train llava --export merged`, or set generator.engine=transformers"
@@ -139,11 +140,12 @@ def _deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
 
 def _environment(config: VllmConfig, on_cpu: bool) -> dict[str, str]:
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    chosen = {name: value.get_secret_value() for name, value in config.env.items()}
     if not on_cpu:
-        return quiet | dict(config.env)
+        return quiet | chosen
     # vLLM would bind every replica of a machine to the same cores.
     threads = {"OMP_NUM_THREADS": str(math.ceil(config.num_cpus)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return quiet | threads | dict(config.env)
+    return quiet | threads | chosen
 
 
 def _built_for_cpu() -> bool:

@@ -117,6 +117,11 @@ class TestElastic(LexicalStoreContract):
         with pytest.raises(StoreError, match="mmrag ingest"):
             ElasticStore.open(ElasticConfig(url=server), "nowhere", create=False)
 
+    def test_whether_an_index_is_there_is_told_without_making_it(self, server: str) -> None:
+        with self.new_store(server) as store:
+            assert ElasticStore.exists(ElasticConfig(url=server), store._index)
+        assert not ElasticStore.exists(ElasticConfig(url=server), store._index)
+
     def test_an_index_of_someone_elses_is_left_alone(self, server: str) -> None:
         with self.new_store(server) as store:
             store._client.indices.create(index="theirs", mappings={"properties": {"text": {"type": "text"}}})

@@ -61,6 +61,11 @@ class _Milvus(VectorStoreContract):
         with pytest.raises(StoreError, match="mmrag ingest"):
             MilvusStore.open(MilvusConfig(uri=server), "nowhere", DIM, create=False)
 
+    def test_whether_a_collection_is_there_is_told_without_making_it(self, server: str) -> None:
+        with fresh_collection(server) as store:
+            assert MilvusStore.exists(MilvusConfig(uri=server), store._collection)
+        assert not MilvusStore.exists(MilvusConfig(uri=server), store._collection)
+
     def test_a_second_client_sees_what_was_flushed(self, server: str) -> None:
         with fresh_collection(server) as store:
             self.put(store, [part("a")])

@@ -140,9 +140,3 @@ def test_a_secret_is_not_printed_when_a_setting_beside_it_is_wrong(monkeypatch: 
         load_settings(None, ["stores.milvus.urii=http://x"])
     assert "stores.milvus.urii" in str(caught.value)
     assert "hunter2" not in str(caught.value)
-
-
-def test_the_readmes_example_config_is_valid() -> None:
-    settings = load_settings(Path(__file__).parents[2] / "examples" / "server.yaml")
-    assert settings.stores.milvus is not None
-    assert settings.encoder.scales == (224, 336, 448)

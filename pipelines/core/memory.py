@@ -1,0 +1,115 @@
+"""Does a generator fit into the memory that there is? An estimate from its files, without torch.
+
+Weights, the keys and values of one prompt of full length, and about 1 GiB to work in.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.local_models import footprint
+
+_GIB = 2**30
+_WORKING = _GIB  # activations, pictures, and what CUDA or Python itself takes
+_NVIDIA_SMI_S = 5
+_FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes. `kv_a_token` is None where it is not known."""
+
+    weights: int
+    kv_a_token: int | None
+    context: int
+
+    @property
+    def kv(self) -> int:
+        return (self.kv_a_token or 0) * self.context
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + _WORKING
+
+    def __str__(self) -> str:
+        kv = f"{self.kv / _GIB:.2f}" if self.kv_a_token else "an unknown part"
+        return (
+            f"about {self.total / _GIB:.2f} GiB: weights {self.weights / _GIB:.2f}, a prompt of "
+            f"{self.context:,} tokens {kv}, to work in {_WORKING / _GIB:.0f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    total: int
+    free: int
+
+
+def memory_needed(directory: Path, dtype: str, place: Literal["cpu", "gpu"], context: int) -> Need:
+    """`dtype` auto is 2 bytes a number on a GPU; on a CPU it may be 4, so that is counted."""
+    size = _FLOAT_BYTES.get(dtype, 2 if place == "gpu" else 4)
+    found = footprint(directory, size)
+    return Need(found.weights, found.kv_a_token, context)
+
+
+def on_gpu(need: Need, cards: list[Gpu], share: float, split: int) -> str:
+    """A line that says so if it fits on the roomiest `split` cards, of each of which `share` may be used.
+    Raises UsageError if it does not."""
+    if len(cards) < split:
+        raise UsageError(
+            f"serve.vllm.tensor_parallel_size is {split}, but here are {len(cards)} GPUs: lower it"
+        )
+    used = sorted(cards, key=lambda card: card.free)[-split:]
+    room = min(min(card.free, int(card.total * share)) for card in used)
+    a_card = math.ceil((need.weights + need.kv) / split) + _WORKING
+    where = f"{split} x {used[0].name}" if split > 1 else used[0].name
+    if a_card <= room:
+        return f"fits on {where}: {room / _GIB:.1f} GiB can be used of each card, it needs {need}"
+    longest = ((room - _WORKING) * split - need.weights) // need.kv_a_token if need.kv_a_token else 0
+    remedies = [f"generator.max_model_len={longest}"] if longest >= 1024 else []
+    remedies += [f"serve.vllm.tensor_parallel_size={2 * split}"] if len(cards) >= 2 * split else []
+    remedies += ["a smaller or quantised generator.model", "a GPU that nothing else uses"]
+    raise UsageError(
+        f"does not fit on {where}: {room / _GIB:.1f} GiB can be used of each card, it needs {need}; "
+        f"what helps: {', or '.join(remedies)}"
+    )
+
+
+def on_cpu(need: Need, free: int) -> str:
+    """The same for a machine's memory."""
+    told = f"no GPU is used here; on the CPU it needs {need}, and {free / _GIB:.1f} GiB are free"
+    if need.total > free:
+        raise UsageError(f"{told}: name a smaller generator.model, or lower generator.max_model_len")
+    return told
+
+
+def host_memory() -> int:
+    return int(psutil.virtual_memory().available)
+
+
+def gpus() -> list[Gpu]:
+    """This machine's, as the NVIDIA driver tells; none where there is no driver. Raises MmragError for a
+    driver that does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = ["--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            [program, *query], capture_output=True, text=True, check=True, timeout=_NVIDIA_SMI_S
+        )
+    except (subprocess.SubprocessError, OSError) as exc:
+        raise MmragError(
+            f"nvidia-smi does not tell which GPUs there are ({exc}): is the driver well?"
+        ) from exc
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    return [Gpu(name, int(total) * 2**20, int(free) * 2**20) for name, total, free in rows]

@@ -1,0 +1,122 @@
+"""The system as a library: ingest into an index, search it, ask it, in this process. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pipelines.core import filters
+from pipelines.core.answer import Answerer, LocalSearcher, Question
+from pipelines.core.errors import UsageError
+from pipelines.core.index import Index
+from pipelines.core.lazy import Lazy
+from pipelines.core.previews import Preview, content_of, read_preview
+from pipelines.core.retriever import Mode, Query, Retriever
+from pipelines.core.types import Answer, Hit, SearchResult
+from pipelines.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pipelines.ingest.job import Summary
+
+
+class KnowledgeBase:
+    """An index directory and the settings that it is used with.
+
+    Models and stores open with the first question and stay open: close it, or use it as a context. Safe to
+    search from several threads; answers are written one after another.
+    """
+
+    def __init__(self, directory: Path | str, settings: Settings | None = None) -> None:
+        self.directory = Path(directory)
+        self.settings = settings or load_settings()
+        self._turn = threading.Lock()
+        self._forget()
+
+    def ingest(self, sources: Sequence[str | Path]) -> Summary:
+        """Bring the index up to date with its sources, on Ray. Raises MmragError as `mmrag ingest` fails."""
+        from pipelines.ingest.job import ingest
+
+        self.close()  # it writes, and what was open would not see all of it
+        return ingest(
+            [str(source) for source in sources], self.directory, self.settings.index, self.settings.ingest
+        )
+
+    def search(
+        self,
+        text: str | None = None,
+        image: bytes | Path | None = None,
+        *,
+        mode: Mode = "auto",
+        k: int = 10,
+        where: str | None = None,
+    ) -> SearchResult:
+        """Pictures and passages for a text, a picture, or both; `where` as `--filter` takes it. Raises
+        UsageError, BadImage, StoreUnavailable."""
+        return self._retriever().search(self._query(text, image, mode, k, where))
+
+    def ask(
+        self,
+        text: str | None = None,
+        image: bytes | Path | None = None,
+        *,
+        mode: Mode = "auto",
+        k: int = 10,
+        where: str | None = None,
+    ) -> Answer:
+        """An answer from the index with its citations and boxes. Raises as `search` does. Within a running
+        event loop, await `answerer().answer(...)` instead."""
+        question = Question(self._query(text, image, mode, k, where))
+        with self._turn:
+            return asyncio.run(self._answerer().answer(question))
+
+    def answerer(self) -> Answerer:
+        """For streams, conversations, and event loops."""
+        return self._answerer()
+
+    def close(self) -> None:
+        """It opens anew with the next question."""
+        if self._index.made:
+            self._index().close()
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        self._index = Lazy[Index](lambda: Index(self.directory, self.settings.index))
+        self._retriever = Lazy[Retriever](lambda: self._index().retriever(self.settings.search))
+        self._answerer = Lazy[Answerer](
+            lambda: local_answerer(self._index(), self._retriever(), self.settings)
+        )
+
+    def _query(
+        self, text: str | None, image: bytes | Path | None, mode: Mode, k: int, where: str | None
+    ) -> Query:
+        parsed = filters.parse(where) if where is not None else None
+        if parsed is not None:
+            filters.check(parsed, self._index().manifest().metadata_types)
+        return Query(text, image.read_bytes() if isinstance(image, Path) else image, mode, k, parsed)
+
+
+def local_answerer(index: Index, retriever: Retriever, settings: Settings) -> Answerer:
+    """Answers in this process, by transformers. Raises UsageError where vLLM is asked for."""
+    if settings.generator.engine == "vllm":
+        raise UsageError("generator.engine vllm answers in `mmrag serve` only: start it, or set transformers")
+    from pipelines.core.engine import TransformersEngine
+    from pipelines.core.generator import load_profile
+
+    def preview(hit: Hit) -> Preview | None:
+        return read_preview(index.previews, content_of(hit.image_uri)) if hit.image_uri else None
+
+    profile, engine = load_profile(settings.generator), TransformersEngine(settings.generator)
+    searcher = LocalSearcher(retriever)
+    return Answerer(searcher, engine, preview, profile, settings.answer, settings.generator)

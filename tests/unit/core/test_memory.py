@@ -1,0 +1,82 @@
+"""Whether a generator fits, by figures that can be added up by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.memory import Gpu, Need, gpus, on_cpu, on_gpu
+
+GIB = 2**30
+# LLaVA-1.5-7B in half precision: 14 GiB, and half a MiB a token.
+LLAVA_7B = Need(weights=14 * GIB, kv_a_token=2**19, context=4096)
+
+
+def card(gib: int) -> Gpu:
+    return Gpu("H", gib * GIB, gib * GIB)
+
+
+def test_weights_prompt_and_a_gib_are_added_up() -> None:
+    assert LLAVA_7B.total == (14 + 2 + 1) * GIB
+    assert str(LLAVA_7B) == "about 17.00 GiB: weights 14.00, a prompt of 4,096 tokens 2.00, to work in 1"
+
+
+def test_a_model_that_fits_says_so() -> None:
+    assert on_gpu(LLAVA_7B, [card(24)], share=0.9, split=1).startswith("fits on H: 21.6 GiB can be used")
+
+
+def test_a_shorter_prompt_that_would_fit_is_named() -> None:
+    # 16 GiB: one to work in, 14 for weights, one for 2,048 tokens of half a MiB.
+    with pytest.raises(UsageError, match=r"does not fit.*generator\.max_model_len=2048"):
+        on_gpu(LLAVA_7B, [card(16)], share=1.0, split=1)
+
+
+def test_a_second_card_is_named_where_there_is_one() -> None:
+    with pytest.raises(UsageError, match="tensor_parallel_size=2"):
+        on_gpu(LLAVA_7B, [card(12), card(12)], share=1.0, split=1)
+    assert "2 x H" in on_gpu(LLAVA_7B, [card(12), card(12)], share=1.0, split=2)
+
+
+def test_more_cards_than_there_are_is_told() -> None:
+    with pytest.raises(UsageError, match="here are 1 GPUs"):
+        on_gpu(LLAVA_7B, [card(80)], share=1.0, split=2)
+
+
+def test_memory_that_others_use_does_not_count() -> None:
+    with pytest.raises(UsageError, match="does not fit"):
+        on_gpu(LLAVA_7B, [Gpu("H", 80 * GIB, 10 * GIB)], share=0.9, split=1)
+
+
+def test_a_machine_without_a_gpu_is_told_what_the_cpu_needs() -> None:
+    assert "no GPU is used here" in on_cpu(LLAVA_7B, 32 * GIB)
+    with pytest.raises(UsageError, match=r"17\.00 GiB.*8\.0 GiB are free"):
+        on_cpu(LLAVA_7B, 8 * GIB)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of that name, and no other."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path / "nvidia-smi"
+
+
+def program(file: Path, script: str) -> None:
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+
+
+def test_no_driver_is_no_gpu(nvidia_smi: Path) -> None:
+    assert gpus() == []
+
+
+def test_the_drivers_list_is_read(nvidia_smi: Path) -> None:
+    program(nvidia_smi, "echo 'NVIDIA H100 80GB HBM3, 81559, 81000'")
+    assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559 * 2**20, 81000 * 2**20)]
+
+
+def test_a_driver_that_fails_is_told(nvidia_smi: Path) -> None:
+    program(nvidia_smi, "exit 9")
+    with pytest.raises(MmragError, match="is the driver well"):
+        gpus()

@@ -1,0 +1,234 @@
+"""`mmrag config check` and `show`: what is there, what is not, and that secrets stay secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from shell import mmrag
+
+from pipelines import checks
+from pipelines.checks import Check, run_checks
+from pipelines.core import embedder, encoder
+from pipelines.core.embedder import EmbedderConfig
+from pipelines.core.encoder import EncoderConfig
+from pipelines.core.index import Manifest
+from pipelines.settings import load_settings
+
+PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "memory", "ray", "disk"]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(("MMRAG_", "RAY_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(checks, "LIMIT_S", 120.0)  # of a busy machine
+
+
+@pytest.fixture
+def kb(tmp_path: Path) -> Path:
+    """An index of the packaged models, empty."""
+    directory = tmp_path / "kb"
+    directory.mkdir()
+    space = encoder.configured_space(EncoderConfig(), None, 0)
+    Manifest(space.as_dict(), embedder.configured_space(EmbedderConfig(), 0).as_dict()).save(directory)
+    return directory
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Something answers there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def found(index: Path, *assignments: str) -> dict[str, Check]:
+    return {one.part: one for one in run_checks(load_settings(None, assignments), index, limit_s=120)}
+
+
+# Check.
+
+
+def test_the_offline_default_is_well_and_status_0(kb: Path) -> None:
+    answer = mmrag("config", "check", "--index", kb)
+    assert answer.status == 0, answer.out + answer.err
+    lines = answer.out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["ok", part] for part in ["settings", *PARTS]]
+
+
+def test_a_problem_is_status_1_and_says_what_to_do(tmp_path: Path) -> None:
+    answer = mmrag("config", "check", "--index", tmp_path / "nowhere", "--json")
+    assert (answer.status, answer.err) == (1, "")
+    body = json.loads(answer.out)
+    assert body["ok"] is False
+    [problem] = [one for one in body["checks"] if not one["ok"]]
+    assert problem["part"] == "index"
+    assert "mmrag ingest SOURCE" in problem["detail"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_wrong_settings_are_status_2(kb: Path) -> None:
+    answer = mmrag("config", "check", "--index", kb, "--set", "encoder.kindd=clip", "--json")
+    assert (answer.status, answer.out) == (2, "")
+    assert "encoder.kindd: no such setting" in answer.err
+
+
+def test_every_part_that_is_missing_is_told_at_once(kb: Path, closed_port: int) -> None:
+    started = time.monotonic()
+    problems = found(
+        kb,
+        f"stores.milvus.uri=http://127.0.0.1:{closed_port}",
+        f"stores.elastic.url=http://127.0.0.1:{closed_port}",
+        "encoder={kind: clip, model: someone/surely-not-cached}",
+        "embedder={kind: hub, model: /no/such/model}",
+        "search.aligner.model=/no/such/aligner",
+        "generator.model=/no/such/llava",
+        f"ingest.ray_address=127.0.0.1:{closed_port}",
+    )
+    assert time.monotonic() - started < 120
+    assert {part for part, one in problems.items() if one.ok} == {"disk"}
+    for part, told in {
+        "vectors": "is Milvus running there?",
+        "words": "is Elasticsearch running there?",
+        "encoder": "hf download someone/surely-not-cached",
+        "embedder": "/no/such/model",
+        "aligner": "/no/such/aligner holds no aligner",
+        "index": "encoder.model",
+        "generator": "generator.model '/no/such/llava' is no directory",
+        "memory": "generator.model '/no/such/llava' is no directory",
+        "ray": "is the cluster up",
+    }.items():
+        assert told in problems[part].detail
+        assert "\n" not in problems[part].detail
+
+
+def test_an_index_of_another_model_is_told(kb: Path) -> None:
+    problem = found(kb, "encoder.scales=[64]")["index"]
+    assert not problem.ok
+    assert "visual space differs" in problem.detail
+    assert "scales" in problem.detail
+
+
+def test_an_index_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kb").write_text("")
+    seen = found(tmp_path / "kb")
+    assert not seen["vectors"].ok
+    assert "is no directory" in seen["words"].detail
+
+
+def test_a_ray_address_that_answers_is_well(kb: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    assert found(kb)["ray"] == Check("ray", True, f"127.0.0.1:{port} answers")
+
+
+def test_auto_is_the_cluster_of_this_machine(
+    kb: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert "belongs to no Ray cluster" in found(kb, "ingest.ray_address=auto")["ray"].detail
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+    assert found(kb, "ingest.ray_address=auto")["ray"].ok
+
+
+def test_a_part_that_does_not_answer_is_not_waited_for(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_disk", lambda index: time.sleep(5))
+    [*_, disk] = run_checks(load_settings(), kb, limit_s=0.2)
+    assert disk == Check("disk", False, "no answer within 0.2 s")
+
+
+def test_whatever_goes_wrong_is_a_line(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_embedded", lambda directory: [][0])
+    assert found(kb)["vectors"] == Check("vectors", False, "IndexError: list index out of range")
+
+
+def test_no_check_starts_ray_or_loads_torch(kb: Path) -> None:
+    from test_architecture import loaded_by
+
+    program = (
+        "from pathlib import Path; from pipelines.checks import run_checks; "
+        "from pipelines.settings import load_settings; "
+        f"list(run_checks(load_settings(), Path({str(kb)!r}), 120))"
+    )
+    assert not loaded_by(program) & {"ray", "torch", "transformers"}
+
+
+# Show.
+
+
+def test_show_prints_settings_that_load_again_and_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("encoder: {scales: [64, 96]}\ngenerator: {adapters: {panel: /a/b}}")
+    monkeypatch.setenv("MMRAG_SEARCH__ALPHA_TEXT", "0.2")
+    given = ["--config", config, "--set", "ingest.writers=2"]
+    answer = mmrag("config", "show", *given)
+    assert answer.status == 0, answer.err
+    for line in (
+        f"  scales: [64, 96]  # {config}",
+        "  alpha_text: 0.2  # environment",
+        "  writers: 2  # --set",
+        f"    panel: /a/b  # {config}",
+        "  kind: lite",
+    ):
+        assert line in answer.out.splitlines()
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(answer.out)
+    assert load_settings(shown).model_dump() == load_settings(config, ["ingest.writers=2"]).model_dump()
+    body = json.loads(mmrag("config", "show", *given, "--json").out)
+    assert body["settings"] == yaml.safe_load(answer.out)
+    assert body["origins"]["ingest.writers"] == "--set"
+
+
+SECRETS = {
+    "MMRAG_STORES__MILVUS__URI": "http://milvus:19530",
+    "MMRAG_STORES__MILVUS__TOKEN": "hunter-milvus",
+    "MMRAG_STORES__ELASTIC__URL": "http://elastic:9200",
+    "MMRAG_STORES__ELASTIC__USERNAME": "ann",
+    "MMRAG_STORES__ELASTIC__PASSWORD": "hunter-elastic",
+    "MMRAG_SERVE__API_KEYS": '[{"key": "hunter-key", "tenant": null, "name": "ann"}]',
+    "MMRAG_SERVE__VLLM__ENV": '{"HF_TOKEN": "hunter-hub"}',
+    "MMRAG_INGEST__SOURCES__ALLOWED_ADDRESSES": '["s3://ann:hunter-s3@corpus/"]',
+}
+
+
+def test_no_secret_is_shown_or_in_a_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    answers = [mmrag("config", "show").out, mmrag("config", "show", "--json").out]
+    for text in answers:
+        assert "hunter" not in text
+        assert text.count("***") == 5
+    monkeypatch.delenv("MMRAG_INGEST__SOURCES__ALLOWED_ADDRESSES")  # an address; the others are secrets
+    settings = load_settings()
+    assert "hunter" not in repr(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "complaint"),
+    [
+        ("stores.milvus.uri=http://ann:hunter2@milvus:19530", "names a user in the address"),
+        ("stores.elastic.url=https://ann:hunter2@elastic:9200", "names a user in the address"),
+        ("serve.vllm.engine_kwargs={hf_token: hunter2}", "set it as env.HF_TOKEN"),
+    ],
+)
+def test_a_secret_in_a_place_that_is_printed_is_refused(assignment: str, complaint: str) -> None:
+    answer = mmrag("config", "show", "--set", assignment)
+    assert answer.status == 2
+    assert complaint in answer.err
+    assert "hunter2" not in answer.err + answer.out

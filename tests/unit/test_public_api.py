@@ -1,0 +1,97 @@
+"""`from pipelines import ...`: which names there are, what they load, and a knowledge base at work."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import chunk_part, image_part, memory_index
+from test_architecture import loaded_by
+
+import pipelines
+from pipelines import KnowledgeBase, UsageError, knowledge_base, load_settings
+from pipelines.core.index import Index
+
+PACKAGE = Path(pipelines.__file__).parent
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    assert not loaded_by("import pipelines") & {"ray", "torch", "transformers", "numpy", "pydantic", "typer"}
+
+
+def test_a_knowledge_base_loads_neither_ray_nor_torch() -> None:
+    program = "from pipelines import KnowledgeBase, load_settings; KnowledgeBase('kb', load_settings())"
+    assert not loaded_by(program) & {"ray", "torch", "transformers", "pymilvus", "tantivy"}
+
+
+def test_type_checkers_see_the_names_that_there_are() -> None:
+    """The block for type checkers, the table that loads, and `__all__` name the same."""
+    [block] = [
+        node for node in ast.parse((PACKAGE / "__init__.py").read_text()).body if isinstance(node, ast.If)
+    ]
+    typed = {
+        str(node.module).removeprefix("pipelines."): tuple(alias.name for alias in node.names)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert typed == pipelines._MODULES
+    assert sorted(name for names in typed.values() for name in names) == pipelines.__all__
+
+
+def test_every_name_is_where_the_table_says() -> None:
+    for module, names in pipelines._MODULES.items():
+        tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        assert defined >= set(names)
+
+
+def test_a_name_that_is_not_there_is_told() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'Knowledge'"):
+        _ = pipelines.Knowledge
+
+
+@pytest.fixture
+def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
+    """Over stores in memory: a red picture with its text."""
+    index = memory_index(tmp_path / "kb")
+    index.with_metadata_types({"year": "number"})
+    red = np.array([[1, 0, 0, 1, 0, 0]], np.float32) / np.sqrt(2, dtype=np.float32)
+    index.visual().upsert([image_part("rose", metadata={"year": 2020})], red)
+    chunks = [chunk_part("rose", "a red rose", images=[0], metadata={"year": 2020})]
+    index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
+    index.lexical().upsert(chunks)
+
+    def reopened(directory: Path, config: object) -> Index:
+        assert directory.absolute() == index.directory
+        return index
+
+    monkeypatch.setattr(knowledge_base, "Index", reopened)
+    return KnowledgeBase(index.directory)
+
+
+def test_a_knowledge_base_searches_and_filters(kb: KnowledgeBase) -> None:
+    with kb:
+        assert [hit.id for hit in kb.search("red", where="year >= 2020").hits] == ["rose#img-0"]
+        assert kb.search("red", where="year > 2020").hits == ()
+        with pytest.raises(UsageError, match="did you mean year"):
+            kb.search("red", where="yeer > 2020")
+
+
+def test_it_opens_anew_after_it_was_closed(kb: KnowledgeBase) -> None:
+    for _ in range(2):
+        assert kb.search("red", k=1).hits
+        kb.close()
+
+
+def test_what_finds_no_evidence_is_answered_so(kb: KnowledgeBase) -> None:
+    answer = kb.ask("Which voltage does the pump need?", where="year > 2020")
+    assert answer.refused
+    assert answer.citations == ()
+
+
+def test_vllm_is_for_the_server(kb: KnowledgeBase) -> None:
+    kb.settings = load_settings(None, ["generator.engine=vllm"])
+    with pytest.raises(UsageError, match="mmrag serve"):
+        kb.ask("red")
