@@ -20,7 +20,7 @@ from pipelines.core.types import Answer, Hit, SearchResult
 from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from pipelines.ingest.job import Summary
+    from pipelines.ingest.summary import Summary
 
 
 class KnowledgeBase:
@@ -36,13 +36,20 @@ class KnowledgeBase:
         self._turn = threading.Lock()
         self._forget()
 
-    def ingest(self, sources: Sequence[str | Path]) -> Summary:
+    def ingest(
+        self, sources: Sequence[str | Path], *, prune: bool = False, retry_rejected: bool = False
+    ) -> Summary:
         """Bring the index up to date with its sources, on Ray. Raises MmragError as `mmrag ingest` fails."""
         from pipelines.ingest.job import ingest
 
         self.close()  # it writes, and what was open would not see all of it
         return ingest(
-            [str(source) for source in sources], self.directory, self.settings.index, self.settings.ingest
+            [str(source) for source in sources],
+            self.directory,
+            self.settings.index,
+            self.settings.ingest,
+            prune=prune,
+            retry_rejected=retry_rejected,
         )
 
     def search(
