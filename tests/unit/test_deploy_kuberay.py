@@ -1,7 +1,7 @@
 """deploy/kuberay: each file by itself, and what kustomize makes of them where there is a kubectl.
 
-The fields of ray.io/v1 stand in `_RAY` as KubeRay's API reference lists them for v1.7.1; no package brings the CRDs.
-Pods and the kinds of Kubernetes itself are checked against its published schemas.
+No package brings KubeRay's CRDs: the fields of ray.io/v1 that are used stand in `_RAY`, written down from
+KubeRay's API reference. Pods and Kubernetes' own kinds are checked against its published schemas.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TEXT, _COUNT, _FLAG, _ANY = {"type": "string"}, {"type": "integer", "minimum": 
 
 
 def _fields(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
 
 
 _PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
@@ -62,7 +62,8 @@ _CLUSTER = _fields(
 _JOB = _fields(
     ("rayClusterSpec",),
     **dict.fromkeys(("activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"), _COUNT),
-    entrypoint=_TEXT, runtimeEnvYAML=_TEXT, shutdownAfterJobFinishes=_FLAG, suspend=_FLAG, rayClusterSpec=_CLUSTER,
+    entrypoint=_TEXT, runtimeEnvYAML=_TEXT, shutdownAfterJobFinishes=_FLAG, suspend=_FLAG,
+    rayClusterSpec=_CLUSTER,
     submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
 )  # fmt: skip
 _RAY = {
