@@ -1,0 +1,180 @@
+"""deploy/compose.yaml is what compose reads; its settings, rules and dashboard are what the app knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import promql_parser
+import pytest
+import yaml
+
+from pipelines.core.types import Answer
+from pipelines.serve.config import ServeConfig
+from pipelines.serve.metrics import Metrics
+from pipelines.serve.protection import Admission, Hosts
+from pipelines.settings import Settings, load_settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yml"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "mmrag.json"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+@pytest.fixture
+def settings(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """As the containers see them."""
+    for name, value in compose["services"]["serve"]["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:\?[^}]*\}", "secret", value))
+    return load_settings(DEPLOY / "compose-settings.yaml")
+
+
+def test_it_obeys_the_schema_of_the_compose_specification(compose):
+    schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(compose, json.loads(schema.read_text()))
+
+
+def test_every_volume_config_and_dependency_is_there(compose):
+    services = compose["services"].values()
+    mounted = {volume.partition(":")[0] for service in services for volume in service.get("volumes", ())}
+    named = {source for source in mounted if not source.startswith((".", "$"))}
+    assert named == set(compose["volumes"])
+    assert all((DEPLOY / source).exists() for source in mounted if source.startswith("."))
+    assert {one["source"] for service in services for one in service.get("configs", ())} == set(
+        compose["configs"]
+    )
+    assert all(set(service.get("depends_on", ())) <= set(compose["services"]) for service in services)
+
+
+def test_ports_are_published_for_this_machine_only(compose):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert len(ports) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_images_are_pinned_and_everything_that_serves_has_a_health_check(compose):
+    for name, service in compose["services"].items():
+        assert service["image"].startswith("mmrag:") or re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+        # The image's own, in deploy/Dockerfile.
+        assert "healthcheck" in service or name == "serve"
+
+
+def test_every_secret_comes_from_the_file_that_is_not_in_git(compose):
+    names = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
+    example = dict(
+        line.split("=") for line in (DEPLOY / ".env.example").read_text().splitlines() if "=" in line
+    )
+    assert set(example) == names
+    assert not any(value for name, value in example.items() if name.endswith("PASSWORD"))
+    assert "/deploy/.env" in (DEPLOY.parent / ".gitignore").read_text().splitlines()
+
+
+def test_the_settings_load_and_point_at_the_services(settings, compose):
+    milvus, elastic = settings.stores.milvus, settings.stores.elastic
+    assert milvus is not None
+    assert elastic is not None
+    assert milvus.uri.partition("//")[2].partition(":")[0] in compose["services"]
+    assert elastic.url.partition("//")[2].partition(":")[0] in compose["services"]
+    assert elastic.password is not None
+
+
+def test_the_server_answers_its_own_names_and_no_others(settings):
+    hosts = Hosts(settings.serve)
+    for name in (b"localhost:8000", b"127.0.0.1:8000", scraped().encode()):
+        hosts.check(name)
+    assert hosts.bounded
+
+
+def scraped() -> str:
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    [job] = prometheus["scrape_configs"]
+    [target] = job["static_configs"][0]["targets"]
+    return target
+
+
+def test_prometheus_scrapes_the_server_and_reads_the_rules(compose):
+    name, _, port = scraped().partition(":")
+    assert name in compose["services"]
+    assert int(port) == ServeConfig().port
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert [RULES.parent / file for file in prometheus["rule_files"]] == [RULES]
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[str, set[str]]:
+    """The labels of every series that /metrics can hold."""
+    metrics = Metrics(Admission(1, 1, 1.0))
+    metrics.request("/v1/answer", 200, 0.1)
+    metrics.shed("busy")
+    metrics.answer(Answer("", (), (), (), ("elastic: down",), {"retrieve": 1.0}, True, {"citations": 1}))
+    series: dict[str, set[str]] = {}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            series.setdefault(sample.name, set()).update(sample.labels)
+    return series
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for group in yaml.safe_load(RULES.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"].replace("$__rate_interval", "1m")
+
+
+@pytest.mark.parametrize(("title", "expression"), list(expressions()))
+def test_rules_and_panels_ask_for_what_the_server_exports(title, expression, exported):
+    labels: set[str] = set()
+    asked: set[str] = set()
+
+    def look(node: Any) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            asked.add(node.name)
+            labels.update(matcher.name for matcher in node.matchers.matchers)
+        elif isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
+            labels.update(node.modifier.labels)
+
+    promql_parser.walk(promql_parser.parse(expression), look)
+    assert asked
+    assert asked <= {*exported, "up"}
+    assert labels <= set.union(*(exported.get(name, {"job"}) for name in asked))
+
+
+def test_the_dashboard_shows_every_metric_in_panels_that_do_not_overlap(exported):
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    text = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    shown = {name.removesuffix("_bucket") for name in re.findall(r"mmrag_\w+", text)}
+    known = {re.sub(r"_(sum|count|bucket)$", "", name) for name in exported if not name.endswith("_created")}
+    assert shown == known
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in panels)
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_grafana_is_given_the_dashboard_and_its_source(compose):
+    mounts = dict(volume.split(":")[:2] for volume in compose["services"]["grafana"]["volumes"])
+    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/mmrag.yaml").read_text())[
+        "providers"
+    ][0]
+    source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())[
+        "datasources"
+    ][0]
+    assert provider["options"]["path"] == mounts["./grafana/dashboards"]
+    used = {panel["datasource"]["uid"] for panel in json.loads(DASHBOARD.read_text())["panels"]}
+    assert used == {source["uid"]}
+    assert source["url"].partition("//")[2].partition(":")[0] in compose["services"]

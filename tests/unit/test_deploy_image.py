@@ -1,0 +1,92 @@
+"""deploy/Dockerfile: clean to hadolint, without root or secrets, of the versions pyproject.toml wants."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "deploy" / "Dockerfile"
+LOCK = ROOT / "requirements" / "constraints-cpu.txt"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's (instruction, rest) pairs, continued lines joined."""
+    lines = [line for line in FILE.read_text().splitlines() if line and not line.startswith("#")]
+    whole = re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in whole)]
+
+
+def locked() -> dict[str, str]:
+    pins = [line for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
+    return {name: version for name, _, version in (pin.partition("==") for pin in pins)}
+
+
+def test_hadolint_finds_nothing():
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, FILE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_bases_are_pinned_by_tag_or_are_stages():
+    stages: set[str] = set()
+    for name, rest in instructions():
+        if name != "FROM":
+            continue
+        base, _, stage = rest.partition(" AS ")
+        assert (
+            base in stages
+            or base == "packages-${VARIANT}"
+            or re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", base)
+        )
+        stages.add(stage)
+    assert {"packages-cpu", "packages-gpu"} <= stages
+
+
+def test_it_ends_as_a_user_who_is_not_root_with_a_health_check():
+    last = max(position for position, (name, _) in enumerate(instructions()) if name == "FROM")
+    final = dict(instructions()[last:])
+    assert final["USER"].partition(":")[0] not in ("0", "root")
+    assert "/healthz" in final["HEALTHCHECK"]
+    assert final["ENTRYPOINT"] == '["mmrag"]'
+
+
+def test_the_extras_that_it_names_exist():
+    text = FILE.read_text()
+    extras = {extra for found in re.findall(r"'\.\[([\w,]+)\]'", text) for extra in found.split(",")}
+    assert {"hub", "train", "gpu"} <= extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_no_secret_is_in_it():
+    assert not re.search(r"(?i)(token|password|secret|api_key)\s*=", FILE.read_text())
+
+
+def test_locked_versions_are_those_that_pyproject_wants():
+    pins = locked()
+    extras = PROJECT["optional-dependencies"]
+    for requirement in map(
+        Requirement, [*PROJECT["dependencies"], *extras["hub"], *extras["pdf"], *extras["train"]]
+    ):
+        version = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} but locked {version}"
+
+
+def test_the_lock_holds_exact_public_versions_only():
+    assert all(re.fullmatch(r"\d[\w.]*", version) for version in locked().values())
+    assert list(locked()) == sorted(locked())
+
+
+def test_only_what_is_copied_reaches_the_builder():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = [line[1:] for line in ignored if line.startswith("!")]
+    assert "*" in ignored
+    copied = [word for name, rest in instructions() if name == "COPY" for word in rest.split()[:-1]]
+    assert all((ROOT / path).exists() for path in copied)
+    assert all(any(path == one or path.startswith(f"{one}/") for one in let_in) for path in copied)

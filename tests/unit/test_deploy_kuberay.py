@@ -1,0 +1,258 @@
+"""deploy/kuberay: each file by itself, and what kustomize makes of them where there is a kubectl.
+
+No package brings KubeRay's CRDs: the fields of ray.io/v1 that are used stand in `_RAY`, written down from
+KubeRay's API reference. Pods and Kubernetes' own kinds are checked against its published schemas.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipelines.serve.config import ServeConfig
+from pipelines.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+KUBERAY = ROOT / "deploy" / "kuberay"
+OVERLAYS = ("cpu", "gpu")
+KUBERNETES = "1.37"
+SECRETS = {
+    "MMRAG_STORES__MILVUS__URI": "http://milvus:19530",
+    "MMRAG_STORES__MILVUS__TOKEN": "root:secret",
+    "MMRAG_STORES__ELASTIC__URL": "https://elastic:9200",
+    "MMRAG_STORES__ELASTIC__API_KEY": "secret",
+    "MMRAG_SERVE__API_KEYS": '[{"key": "long-enough", "tenant": null, "name": "someone"}]',
+}
+RENDERED = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+_TEXT, _COUNT, _FLAG, _ANY = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {}
+
+
+def _fields(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
+
+
+_PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
+_WORKERS = _fields(
+    ("groupName", "template"),
+    **dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), _COUNT),
+    groupName=_TEXT, rayStartParams=_PARAMETERS, template=_ANY,
+)  # fmt: skip
+_AUTOSCALER = _fields(
+    idleTimeoutSeconds=_COUNT, upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
+    version={"enum": ["v1", "v2"]}, securityContext=_ANY, resources=_ANY, env=_ANY,
+)  # fmt: skip
+_CLUSTER = _fields(
+    ("headGroupSpec",),
+    rayVersion=_TEXT, enableInTreeAutoscaling=_FLAG, autoscalerOptions=_AUTOSCALER,
+    authOptions=_fields(mode={"enum": ["disabled", "token"]}, secretName=_TEXT),
+    headGroupSpec=_fields(("template",), rayStartParams=_PARAMETERS, serviceType=_TEXT, template=_ANY),
+    workerGroupSpecs={"type": "array", "items": _WORKERS},
+)  # fmt: skip
+_JOB = _fields(
+    ("rayClusterSpec",),
+    **dict.fromkeys(("activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"), _COUNT),
+    entrypoint=_TEXT, runtimeEnvYAML=_TEXT, shutdownAfterJobFinishes=_FLAG, suspend=_FLAG,
+    rayClusterSpec=_CLUSTER,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+)  # fmt: skip
+_RAY = {
+    "RayJob": _JOB,
+    "RayCronJob": _fields(("schedule", "jobTemplate"), schedule=_TEXT, jobTemplate=_JOB),
+    "RayService": _fields(
+        serveConfigV2=_TEXT, rayClusterConfig=_CLUSTER, excludeHeadPodFromServeSvc=_FLAG,
+        upgradeStrategy=_fields(type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]}),
+    ),
+}  # fmt: skip
+
+
+def read(file: Path) -> Any:
+    return yaml.safe_load(file.read_text())
+
+
+def kustomizations() -> list[Path]:
+    return sorted(KUBERAY.rglob("kustomization.yaml"))
+
+
+@cache
+def rendered(overlay: str) -> list[dict[str, Any]]:
+    done = subprocess.run(["kubectl", "kustomize", KUBERAY / overlay], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def clusters(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for spec in (one.get("spec", {}) for one in manifests):
+        job = spec.get("jobTemplate", spec)
+        found = job.get("rayClusterSpec") or spec.get("rayClusterConfig")
+        if found:
+            yield found
+
+
+def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def checked(manifest: dict[str, Any]) -> None:
+    """Raises ValidationError."""
+    if manifest["apiVersion"] != "ray.io/v1":
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        return
+    jsonschema.validate(manifest["spec"], _RAY[manifest["kind"]])
+    for cluster in clusters([manifest]):
+        for template in pods(cluster):
+            pod = {
+                "apiVersion": "v1",
+                "kind": "PodTemplate",
+                "metadata": {"name": "pod"},
+                "template": template,
+            }
+            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("file", kustomizations(), ids=lambda file: file.parent.name)
+def test_a_kustomization_names_files_that_are_there(file):
+    content = read(file)
+    listed = [
+        *content.get("resources", ()),
+        *content.get("components", ()),
+        *content.get("configurations", ()),
+    ]
+    generated = [one for maps in content.get("configMapGenerator", ()) for one in maps["files"]]
+    assert all((file.parent / path).exists() for path in (*listed, *generated))
+
+
+def test_every_manifest_belongs_to_a_kustomization():
+    known = {"kustomization.yaml", "references.yaml", "settings.yaml"}
+    listed = {
+        (file.parent / path).resolve()
+        for file in kustomizations()
+        for path in read(file).get("resources", ())
+    }
+    assert {file for file in KUBERAY.rglob("*.yaml") if file.name not in known} <= listed
+
+
+@pytest.mark.parametrize("name", ["ingest", "storage"])
+def test_the_files_that_are_whole_by_themselves_are_valid(name):
+    checked(read(KUBERAY / "base" / f"{name}.yaml"))
+
+
+def test_patches_and_copies_find_the_manifest_that_they_are_for():
+    names = {
+        (one["kind"], one["metadata"]["name"])
+        for one in (read(KUBERAY / "base/ingest.yaml"), read(KUBERAY / "gpu/train.yaml"))
+    }
+    components = [
+        read(KUBERAY / "cluster/kustomization.yaml"),
+        read(KUBERAY / "gpu/nodes/kustomization.yaml"),
+    ]
+    wanted = [patch["target"] for one in components for patch in one.get("patches", ())]
+    wanted += [copy["source"] for one in components for copy in one.get("replacements", ())]
+    assert len(wanted) == 3
+    assert {(one["kind"], one["name"]) for one in wanted} <= names
+
+
+def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address():
+    here = yaml.safe_load(read(KUBERAY / "base/serve.yaml")["spec"]["serveConfigV2"])
+    there = read(ROOT / "deploy/serve.yaml")
+    assert here == there | {"http_options": there["http_options"] | {"host": "0.0.0.0"}}
+
+
+def test_ray_is_the_version_that_the_image_installs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]["rayVersion"]
+    assert f"ray[data,train,serve]=={version}" in project["dependencies"]
+    assert f"ray=={version}" in (ROOT / "requirements/constraints-cpu.txt").read_text().splitlines()
+
+
+def test_ray_counts_what_kubernetes_gives():
+    cluster = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for pod in pods(cluster):
+        [container] = pod["spec"]["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+def test_pods_meet_the_restricted_standard_of_kubernetes():
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"]
+        assert security["runAsUser"] == 1000  # of deploy/Dockerfile
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["spec"]["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        [container] = pod["spec"]["containers"]
+        assert {variable["name"] for variable in container["env"]} == set(SECRETS)
+        assert all(set(variable["valueFrom"]) == {"secretKeyRef"} for variable in container["env"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_settings_load_with_server_stores_and_fit_into_the_first_nodes(overlay, monkeypatch):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(KUBERAY / overlay / "settings.yaml")
+    assert settings.stores.milvus is not None
+    assert settings.stores.elastic is not None
+    assert settings.serve.api_keys
+    workers = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    cpus = int(workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    serve: ServeConfig = settings.serve
+    engine = serve.transformers if overlay == "cpu" else serve.vllm
+    parts = (serve.gateway, serve.retriever, serve.encoder, engine)
+    assert sum(part.num_cpus * part.min_replicas for part in parts) <= cpus * workers["minReplicas"]
+
+
+@RENDERED
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_kustomize_makes_is_valid_and_one_cluster_everywhere(overlay):
+    manifests = rendered(overlay)
+    for manifest in manifests:
+        checked(manifest)
+        assert manifest["metadata"]["namespace"] == "mmrag"
+    described = list(clusters(manifests))
+    assert len(described) == {"cpu": 3, "gpu": 4}[overlay]
+    assert all(cluster == described[0] for cluster in described)
+    groups = [group["groupName"] for group in described[0]["workerGroupSpecs"]]
+    assert groups == (["cpu"] if overlay == "cpu" else ["cpu", "gpu"])
+
+
+@RENDERED
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
+    manifests = rendered(overlay)
+    names = {one["kind"]: one["metadata"]["name"] for one in manifests}
+    for pod in (pod for cluster in clusters(manifests) for pod in pods(cluster)):
+        assert pod["spec"]["containers"][0]["image"].endswith(f"/mmrag:{overlay}")
+        data, settings = pod["spec"]["volumes"]
+        assert data["persistentVolumeClaim"]["claimName"] == names["PersistentVolumeClaim"]
+        assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
+
+
+@RENDERED
+def test_only_nodes_with_a_gpu_ask_for_one():
+    cpu, gpu = next(clusters(rendered("gpu")))["workerGroupSpecs"]
+    asked = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in (cpu, gpu)]
+    assert ["nvidia.com/gpu" in limits for limits in asked] == [False, True]
+
+
+@RENDERED
+def test_the_schedule_repeats_the_first_ingest():
+    manifests = {one["kind"]: one for one in rendered("cpu")}
+    assert manifests["RayCronJob"]["spec"]["jobTemplate"] == manifests["RayJob"]["spec"]
