@@ -26,7 +26,7 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.space import digest
-from pipelines.ingest import chunk, metadata, sources
+from pipelines.ingest import chunk, metadata, ocr, sources
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import Plan, make_plan
@@ -38,9 +38,9 @@ from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
-# In Ray's count of CPUs. An encoder takes a whole one for each thread; what waits for disks and stores
-# shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
-_LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25
+# In Ray's count of CPUs. An encoder takes a whole one for each thread, and so does OCR; what waits for disks
+# and stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
+_PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
 _ADDED_BY_RAY = "\nFailed to apply UDF"
@@ -95,11 +95,12 @@ def ingest(
 ) -> Summary:
     """Bring the index up to date with the sources. Documents that did not change cost a hash.
 
-    Raises SourceError, SpaceMismatch, IndexLocked, StoreError, or MmragError when more than
-    `max_rejected_fraction` of the parts were refused (the rest is written all the same).
+    Raises SourceError, MissingDependency, SpaceMismatch, IndexLocked, StoreError, or MmragError when more
+    than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
     listed = list_items(source_names, config.sources)
+    ocr.require(config.ocr)
     with Index(directory, index_config, writable=True) as index, index.write_lock():
         index.create()
         ledger = recover(index)
@@ -134,9 +135,12 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
         store()  # here, before any work: a store that is down ends the job at once, and one creates it
     parts = run.directory / "parts"
     progress("reading documents", 0, 0)
+    read_pictures = ocr.picture_reader(config.ocr, index.readings, config.sources.max_file_bytes)
     items = ray.data.read_parquet(str(run.items))
     items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
-        ParseItems(config.sources, config.chunking), batch_format="pyarrow"
+        ParseItems(config.sources, config.chunking, read_pictures),
+        batch_format="pyarrow",
+        num_cpus=_PARSE_CPUS,
     ).write_parquet(str(parts))
     types = _extend_metadata_types(index, parts)
     total = pads.dataset(parts, format="parquet").count_rows()
@@ -279,7 +283,7 @@ def _run_name() -> str:
 
 
 def fingerprint_of(index: Index, config: IngestConfig) -> str:
-    """Of everything that decides what a document becomes: both spaces, the readers and the chunker."""
+    """Of everything that decides what a document becomes: both spaces, the readers, OCR and the chunker."""
     return digest(
         {
             "space": index.encoder().space.fingerprint,
@@ -287,6 +291,7 @@ def fingerprint_of(index: Index, config: IngestConfig) -> str:
             "sources": sources.RULES,
             "chunks": chunk.RULES,
             "chunking": config.chunking.model_dump(mode="json"),
+            **ocr.fingerprint(config.ocr),
         }
     )
 
