@@ -39,6 +39,10 @@ class BadImage(BadPart):
     """Bytes that are not a picture, are damaged, or are larger than the decoder's bounds."""
 
 
+class BadReading(BadPart):
+    """A picture in which the OCR failed."""
+
+
 class BadText(BadPart):
     """Text that cannot be decoded or is larger than the bounds."""
 

@@ -3,6 +3,7 @@
     DIR/index.json    the manifest: vector spaces and metadata types
     DIR/cache/        vectors by content hash
     DIR/previews/     upright pictures by content hash
+    DIR/ocr/          lines read in pictures by content hash
     DIR/vectors/      embedded vector servers, one a collection (or a Milvus elsewhere, by config)
     DIR/lexical/      embedded lexical index (or an Elasticsearch elsewhere, by config)
 
@@ -29,11 +30,12 @@ from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import IndexLocked, UsageError
 from pipelines.core.lazy import Lazy
 from pipelines.core.previews import preview_path
+from pipelines.core.readings import load_reading
 from pipelines.core.retriever import Knowledge, Retriever, SearchConfig
 from pipelines.core.space import require_same_space
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
-from pipelines.core.types import Part
+from pipelines.core.types import Line, Part
 
 VISUAL, TEXT = "visual_knowledge", "text_knowledge"
 _FORMAT = 1
@@ -133,6 +135,10 @@ class Index:
     def previews(self) -> Path:
         return self.directory / "previews"
 
+    @property
+    def readings(self) -> Path:
+        return self.directory / "ocr"
+
     def manifest(self) -> Manifest:
         return Manifest.load(self.directory)
 
@@ -164,6 +170,7 @@ class Index:
             lexical=self.lexical,
             image_cache=self.image_cache,
             image_uri=self.image_uri,
+            lines=self.lines,
             aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
         )
         retriever = Retriever(knowledge, config)
@@ -179,6 +186,11 @@ class Index:
 
     def image_uri(self, part: Part) -> str:
         return preview_path(self.previews, part.content).as_uri()
+
+    def lines(self, part: Part) -> tuple[Line, ...]:
+        """The lines that were read in a picture; none where none were looked for."""
+        reading = load_reading(self.readings, part.content)
+        return reading.lines if reading else ()
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from pipelines.core.errors import StoreUnavailable, UsageError
 from pipelines.core.filters import Filter
 from pipelines.core.fusion import Fused, fuse, side_weights
 from pipelines.core.stores import LexicalStore, VectorStore
-from pipelines.core.types import Found, Hit, Part, SearchResult
+from pipelines.core.types import Found, Hit, Line, Part, SearchResult
 
 Mode = Literal["auto", "text", "image", "visually_similar"]
 Branch = Literal["image_to_image", "text_to_image", "text", "lexical", "aligner"]
@@ -77,6 +77,7 @@ class Knowledge:
     lexical: Callable[[], LexicalStore]
     image_cache: Callable[[], VectorCache]
     image_uri: Callable[[Part], str]
+    lines: Callable[[Part], Sequence[Line]] = lambda picture: ()
     aligner: Callable[[], Aligner | None] = lambda: None
 
 
@@ -293,17 +294,21 @@ class Retriever:
         return tuple(hits.values()), unfetched
 
     def _hit(self, part: Part, chunk: Part | None, fused: Fused[str], citation_id: int) -> Hit:
+        know, is_picture = self._knowledge, part.kind == "image"
+        text = chunk.text if chunk else part.text
+        shown = set(text.split("\n"))
         return Hit(
             id=part.id,
             document_id=part.document_id,
             kind=part.kind,
             score=fused.score,
-            text=chunk.text if chunk else part.text,
+            text=text,
             source=part.source,
-            image_uri=self._knowledge.image_uri(part) if part.kind == "image" else None,
+            image_uri=know.image_uri(part) if is_picture else None,
             metadata=part.metadata,
             citation_id=citation_id,
             sources=fused.ranks,
+            lines=tuple(line for line in know.lines(part) if line.text in shown) if is_picture else (),
         )
 
 

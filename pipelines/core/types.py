@@ -104,8 +104,21 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text that was read in a picture, and where it stands: (left, top, right, bottom) in pixels of
+    the upright original. `confidence` is the reader's own, from 0 to 1."""
+
+    text: str
+    xyxy: tuple[float, float, float, float]
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
-    """A part after fusion: what a user sees. `sources` maps each branch that found it to its rank from 1."""
+    """A part after fusion: what a user sees. `sources` maps each branch that found it to its rank from 1.
+
+    `lines` are those lines of `text` that were read in the hit's picture.
+    """
 
     id: str
     document_id: str
@@ -117,6 +130,7 @@ class Hit:
     metadata: Metadata
     citation_id: int
     sources: Mapping[str, int]
+    lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.ingest.chunk import ChunkConfig
+from pipelines.ingest.ocr import OcrConfig
 from pipelines.ingest.sources import SourceConfig
 
 
@@ -19,6 +20,7 @@ class IngestConfig(BaseModel):
 
     sources: SourceConfig = SourceConfig()
     chunking: ChunkConfig = ChunkConfig()
+    ocr: OcrConfig = OcrConfig()
     ray_address: str = Field("", description="a running Ray cluster; empty: RAY_ADDRESS, or start one here")
     encoders: int = Field(0, ge=0, le=4096)
     encoder_threads: int = Field(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.index import Index, IndexConfig
+from pipelines.ingest import ocr
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
@@ -43,6 +44,7 @@ def dry_run(
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
     listing = list_items(source_names, config.sources)
+    ocr.require(config.ocr)
     with Index(directory, index_config) as index:
         if (index.directory / "index.json").exists():
             index.check_spaces()

@@ -25,7 +25,7 @@ from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.ingest import metadata
+from pipelines.ingest import metadata, ocr
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
@@ -37,9 +37,9 @@ from pipelines.ingest.summary import Summary, check_rejected, summarise
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
-# In Ray's count of CPUs. An encoder takes a whole one for each thread; what waits for disks and stores
-# shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
-_LOAD_CPUS, _WRITE_CPUS = 0.5, 0.25
+# In Ray's count of CPUs. An encoder takes a whole one for each thread, and so does OCR; what waits for disks
+# and stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
+_PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
 _ADDED_BY_RAY = "\nFailed to apply UDF"
@@ -77,11 +77,12 @@ def ingest(
 
     With `prune`, documents that a source held and holds no more are deleted. With `retry_rejected`,
     unchanged documents of which something was refused are tried again.
-    Raises SourceError, SpaceMismatch, IndexLocked, StoreError, or MmragError when more than
-    `max_rejected_fraction` of the parts were refused (the rest is written all the same).
+    Raises SourceError, MissingDependency, SpaceMismatch, IndexLocked, StoreError, or MmragError when more
+    than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
     listing = list_items(source_names, config.sources)
+    ocr.require(config.ocr)
     with Index(directory, index_config, writable=True) as index, index.write_lock():
         index.create()
         ledger = recover(index)
@@ -121,9 +122,12 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
         store()  # here, before any work: a store that is down ends the job at once, and one creates it
     parts = run.directory / "parts"
     progress("reading documents", 0, 0)
+    read_pictures = ocr.picture_reader(config.ocr, index.readings, config.sources.max_file_bytes)
     items = ray.data.read_parquet(str(run.items))
     items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
-        ParseItems(config.sources, config.chunking), batch_format="pyarrow"
+        ParseItems(config.sources, config.chunking, read_pictures),
+        batch_format="pyarrow",
+        num_cpus=_PARSE_CPUS,
     ).write_parquet(str(parts))
     types = _extend_metadata_types(index, parts)
     total = pads.dataset(parts, format="parquet").count_rows()

@@ -18,7 +18,7 @@ from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
 from pipelines.core.space import digest
 from pipelines.core.types import store_key
-from pipelines.ingest import chunk, sources
+from pipelines.ingest import chunk, ocr, sources
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
@@ -119,7 +119,7 @@ def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]
 
 
 def fingerprint_of(index: Index, config: IngestConfig) -> str:
-    """Of everything that decides what a document becomes: both spaces, the readers and the chunker."""
+    """Of everything that decides what a document becomes: both spaces, the readers, OCR and the chunker."""
     return digest(
         {
             "space": index.encoder().space.fingerprint,
@@ -127,6 +127,7 @@ def fingerprint_of(index: Index, config: IngestConfig) -> str:
             "sources": sources.RULES,
             "chunks": chunk.RULES,
             "chunking": config.chunking.model_dump(mode="json"),
+            **ocr.fingerprint(config.ocr),
         }
     )
 

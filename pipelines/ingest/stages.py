@@ -29,16 +29,24 @@ from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
-from pipelines.ingest.sources import Item, SourceConfig, inside, parse, read_bytes
+from pipelines.ingest.sources import Item, Parsed, SourceConfig, inside, parse, read_bytes
 
 Array = NDArray[Any]
 
 
 class ParseItems:
-    """Items -> a row for each part and one for the document (its files, its digest, its part count)."""
+    """Items -> a row for each part and one for the document (its files, its digest, its part count).
 
-    def __init__(self, sources: SourceConfig, chunking: ChunkConfig) -> None:
-        self._sources, self._chunking = sources, chunking
+    `read_pictures`, where there is one, adds the text in a document's pictures.
+    """
+
+    def __init__(
+        self,
+        sources: SourceConfig,
+        chunking: ChunkConfig,
+        read_pictures: Callable[[Parsed], Parsed] | None = None,
+    ) -> None:
+        self._sources, self._chunking, self._read_pictures = sources, chunking, read_pictures
 
     def __call__(self, items: pa.Table) -> pa.Table:
         rows: list[Row] = []
@@ -58,6 +66,8 @@ class ParseItems:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
             refused = refuse(_document_part(empty, 0), "parse", str(exc))
             return [refused, self._document_row(item, empty, (), before, num_parts=1)]
+        if self._read_pictures:
+            parsed = self._read_pictures(parsed)
         document = parsed.document
         parts = [*_picture_rows(document), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
         for n, bad in enumerate(parsed.rejected):

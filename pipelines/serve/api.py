@@ -94,6 +94,12 @@ class AnswerRequest(SearchRequest):
     annotate: bool = Field(False, description="also give the pictures with their boxes drawn")
 
 
+class LineBody(BaseModel):
+    text: str
+    xyxy: tuple[float, float, float, float] = Field(description="pixels of the upright original")
+    confidence: float
+
+
 class HitBody(BaseModel):
     id: str
     document_id: str
@@ -105,6 +111,7 @@ class HitBody(BaseModel):
     metadata: dict[str, str | int | float | bool | None]
     citation_id: int
     sources: dict[str, int] = Field(description="each branch that found it, and its rank there")
+    lines: list[LineBody] = Field(description="lines of `text` that were read in the picture (OCR)")
 
 
 class SearchResponse(BaseModel):

@@ -110,6 +110,7 @@ def test_search_json_is_one_object_and_nothing_else(kb: Path) -> None:
         "metadata": {"year": 2020},
         "citation_id": 1,
         "sources": {"text_to_image": 1, "text": 1, "lexical": 1},
+        "lines": [],
     }
     assert hit["image_uri"].startswith("file://")
     assert "红" in answer.out

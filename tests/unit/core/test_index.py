@@ -13,8 +13,11 @@ from fakes import ColourModel, WordEmbedder, memory_index, picture
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import IndexLocked, SpaceMismatch, UsageError
 from pipelines.core.index import Index, IndexConfig, Manifest
+from pipelines.core.readings import Reading, save_reading
 from pipelines.core.retriever import Query, SearchConfig
-from pipelines.core.types import Part
+from pipelines.core.types import Line, Part
+
+CONTENT = "ab" * 32
 
 
 def use(index: Index, encoder: Encoder) -> None:
@@ -144,3 +147,11 @@ def test_a_picture_is_named_by_its_preview(tmp_path: Path) -> None:
     part = Part("d#img-0", "image", "d", "/d.png", content="ab" * 32)
     uri = memory_index(tmp_path).image_uri(part)
     assert uri == f"file://{tmp_path}/previews/ab/{'ab' * 32}.jpg"
+
+
+def test_an_index_knows_the_lines_that_were_read_in_a_picture(tmp_path: Path) -> None:
+    index = memory_index(tmp_path)
+    line = Line("380 V", (1.0, 2.0, 3.5, 4.0), 0.93)
+    save_reading(index.readings, CONTENT, Reading("fake 1", (line,)))
+    assert index.lines(Part("d#img-0", "image", "d", "/d.png", content=CONTENT)) == (line,)
+    assert index.lines(Part("e#img-0", "image", "e", "/e.png", content="cd" * 32)) == ()

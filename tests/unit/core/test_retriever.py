@@ -20,7 +20,7 @@ from pipelines.core.errors import BadImage, StoreError, StoreUnavailable, UsageE
 from pipelines.core.retriever import Knowledge, Query, Retriever, SearchConfig, credited_ranks, plan
 from pipelines.core.stores import Vectors
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
-from pipelines.core.types import Found, Part, SearchResult
+from pipelines.core.types import Found, Line, Part, SearchResult
 
 RED = picture("red")
 
@@ -227,6 +227,16 @@ def test_a_refused_picture_takes_no_place_from_others(world: World) -> None:
         chunk_part("torn", "red red", images=[0, 1]), chunk_part("note", "red is the sign of warning")
     )
     assert ids(world.search("red", k=2)) == ["torn#txt-0", "note#txt-0"]
+
+
+def test_a_hit_shows_those_lines_of_its_text_that_were_read_in_its_picture(world: World) -> None:
+    volts, spare = Line("380 V", (10.0, 20.0, 90.0, 40.0), 0.9), Line("80 V", (10.0, 50.0, 90.0, 70.0), 0.9)
+    read = {"pump#img-0": (volts, spare), "note#img-0": (spare,)}
+    world.knowledge = replace(world.knowledge, lines=lambda part: read[part.id])
+    world.add_pictures(pump="red", note="green")
+    world.add_chunks(chunk_part("pump", "Pump\n380 V", images=[0]), chunk_part("alone", "380 V"))
+    lines = {hit.id: hit.lines for hit in world.search("pump 380 v red").hits}
+    assert lines == {"pump#img-0": (volts,), "note#img-0": (), "alone#txt-0": ()}
 
 
 def test_a_picture_query_finds_the_most_similar_first(garden: World) -> None:
