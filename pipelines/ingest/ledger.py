@@ -49,6 +49,11 @@ class Ledger:
             return cls(SCHEMA.empty_table())
         return cls(pq.read_table(path, schema=SCHEMA))
 
+    @property
+    def rows(self) -> pa.Table:
+        """All of it, as `SCHEMA` says."""
+        return self._rows
+
     def __len__(self) -> int:
         return len(self._row_of)
 
