@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
     from pipelines.evaluate.baseline import Comparison
     from pipelines.evaluate.retrieval import Group, Report
+    from pipelines.ingest.backup import Moved
     from pipelines.ingest.job import Summary
 
 _TEXT_WIDTH = 160
@@ -87,6 +88,16 @@ def print_summary(summary: Summary, index: Path) -> None:
         f"{totals['documents']:,} documents, {totals['images']:,} images, {totals['chunks']:,} chunks",
     )
     Console(soft_wrap=True).print(table)
+
+
+def print_moved(done: str, moved: Moved) -> None:
+    counted = [(moved.documents, "documents"), (moved.images, "images"), (moved.chunks, "chunks")]
+    counted.append((moved.previews, "previews"))
+    what = ", ".join(f"{number:,} {name}" for number, name in counted)
+    Console(soft_wrap=True).print(Text(f"{done} {what} in {moved.elapsed_s:.1f} s: {moved.address}"))
+    if moved.missing_previews:
+        said = f"{moved.missing_previews:,} pictures have no usable preview: they are found, but not shown"
+        Console(stderr=True).print(said, style="yellow", highlight=False)
 
 
 def print_hits(result: SearchResult) -> None:
