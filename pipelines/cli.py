@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from pipelines import __version__
+from pipelines.cli_archive import export, import_
 from pipelines.cli_config import app as config_app
 from pipelines.cli_evaluate import app as evaluate_app
 from pipelines.cli_options import (
@@ -47,6 +48,8 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(config_app, name="config")
 app.command(epilog="Example: mmrag ask 'Which voltage does the pump LK-847 need?' --annotate marked.png")(ask)
 app.command(epilog="Example: mmrag serve --index ./kb --port 8000")(serve)
+app.command(epilog="Example: mmrag export s3://backups/kb --index ./kb")(export)
+app.command("import", epilog="Example: mmrag import s3://backups/kb --index ./kb2")(import_)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
     from pipelines.evaluate.baseline import Comparison
     from pipelines.evaluate.retrieval import Group, Report
+    from pipelines.ingest.backup import Moved
     from pipelines.ingest.dry_run import DryRun
     from pipelines.ingest.summary import Summary
 
@@ -110,6 +111,16 @@ def print_dry_run(would: DryRun) -> None:
         console.print(f"  and {len(would.refused) - _SHOWN_REFUSALS:,} more")
     if would.unfinished_runs:
         console.print("an earlier run was cut short: what it had finished is counted as to do")
+
+
+def print_moved(done: str, moved: Moved) -> None:
+    counted = [(moved.documents, "documents"), (moved.images, "images"), (moved.chunks, "chunks")]
+    counted.append((moved.previews, "previews"))
+    what = ", ".join(f"{number:,} {name}" for number, name in counted)
+    Console(soft_wrap=True).print(Text(f"{done} {what} in {moved.elapsed_s:.1f} s: {moved.address}"))
+    if moved.missing_previews:
+        said = f"{moved.missing_previews:,} pictures have no usable preview: they are found, but not shown"
+        Console(stderr=True).print(said, style="yellow", highlight=False)
 
 
 def print_hits(result: SearchResult) -> None:

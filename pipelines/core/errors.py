@@ -47,6 +47,10 @@ class BadText(BadPart):
     """Text that cannot be decoded or is larger than the bounds."""
 
 
+class BadExport(MmragError):
+    """An export cannot be written or read back: it is damaged, cut short, or not what it says."""
+
+
 class StoreError(MmragError):
     """A store refused an operation: wrong dimension, NaN, unknown index type, rejected rows."""
 

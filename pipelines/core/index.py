@@ -39,6 +39,7 @@ from pipelines.core.types import Line, Part
 
 VISUAL, TEXT = "visual_knowledge", "text_knowledge"
 _FORMAT = 1
+_WRITTEN, _UNFINISHED = "index.json", "restoring.json"
 
 
 class StoresConfig(BaseModel):
@@ -68,7 +69,7 @@ class Manifest:
     text_space: Mapping[str, Any]
     metadata_types: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, name: str = _WRITTEN) -> None:
         body = {
             "format": _FORMAT,
             "space": dict(self.space),
@@ -77,12 +78,14 @@ class Manifest:
         }
         beside = directory / ".index.json"
         beside.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(directory / "index.json")
+        beside.replace(directory / name)
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
         """Raises UsageError when there is no index here, or one of another version."""
-        path = directory / "index.json"
+        path = directory / _WRITTEN
+        if (directory / _UNFINISHED).exists():
+            raise UsageError(f"an import into {directory} has not ended; wait, or run it again")
         if not path.exists():
             raise UsageError(
                 f"no index at {directory}; make one with: mmrag ingest SOURCE --index {directory}"
@@ -119,6 +122,7 @@ class Index:
         self.config = config
         self.writable = writable
         self._stack = ExitStack()
+        self._restored: Manifest | None = None
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
         self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.manifest().space["dim"]))
@@ -140,7 +144,7 @@ class Index:
         return self.directory / "ocr"
 
     def manifest(self) -> Manifest:
-        return Manifest.load(self.directory)
+        return self._restored or Manifest.load(self.directory)
 
     def check_spaces(self) -> Manifest:
         """The manifest, once both configured models are known to write its spaces. Raises SpaceMismatch."""
@@ -151,11 +155,35 @@ class Index:
 
     def create(self) -> Manifest:
         """Make the manifest, or check the one that is there. Only for the holder of the write lock."""
-        if (self.directory / "index.json").exists():
+        if (self.directory / _WRITTEN).exists() or self.half_restored:
             return self.check_spaces()
         manifest = Manifest(self.encoder().space.as_dict(), self.embedder().space.as_dict())
         manifest.save(self.directory)
         return manifest
+
+    @property
+    def half_restored(self) -> bool:
+        """Whether a block of `restored` was cut short: the stores hold what it wrote, and nothing else."""
+        return (self.directory / _UNFINISHED).exists()
+
+    @contextmanager
+    def restored(self, manifest: Manifest) -> Iterator[Callable[[], None]]:
+        """An index of this manifest, to be filled. Only for the holder of the write lock.
+
+        Call what it yields before the first write. From then on nobody takes the directory for an index,
+        until the block ends without an error.
+        """
+
+        def begin() -> None:
+            (self.directory / _WRITTEN).unlink(missing_ok=True)
+            manifest.save(self.directory, _UNFINISHED)
+
+        self._restored = manifest
+        try:
+            yield begin
+            (self.directory / _UNFINISHED).replace(self.directory / _WRITTEN)
+        finally:
+            self._restored = None
 
     def with_metadata_types(self, types: Mapping[str, str]) -> None:
         replace(self.manifest(), metadata_types=dict(types)).save(self.directory)

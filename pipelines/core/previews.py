@@ -14,8 +14,12 @@ from urllib.parse import urlparse
 from PIL import Image
 
 from pipelines.core import images
+from pipelines.core.errors import BadImage
 from pipelines.core.grounding import draw_boxes
 from pipelines.core.types import PlacedBox
+
+MAX_PREVIEW_BYTES = 8 * 2**20
+"""More than its pixels take without compression."""
 
 _SIZE = re.compile(rb"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 
@@ -36,13 +40,30 @@ def preview_path(root: Path, content: str) -> Path:
 
 def save_preview(root: Path, content: str, picture: images.Picture) -> None:
     """Write a preview unless it is there; at once, so that no reader sees half a file."""
+    if not preview_path(root, content).exists():
+        write_preview(root, content, images.preview(picture))
+
+
+def write_preview(root: Path, content: str, data: bytes) -> None:
+    """Write one that is made already."""
     path = preview_path(root, content)
-    if path.exists():
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{content}.{os.getpid()}")
-    beside.write_bytes(images.preview(picture))
+    beside.write_bytes(data)
     beside.replace(path)
+
+
+def check_preview(data: bytes) -> None:
+    """Raise BadImage unless it is a JPEG of a preview's size. Only its head is read."""
+    if len(data) > MAX_PREVIEW_BYTES:
+        raise BadImage(f"a preview of {len(data):,} bytes; at most {MAX_PREVIEW_BYTES:,}")
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            side = max(image.size)
+    except (OSError, ValueError, Image.DecompressionBombError) as exc:
+        raise BadImage("a preview that is no JPEG") from exc
+    if side > images.PREVIEW_SIDE:
+        raise BadImage(f"a preview of {side} pixels; at most {images.PREVIEW_SIDE}")
 
 
 def read_preview(root: Path, content: str) -> Preview | None:

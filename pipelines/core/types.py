@@ -15,6 +15,8 @@ Metadata = Mapping[str, Scalar]
 _ID_TAG: dict[Kind, str] = {"image": "img", "chunk": "txt"}
 _PART_ID = re.compile(rf".+#({'|'.join(_ID_TAG.values())})-[0-9]+", re.DOTALL)
 
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 
 def part_id(document_id: str, kind: Kind, ordinal: int) -> str:
     """The readable id of a part: `doc#img-0`, `doc#txt-3`."""
@@ -24,6 +26,11 @@ def part_id(document_id: str, kind: Kind, ordinal: int) -> str:
 def is_part_id(name: str) -> bool:
     """Whether a readable id has a part's form; else it is a document's."""
     return _PART_ID.fullmatch(name) is not None
+
+
+def is_sha256(text: str) -> bool:
+    """Whether it is 64 hex digits in lower case: a content hash, fit for a file's name."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def store_key(tenant: str, readable_id: str) -> str:

@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
         ("document_id", pa.string()),
         ("tenant", pa.string()),
         ("source", pa.string()),
-        ("scope", pa.string()),  # the SOURCE it was last listed in; null: not known
+        ("scope", pa.string()),  # the SOURCE it was last listed in; null or empty: not known
         ("inputs", pa.list_(pa.string())),
         ("stamp", pa.string()),
         ("digest", pa.string()),
@@ -51,6 +51,11 @@ class Ledger:
         if not path.exists():
             return cls(SCHEMA.empty_table())
         return cls(pq.read_table(path, schema=SCHEMA))
+
+    @property
+    def rows(self) -> pa.Table:
+        """All of it, as `SCHEMA` says."""
+        return self._rows
 
     def __len__(self) -> int:
         return len(self._row_of)

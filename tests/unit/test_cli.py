@@ -51,7 +51,7 @@ def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_help_names_every_command() -> None:
     answer = mmrag("--help")
     assert answer.status == 0
-    for command in ("ingest", "search", "delete", "status", "demo", "train", "evaluate"):
+    for command in ("ingest", "search", "delete", "status", "export", "import", "demo", "train", "evaluate"):
         assert command in answer.out
 
 
@@ -188,6 +188,57 @@ def test_status_prints_a_table(kb: Path) -> None:
     answer = mmrag("status", "--index", kb)
     assert answer.status == 0
     assert "lexical" in answer.out
+
+
+@pytest.fixture
+def kb2(kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A second directory that commands open over stores in memory."""
+    other, first = memory_index(tmp_path / "kb2", create=False), pipelines.core.index.Index
+
+    def reopened(directory: Path, config: object, *, writable: bool = False) -> Index:
+        is_other = directory == other.directory
+        return other if is_other else first(directory, config, writable=writable)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipelines.core.index, "Index", reopened)
+    return other.directory
+
+
+def test_export_and_import_json_are_one_object_each(kb: Path, kb2: Path, tmp_path: Path) -> None:
+    for command, index in (("export", kb), ("import", kb2)):
+        answer = mmrag(command, tmp_path / "out", "--index", index, "--json")
+        assert answer.status == 0, answer.err
+        body = json.loads(answer.out)
+        assert (body["images"], body["chunks"], body["index"]) == (1, 2, str(index))
+        assert f"{command}ing visual (1)" in answer.err
+    assert json.loads(mmrag("search", "red", "--index", kb2, "--json").out)["hits"][0]["id"] == "rose#img-0"
+
+
+def test_export_and_import_say_what_they_moved(kb: Path, kb2: Path, tmp_path: Path) -> None:
+    answer = mmrag("export", tmp_path / "out", "--index", kb)
+    assert answer.out.startswith("exported 0 documents, 1 images, 2 chunks, 0 previews in ")
+    assert mmrag("import", tmp_path / "out", "--index", kb2).out.startswith("imported 0 documents, 1 images")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "status", "complaint"),
+    [
+        ("import", "nowhere", 2, "no whole export"),
+        ("import", "out", 2, "parts of another index; import into a new --index"),
+        ("import", "damaged", 1, "visual/000000.parquet: does not exist"),
+        ("export", "kb", 2, "is not empty and no earlier export"),
+    ],
+)
+def test_an_export_of_no_use_is_one_line(
+    kb: Path, kb2: Path, tmp_path: Path, command: str, name: str, status: int, complaint: str
+) -> None:
+    for out in ("out", "damaged"):
+        assert mmrag("export", tmp_path / out, "--index", kb).status == 0
+    (tmp_path / "damaged/visual/000000.parquet").unlink()
+    index = kb2 if name == "damaged" else kb
+    answer = mmrag(command, tmp_path / name, "--index", index, "--json")
+    assert (answer.status, answer.out) == (status, "")
+    assert complaint in answer.err.splitlines()[-1]
+    assert answer.err.splitlines()[-1].startswith("mmrag: ")
 
 
 @pytest.mark.parametrize("source", ["nowhere", "file.docx"])

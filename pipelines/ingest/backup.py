@@ -1,0 +1,291 @@
+"""Move an index out to an export and back in, between stores of any kind. Knows no Ray and no file's form.
+
+Nothing is encoded: vectors move as they are. The lexical store is not read, as it holds the same chunks as
+the text collection. An export holds the pictures' previews and not the cache of vectors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import __version__
+from pipelines.core.errors import BadExport, BadImage, StoreError, UsageError
+from pipelines.core.index import Index, Manifest
+from pipelines.core.previews import check_preview, preview_path, write_preview
+from pipelines.core.space import require_same_space
+from pipelines.core.stores import Vectors, VectorStore
+from pipelines.core.stores.records import check_parts, check_vectors
+from pipelines.core.types import Part, is_sha256, store_key
+from pipelines.ingest.archive import LEDGER, PREVIEWS, Archive, Contents, DataSet, Shards, parts
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.metadata import conflict
+from pipelines.ingest.rows import part_row, row_part
+from pipelines.ingest.sink import recover
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+
+_KINDS: Final = {"visual": "image", "text": "chunk"}
+_PREVIEWS_A_TABLE: Final = 16
+_LEDGER_ROWS_A_TABLE: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What an export holds or an import brought. `missing_previews` pictures have no usable preview."""
+
+    address: str
+    documents: int
+    images: int
+    chunks: int
+    previews: int
+    missing_previews: int
+    elapsed_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def export_index(index: Index, address: str, progress: Progress = lambda what, done, total: None) -> Moved:
+    """Write the whole index to `address`, where an earlier export is replaced.
+
+    Nobody writes meanwhile. Raises UsageError, IndexLocked, StoreError, and BadExport when it cannot be
+    written.
+    """
+    start = time.perf_counter()
+    archive, manifest = Archive(address), index.manifest()
+    pictures: set[str] = set()
+
+    def named(found: Sequence[Part]) -> None:
+        pictures.update(part.content for part in found if part.content)
+
+    with index.write_lock():
+        ledger = recover(index)
+        archive.begin()
+        visual, text = _parts("visual", manifest), _parts("text", manifest)
+        shards = Shards(
+            visual=archive.write(visual, _scanned(index.visual(), visual, progress, named)),
+            text=archive.write(text, _scanned(index.text(), text, progress)),
+            previews=archive.write(PREVIEWS, _previews(index.previews, sorted(pictures), progress)),
+            ledger=archive.write(LEDGER, _ledger_tables(ledger)),
+        )
+        archive.end(
+            Contents(
+                mmrag=__version__,
+                created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+                space=manifest.space,
+                text_space=manifest.text_space,
+                metadata_types=manifest.metadata_types,  # type: ignore[arg-type]  # checked there
+                shards=shards,
+            )
+        )
+    return _moved(archive, shards, len(pictures), start)
+
+
+def import_index(index: Index, address: str, progress: Progress = lambda what, done, total: None) -> Moved:
+    """Fill a new or empty index, whatever its stores are, with what was exported to `address`.
+
+    One that is cut short can be run again: until its end there is no index. Raises UsageError for an index
+    that holds documents and where there is no whole export, SpaceMismatch, IndexLocked, StoreError, and
+    BadExport, which names the file, when the export is damaged.
+    """
+    start = time.perf_counter()
+    archive = Archive(address)
+    contents = archive.contents()
+    require_same_space("visual", contents.space, index.encoder().space)
+    require_same_space("text", contents.text_space, index.embedder().space)
+    manifest = Manifest(contents.space, contents.text_space, contents.metadata_types)
+    with index.write_lock(), index.restored(manifest) as begin:
+        _make_room(index)
+        begin()
+        pictures = _fill(index, archive, contents, progress)
+        _restore_previews(index.previews, archive, contents.shards, progress)
+        _check_counts(index, contents.shards)
+        _read_ledger(archive, contents.shards).save(index.directory / "ledger.parquet")
+    return _moved(archive, contents.shards, pictures, start)
+
+
+def _parts(name: Literal["visual", "text"], manifest: Manifest) -> DataSet:
+    return parts(name, (manifest.space if name == "visual" else manifest.text_space)["dim"])
+
+
+def _scanned(
+    store: VectorStore,
+    data_set: DataSet,
+    progress: Progress,
+    seen: Callable[[Sequence[Part]], None] = lambda found: None,
+) -> Iterator[pa.Table]:
+    """Tables of everything that the store holds. StoreError when it shows another number than it counts."""
+    total, done = store.count(), 0
+    part_schema = pa.schema(list(data_set.schema)[:-1])
+    for found, vectors in store.scan():
+        progress(f"exporting {data_set.name}", done, total)
+        seen(found)
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, store.dim)
+        table = pa.Table.from_pylist([part_row(part) for part in found], schema=part_schema)
+        yield table.append_column(data_set.schema.field("vector"), column)
+        done += len(found)
+    if done != total:
+        raise StoreError(f"the {data_set.name} store showed {done:,} of its {total:,} parts; export again")
+
+
+def _previews(root: Path, contents: Sequence[str], progress: Progress) -> Iterator[pa.Table]:
+    """Tables of the previews that are there and sound."""
+    for start in range(0, len(contents), _PREVIEWS_A_TABLE):
+        progress("exporting previews", start, len(contents))
+        found = []
+        for content in contents[start : start + _PREVIEWS_A_TABLE]:
+            try:
+                data = preview_path(root, content).read_bytes()
+                check_preview(data)
+            except (FileNotFoundError, BadImage):
+                continue  # counted by `Moved.missing_previews`
+            found.append({"content": content, "jpeg": data})
+        if found:
+            yield pa.Table.from_pylist(found, schema=PREVIEWS.schema)
+
+
+def _ledger_tables(ledger: Ledger) -> Iterator[pa.Table]:
+    rows = ledger.rows
+    for name in ("stamp", "scope"):  # a row that an earlier version wrote has none
+        column = rows.schema.get_field_index(name)
+        rows = rows.set_column(column, name, rows[name].fill_null(""))
+    for start in range(0, len(rows), _LEDGER_ROWS_A_TABLE):
+        yield rows.slice(start, _LEDGER_ROWS_A_TABLE)
+
+
+def _make_room(index: Index) -> None:
+    """Delete what an import that was cut short left. Raises UsageError unless the index is empty then."""
+    ledger = index.directory / "ledger.parquet"
+    if index.half_restored:
+        ledger.unlink(missing_ok=True)
+        chunks = _keys(index.text())  # among them all of the lexical store's, which are written later
+        index.lexical().delete(chunks)
+        index.lexical().flush()
+        index.text().delete(chunks)
+        index.visual().delete(_keys(index.visual()))
+    elif documents := len(recover(index)):
+        raise UsageError(
+            f"{index.directory} holds {documents:,} documents; import into a new --index directory"
+        )
+    for name, store in _stores(index).items():
+        if count := store().count():
+            raise UsageError(
+                f"the {name} store holds {count:,} parts of another index; "
+                "import into a new --index directory, with stores or prefixes of its own"
+            )
+
+
+def _keys(store: VectorStore) -> list[str]:
+    return [part.key for found, _ in store.scan() for part in found]
+
+
+def _stores(index: Index) -> dict[str, Callable[[], Any]]:
+    return {"visual": index.visual, "text": index.text, "lexical": index.lexical}
+
+
+def _fill(index: Index, archive: Archive, contents: Contents, progress: Progress) -> int:
+    """Write all parts to the stores. Returns the number of distinct pictures."""
+    pictures: set[str] = set()
+    for found, vectors in _read_parts(archive, _parts("visual", index.manifest()), contents, progress):
+        index.visual().upsert(found, vectors)
+        pictures.update(part.content for part in found if part.content)
+    for found, vectors in _read_parts(archive, _parts("text", index.manifest()), contents, progress):
+        index.text().upsert(found, vectors)
+        index.lexical().upsert(found)
+    return len(pictures)
+
+
+def _read_parts(
+    archive: Archive, data_set: DataSet, contents: Contents, progress: Progress
+) -> Iterator[tuple[list[Part], Vectors]]:
+    done, total = 0, contents.shards.total(data_set.name)
+    for file, table in archive.read(data_set, contents.shards):
+        progress(f"importing {data_set.name}", done, total)
+        with archive.checked(file):
+            found = [row_part(row) for row in table.drop_columns(["vector"]).to_pylist()]
+            for part in found:
+                _check_part(part, _KINDS[data_set.name], contents.metadata_types)
+            check_parts(found)
+            dim = data_set.schema.field("vector").type.list_size
+            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            vectors = flat.reshape(-1, dim)
+            check_vectors(vectors, len(found), dim)
+        yield found, vectors
+        done += len(found)
+
+
+def _check_part(part: Part, kind: str, types: Any) -> None:
+    """Raises ValueError for a part that no ingest writes."""
+    if part.kind != kind:
+        raise ValueError(f"part {part.id!r} is a {part.kind!r} among {kind}s")
+    if kind == "image" and part.content and not is_sha256(part.content):
+        raise ValueError(f"part {part.id!r}: its content is no SHA-256")
+    if not isinstance(part.metadata, dict):
+        raise ValueError(f"part {part.id!r}: its metadata is no object")
+    if unknown := part.metadata.keys() - types.keys():
+        raise ValueError(f"part {part.id!r}: metadata {min(unknown)!r} has no type in export.json")
+    if reason := conflict(part.metadata, types):
+        raise ValueError(f"part {part.id!r}: {reason}")
+
+
+def _restore_previews(root: Path, archive: Archive, shards: Shards, progress: Progress) -> None:
+    done, total = 0, shards.total("previews")
+    for file, table in archive.read(PREVIEWS, shards):
+        progress("importing previews", done, total)
+        for content, jpeg in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            with archive.checked(file):
+                if not is_sha256(content):
+                    raise ValueError(f"a preview is named {content[:100]!r}, which is no SHA-256")
+                check_preview(jpeg)
+            write_preview(root, content, jpeg)
+        done += len(table)
+
+
+def _check_counts(index: Index, shards: Shards) -> None:
+    for name, store in _stores(index).items():
+        expected = shards.total("visual" if name == "visual" else "text")
+        store().flush()
+        if (count := store().count()) != expected:
+            raise BadExport(
+                f"the {name} store holds {count:,} parts after {expected:,} were imported; run it again"
+            )
+
+
+def _read_ledger(archive: Archive, shards: Shards) -> Ledger:
+    read: Iterable[tuple[str, pa.Table]] = archive.read(LEDGER, shards)
+    tables = [LEDGER.schema.empty_table()]
+    for file, table in read:
+        with archive.checked(file):
+            for row in table.select(["document_key", "tenant", "document_id"]).to_pylist():
+                if row["document_key"] != store_key(row["tenant"], row["document_id"]):
+                    raise ValueError(f"document {row['document_id'][:200]!r} stands under another's key")
+        tables.append(table)
+    ledger = Ledger(pa.concat_tables(tables))
+    if len(ledger) != len(ledger.rows):
+        raise BadExport(
+            f"{archive.address}: {len(ledger.rows) - len(ledger)} documents stand twice in the ledger"
+        )
+    return ledger
+
+
+def _moved(archive: Archive, shards: Shards, pictures: int, start: float) -> Moved:
+    previews = shards.total("previews")
+    return Moved(
+        address=archive.address,
+        documents=shards.total("ledger"),
+        images=shards.total("visual"),
+        chunks=shards.total("text"),
+        previews=previews,
+        missing_previews=max(0, pictures - previews),
+        elapsed_s=round(time.perf_counter() - start, 3),
+    )

@@ -1,0 +1,92 @@
+"""A small index without an ingest (pictures, chunks, two tenants, previews, ledger), and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+from fakes import chunk_part, image_part, picture
+
+from pipelines.core import images
+from pipelines.core.filters import parse
+from pipelines.core.index import Index
+from pipelines.core.previews import save_preview
+from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.types import store_key
+from pipelines.ingest.ledger import SCHEMA, Ledger
+
+TYPES = {"year": "number", "品牌": "str", "new": "bool"}
+PICTURES = {
+    "rose": ("red", (250, 10, 40)),
+    "leaf": ("green", (20, 240, 60)),
+    "sea": ("blue", (10, 70, 250)),
+    "copy": ("red", (250, 10, 40)),
+}
+QUERIES = (
+    Query("a red rose"),
+    Query("a green leaf", where=parse("year >= 2021")),
+    Query("孔距"),
+    Query(image=picture("blue")),
+    Query("a red", image=picture("green")),
+    Query("a", image=picture("red"), mode="visually_similar", where=parse('tenant == "acme"')),
+)
+
+
+def fill(index: Index, pictures: Mapping[str, tuple[str, tuple[int, int, int]]] = PICTURES) -> None:
+    """Four documents of a picture and two chunks each; two of them share one picture.
+
+    Every chunk has a length of its own and a word of every query, so that no two of them score the same.
+    """
+    index.with_metadata_types(TYPES)
+    rows = []
+    for n, (document, (colour, rgb)) in enumerate(pictures.items()):
+        tenant = "acme" if n % 2 else ""
+        metadata = {"year": 2020 + n, "品牌": "甲" * n, "new": n > 1}
+        data = picture(rgb)
+        content = hashlib.sha256(data).hexdigest()
+        save_preview(index.previews, content, images.decode(data))
+        caption = f"a {colour} {document}"
+        shown = image_part(document, 0, caption, content=content, metadata=metadata, tenant=tenant)
+        index.visual().upsert([shown], index.encoder().encode_bytes(data)[None])
+        texts = [f"{caption} 孔距" + " and" * 2 * n, f"a 孔距 of {document}" + " and" * (2 * n + 1)]
+        chunks = [
+            chunk_part(document, text, k, images=[0][k:], metadata=metadata, tenant=tenant)
+            for k, text in enumerate(texts)
+        ]
+        index.text().upsert(chunks, index.embedder().embed_passages(texts))
+        index.lexical().upsert(chunks)
+        rows.append(ledger_row(document, tenant))
+    for store in (index.visual(), index.text(), index.lexical()):
+        store.flush()
+    Ledger(pa.Table.from_pylist(rows, schema=SCHEMA)).save(index.directory / "ledger.parquet")
+
+
+def ledger_row(document: str, tenant: str = "", **fields: Any) -> dict[str, Any]:
+    return {
+        "document_key": store_key(tenant, document),
+        "document_id": document,
+        "tenant": tenant,
+        "source": f"/{document}.png",
+        "inputs": [f"/{document}.png"],
+        "stamp": None,
+        "digest": "d",
+        "fingerprint": "f",
+        "images": 1,
+        "chunks": 2,
+        "rejected": 0,
+        "status": "complete",
+        "run": "run-1",
+    } | fields
+
+
+def answers(index: Index) -> list[list[dict[str, Any]]]:
+    """The hits of every query, without the directory of their previews."""
+    retriever = index.retriever(SearchConfig())
+    found = [[asdict(hit) for hit in retriever.search(query).hits] for query in QUERIES]
+    assert all(found)
+    for hit in (hit for hits in found for hit in hits):
+        hit["image_uri"] = hit["image_uri"] and hit["image_uri"].rpartition("/")[2]
+    return found
