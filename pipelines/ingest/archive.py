@@ -134,7 +134,8 @@ class Archive:
 
     def write(self, data_set: DataSet, tables: Iterable[pa.Table]) -> tuple[int, ...]:
         """Write a data set in shards as the tables come. Returns the rows of each."""
-        coming, written = iter(tables), []
+        coming = iter(tables)
+        written: list[int] = []
         for first in coming:
             if not written:
                 with self._translated(data_set.name):

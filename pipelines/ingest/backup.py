@@ -83,7 +83,7 @@ def export_index(index: Index, address: str, progress: Progress = lambda what, d
                 created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
                 space=manifest.space,
                 text_space=manifest.text_space,
-                metadata_types=manifest.metadata_types,  # type: ignore[arg-type]  # checked there
+                metadata_types=manifest.metadata_types,
                 shards=shards,
             )
         )

@@ -147,7 +147,12 @@ def read_picture(engine: Engine, picture: images.Picture, max_side: int) -> tupl
 def _placed(lines: Sequence[Line], across: float, down: float) -> Iterator[Line]:
     for line in lines:
         left, top, right, bottom = line.xyxy
-        box = tuple(round(value, 1) for value in (left * across, top * down, right * across, bottom * down))
+        box = (
+            round(left * across, 1),
+            round(top * down, 1),
+            round(right * across, 1),
+            round(bottom * down, 1),
+        )
         # As a chunk writes it, so that a chunk's lines are found among these.
         if text := tidy(line.text):
             yield Line(text, box, round(line.confidence, 4))
@@ -226,7 +231,8 @@ class RapidEngine:
         cv2.setNumThreads(1)
         # What RapidOCR's steps raise on a picture that they cannot work on.
         self._failures = (ONNXRuntimeError, cv2.error, ArithmeticError, LookupError, TypeError, ValueError)
-        self._engine = RapidOCR(
+        # Its call may give one of four things; with all its steps on, it is always RapidOCROutput.
+        self._engine: Callable[[NDArray[np.uint8]], Any] = RapidOCR(
             params={f"{step}.model_path": str(path) for step, path in paths.items()}
             | {
                 "EngineConfig.onnxruntime.intra_op_num_threads": 1,
