@@ -70,6 +70,7 @@ def ledger_row(document: str, tenant: str = "", **fields: Any) -> dict[str, Any]
         "document_id": document,
         "tenant": tenant,
         "source": f"/{document}.png",
+        "scope": "/",
         "inputs": [f"/{document}.png"],
         "stamp": None,
         "digest": "d",

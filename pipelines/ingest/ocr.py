@@ -13,17 +13,17 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.core import images
 from pipelines.core.errors import BadPart, BadReading, MissingDependency
 from pipelines.core.readings import Reading, load_reading, save_reading
 from pipelines.core.types import Line, Passage
+from pipelines.ingest.config import OcrConfig
 from pipelines.ingest.sources import Parsed, Rejected, read_bytes
 from pipelines.ingest.sources.text import tidy
 
@@ -38,23 +38,6 @@ _MODELS = {
     "Rec": "PP-OCRv6_rec_small.onnx",
 }
 _READABLE_SIDE = 736  # the detector misses small print in pictures of a smaller short side
-
-
-class OcrConfig(BaseModel):
-    """Whether and how pictures are read. Only `max_side` changes what is read of a picture; the others choose
-    from it, and reading it again is not needed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["none", "rapidocr"] = "none"
-    max_side: int = Field(
-        images.PREVIEW_SIDE,
-        ge=320,
-        le=4096,
-        description="long side of what is read; time grows with its square",
-    )
-    min_confidence: float = Field(0.5, ge=0, le=1, description="of a line, as the reader judges itself")
-    max_chars: int = Field(8000, ge=1, description="text kept of one picture; the rest is told")
 
 
 class Engine(Protocol):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from fakes import photograph, png
+import pytest
+from fakes import photograph, picture, png
 
 from pipelines.core import images
-from pipelines.core.previews import annotated_pictures, preview_path, save_preview
+from pipelines.core.errors import BadImage
+from pipelines.core.previews import (
+    MAX_PREVIEW_BYTES,
+    annotated_pictures,
+    check_preview,
+    preview_path,
+    save_preview,
+)
 
 CONTENT = "ab" * 32
 
@@ -36,3 +44,22 @@ def test_the_question_and_the_evidence_have_their_own_boxes(tmp_path) -> None:
 def test_a_preview_that_is_gone_is_told_as_such(tmp_path) -> None:
     assert list(annotated_pictures(answer(3), None, tmp_path)) == [(3, None)]
     assert list(annotated_pictures(answer(), None, tmp_path)) == []
+
+
+def test_what_ingest_writes_passes_for_a_preview(tmp_path) -> None:
+    save_preview(tmp_path, CONTENT, images.decode(png(photograph(1, 1600))))
+    check_preview(preview_path(tmp_path, CONTENT).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"", "no JPEG"),
+        (picture("red", "PNG"), "no JPEG"),
+        (picture("red", "JPEG", side=1537), "1537 pixels; at most 1536"),
+        (picture("red", "JPEG") + bytes(MAX_PREVIEW_BYTES), "bytes; at most"),
+    ],
+)
+def test_what_ingest_never_writes_is_no_preview(data: bytes, complaint: str) -> None:
+    with pytest.raises(BadImage, match=complaint):
+        check_preview(data)

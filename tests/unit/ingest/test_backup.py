@@ -23,7 +23,7 @@ from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import make_plan
-from pipelines.ingest.sources import Item, SourceConfig, list_items
+from pipelines.ingest.sources import Item, Listing, SourceConfig, list_items
 from pipelines.ingest.status import index_status
 
 
@@ -117,7 +117,9 @@ def test_an_ingest_of_the_same_sources_does_nothing_afterwards(index: Index, tmp
     export_index(index, str(tmp_path / "export"))
     other = empty(index)
     import_index(other, str(tmp_path / "export"))
-    plan = make_plan(listed, Ledger.load(other.directory / "ledger.parquet"), "f", tmp_path / "items")
+    plan = make_plan(
+        Listing(iter(listed), {}), Ledger.load(other.directory / "ledger.parquet"), "f", tmp_path / "items"
+    )
     assert (plan.to_do, plan.unchanged) == (0, 2)
 
 
