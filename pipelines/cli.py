@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,7 +31,9 @@ from pipelines.cli_options import (
 from pipelines.cli_serve import ask, serve
 from pipelines.cli_train import app as train_app
 from pipelines.core.errors import BadImage, MmragError, UsageError
-from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
 
 INTERRUPTED = 130
 
