@@ -33,26 +33,38 @@ def save_reading(root: Path, content: str, reading: Reading) -> None:
     """Write a reading over an earlier one, at once, so that no reader sees half a file."""
     path = reading_path(root, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"reader": reading.reader, "lines": [astuple(line) for line in reading.lines]}
     beside = path.with_name(f".{content}.{os.getpid()}")
-    beside.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
+    beside.write_text(format_reading(reading), encoding="utf-8")
     beside.replace(path)
+
+
+def format_reading(reading: Reading) -> str:
+    body = {"reader": reading.reader, "lines": [astuple(line) for line in reading.lines]}
+    return json.dumps(body, ensure_ascii=False)
+
+
+def parse_reading(text: str) -> Reading:
+    """What `format_reading` wrote. Raises ValueError for anything else."""
+    try:
+        body = json.loads(text)
+        return Reading(str(body["reader"]), _lines(body["lines"]))
+    except (TypeError, KeyError, RecursionError) as exc:
+        raise ValueError(f"no reading of a picture: {type(exc).__name__} {exc}") from exc
 
 
 def load_reading(root: Path, content: str) -> Reading | None:
     """The reading of the picture with this SHA-256; None where there is none. Raises StoreError."""
     path = reading_path(root, content)
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        return Reading(body["reader"], _lines(body["lines"]))
+        return parse_reading(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as exc:
+    except ValueError as exc:
         raise StoreError(f"{path} is damaged ({exc}); delete it: hits then show no lines of it") from exc
 
 
 def _lines(rows: Sequence[tuple[str, Sequence[float], float]]) -> tuple[Line, ...]:
     return tuple(
-        Line(text, (left, top, right, bottom), confidence)
+        Line(str(text), (float(left), float(top), float(right), float(bottom)), float(confidence))
         for text, (left, top, right, bottom), confidence in rows
     )

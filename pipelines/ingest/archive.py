@@ -4,6 +4,7 @@
     ADDRESS/visual/000000.parquet    pictures: part and vector
     ADDRESS/text/000000.parquet      chunks: part and vector
     ADDRESS/previews/000000.parquet  a picture's content hash and its preview
+    ADDRESS/readings/000000.parquet  a picture's content hash and the text read in it
     ADDRESS/ledger/000000.parquet    what was ingested
 
 Reading trusts nothing: names are numbers that no file says, forms and sizes are checked before a row is read,
@@ -32,7 +33,7 @@ from pipelines.core.stores.records import MAX_TEXT_BYTES
 from pipelines.ingest import ledger, rows
 from pipelines.ingest.sources.files import is_remote, open_filesystem, strip_file_scheme
 
-Name = Literal["visual", "text", "previews", "ledger"]
+Name = Literal["visual", "text", "previews", "readings", "ledger"]
 FORMAT: Final = 1
 _CONTENTS, _UNFINISHED = "export.json", "export.unfinished"
 _SHARD_BYTES: Final = 256 * 2**20
@@ -65,6 +66,7 @@ def parts(name: Literal["visual", "text"], dim: int) -> DataSet:
 PREVIEWS: Final = DataSet(
     "previews", pa.schema([("content", pa.string()), ("jpeg", pa.binary())]), 16, MAX_PREVIEW_BYTES
 )
+READINGS: Final = DataSet("readings", pa.schema([("content", pa.string()), ("reading", pa.string())]))
 LEDGER: Final = DataSet("ledger", ledger.SCHEMA)
 
 
@@ -76,6 +78,7 @@ class Shards(BaseModel):
     visual: tuple[NonNegativeInt, ...]
     text: tuple[NonNegativeInt, ...]
     previews: tuple[NonNegativeInt, ...]
+    readings: tuple[NonNegativeInt, ...]
     ledger: tuple[NonNegativeInt, ...]
 
     def of(self, name: Name) -> tuple[int, ...]:

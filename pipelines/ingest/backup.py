@@ -1,7 +1,7 @@
 """Move an index out to an export and back in, between stores of any kind. Knows no Ray and no file's form.
 
 Nothing is encoded: vectors move as they are. The lexical store is not read, as it holds the same chunks as
-the text collection. An export holds the pictures' previews and not the cache of vectors.
+the text collection. An export holds the pictures' previews and what was read in them, but no cached vectors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pipelines import __version__
 from pipelines.core.errors import BadExport, BadImage, StoreError, UsageError
 from pipelines.core.index import Index, Manifest
 from pipelines.core.previews import check_preview, preview_path, write_preview
+from pipelines.core.readings import format_reading, load_reading, parse_reading, save_reading
 from pipelines.core.space import require_same_space
 from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
-from pipelines.ingest.archive import LEDGER, PREVIEWS, Archive, Contents, DataSet, Shards, parts
+from pipelines.ingest.archive import LEDGER, PREVIEWS, READINGS, Archive, Contents, DataSet, Shards, parts
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import part_row, row_part
@@ -35,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 
 _KINDS: Final = {"visual": "image", "text": "chunk"}
 _PREVIEWS_A_TABLE: Final = 16
+_READINGS_A_TABLE: Final = 512
 _LEDGER_ROWS_A_TABLE: Final = 8192
 
 
@@ -75,6 +77,7 @@ def export_index(index: Index, address: str, progress: Progress = lambda what, d
             visual=archive.write(visual, _scanned(index.visual(), visual, progress, named)),
             text=archive.write(text, _scanned(index.text(), text, progress)),
             previews=archive.write(PREVIEWS, _previews(index.previews, sorted(pictures), progress)),
+            readings=archive.write(READINGS, _readings(index.readings, sorted(pictures))),
             ledger=archive.write(LEDGER, _ledger_tables(ledger)),
         )
         archive.end(
@@ -108,6 +111,7 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         begin()
         pictures = _fill(index, archive, contents, progress)
         _restore_previews(index.previews, archive, contents.shards, progress)
+        _restore_readings(index.readings, archive, contents.shards)
         _check_counts(index, contents.shards)
         _read_ledger(archive, contents.shards).save(index.directory / "ledger.parquet")
     return _moved(archive, contents.shards, pictures, start)
@@ -152,6 +156,19 @@ def _previews(root: Path, contents: Sequence[str], progress: Progress) -> Iterat
             found.append({"content": content, "jpeg": data})
         if found:
             yield pa.Table.from_pylist(found, schema=PREVIEWS.schema)
+
+
+def _readings(root: Path, contents: Sequence[str]) -> Iterator[pa.Table]:
+    """Tables of the pictures that were read."""
+    for start in range(0, len(contents), _READINGS_A_TABLE):
+        batch = contents[start : start + _READINGS_A_TABLE]
+        found = [
+            {"content": content, "reading": format_reading(reading)}
+            for content in batch
+            if (reading := load_reading(root, content))
+        ]
+        if found:
+            yield pa.Table.from_pylist(found, schema=READINGS.schema)
 
 
 def _ledger_tables(ledger: Ledger) -> Iterator[pa.Table]:
@@ -249,6 +266,16 @@ def _restore_previews(root: Path, archive: Archive, shards: Shards, progress: Pr
                 check_preview(jpeg)
             write_preview(root, content, jpeg)
         done += len(table)
+
+
+def _restore_readings(root: Path, archive: Archive, shards: Shards) -> None:
+    for file, table in archive.read(READINGS, shards):
+        for row in table.to_pylist():
+            with archive.checked(file):
+                if not is_sha256(row["content"]):
+                    raise ValueError(f"a reading is named {row['content'][:100]!r}, which is no SHA-256")
+                reading = parse_reading(row["reading"])
+            save_reading(root, row["content"], reading)
 
 
 def _check_counts(index: Index, shards: Shards) -> None:

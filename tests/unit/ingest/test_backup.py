@@ -17,7 +17,8 @@ from small_index import answers, fill, ledger_row
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadExport, IndexLocked, SpaceMismatch, StoreUnavailable, UsageError
 from pipelines.core.index import Index
-from pipelines.core.types import store_key
+from pipelines.core.readings import Reading, save_reading
+from pipelines.core.types import Line, store_key
 from pipelines.ingest import archive
 from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.hashing import document_digest
@@ -61,6 +62,8 @@ def files(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("address", ["{}/export", "file://{}/an%20export", "fsspec+memory://{}/export"])
 def test_an_imported_index_answers_as_the_exported_one(index: Index, tmp_path: Path, address: str) -> None:
     address = address.format(tmp_path)
+    [(picture, _), *_] = sorted((path.stem, path) for path in index.previews.glob("*/*.jpg"))
+    save_reading(index.readings, picture, Reading("r", (Line("孔距 48 mm", (1.0, 2.0, 30.5, 9.0), 0.9),)))
     out = export_index(index, address)
     other = empty(index)
     back = import_index(other, address)
@@ -71,6 +74,7 @@ def test_an_imported_index_answers_as_the_exported_one(index: Index, tmp_path: P
     assert other.manifest() == index.manifest()
     assert rows(other) == [row | {"stamp": ""} for row in rows(index)]
     assert files(other.previews) == files(index.previews)
+    assert files(other.readings) == files(index.readings) != {}
     expected = index_status(index)
     assert index_status(other) | {"index": expected["index"]} == expected
 
@@ -349,6 +353,26 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"content": "../../../evil"}, r"'\.\./\.\./\.\./evil', which is no SHA-256"),
+        ({"reading": "[" * 60_000}, r"readings/000000\.parquet: "),
+        ({"reading": '{"reader": "r", "lines": [["x", ["a", 1, 2, 3], 1]]}'}, r"readings/000000\.parquet: "),
+    ],
+)
+def test_a_hostile_reading_is_one_clear_line(
+    index: Index, tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    [preview, *_] = index.previews.glob("*/*.jpg")
+    save_reading(index.readings, preview.stem, Reading("r", ()))
+    export_index(index, str(tmp_path / "export"))
+    reshaped("readings", lambda row: change)(tmp_path / "export")
+    with pytest.raises(BadExport, match=complaint) as caught:
+        import_index(empty(index), str(tmp_path / "export"))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_damaged_or_hostile_export_is_one_clear_line_and_no_index(
     index: Index, export: Path, what: str
@@ -365,12 +389,15 @@ def test_a_damaged_or_hostile_export_is_one_clear_line_and_no_index(
     assert not list(export.parent.rglob("evil*"))
 
 
+WHOLE = {"visual": [4], "text": [8], "ledger": [4], "previews": [3], "readings": []}
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"format": 2}, r"export\.json: format: .*reads its own format, 1"),
         ({"shards": {"visual": [4], "text": [8], "ledger": [4]}}, r"shards\.previews"),
-        ({"shards": {"visual": [-4], "text": [8], "ledger": [4], "previews": [3]}}, r"shards\.visual"),
+        ({"shards": WHOLE | {"visual": [-4]}}, r"shards\.visual"),
         ({"metadata_types": {"year": "date"}}, r"metadata_types\.year"),
         ({"more": 1}, r"export\.json: more"),
         ({"text_space": {}}, "text space differs"),
