@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from fakes import chunk_part, image_part, picture
+from fakes import ColourModel, WordEmbedder, chunk_part, image_part, picture
 
 from pipelines.core import images
+from pipelines.core.encoder import Encoder
 from pipelines.core.filters import parse
-from pipelines.core.index import Index
+from pipelines.core.index import Index, IndexConfig, StoresConfig
 from pipelines.core.previews import save_preview
 from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
 
@@ -33,6 +37,34 @@ QUERIES = (
     Query("a red", image=picture("green")),
     Query("a", image=picture("red"), mode="visually_similar", where=parse('tenant == "acme"')),
 )
+
+
+_EMBEDDER = WordEmbedder()  # one for all: its axes are the words in the order in which it met them
+
+
+@contextmanager
+def opened(directory: Path, stores: StoresConfig | None = None) -> Iterator[Index]:
+    """An index of models that tests know, in real stores."""
+    config = IndexConfig(stores=stores or StoresConfig())
+    index = Index(
+        directory, config, writable=True, encoder=lambda: Encoder(ColourModel()), embedder=lambda: _EMBEDDER
+    )
+    try:
+        with index:
+            yield index
+    finally:
+        for server in (directory / "vectors").glob("*"):
+            embedded.stop(server)
+
+
+@contextmanager
+def filled(directory: Path) -> Iterator[Index]:
+    """A small index in embedded stores. No two of its pictures score the same."""
+    with opened(directory) as index:
+        with index.write_lock():
+            index.create()
+        fill(index, PICTURES | {"copy": ("red", (200, 60, 0))})
+        yield index
 
 
 def fill(index: Index, pictures: Mapping[str, tuple[str, tuple[int, int, int]]] = PICTURES) -> None:

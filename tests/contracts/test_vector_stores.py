@@ -5,19 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 from servers import free_port
 from shelf import part
+from small_index import answers, filled, opened
 from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import StoreError
+from pipelines.core.index import StoresConfig
 from pipelines.core.stores import milvus
-from pipelines.core.stores.config import MilvusConfig
+from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.core.stores.memory import MemoryVectorStore
 from pipelines.core.stores.milvus import MilvusStore
+from pipelines.ingest.backup import export_index, import_index
 
 _NUMBER = itertools.count()
 
@@ -117,3 +122,31 @@ def test_wrong_settings_fail_before_anything_is_created(settings: dict[str, obje
 
 def test_a_token_is_not_shown() -> None:
     assert "sesame" not in repr(MilvusConfig(uri="http://h:1", token="sesame"))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_an_index_moved_to_other_embedded_stores_answers_as_it_did(tmp_path: Path) -> None:
+    with filled(tmp_path / "kb") as source, opened(tmp_path / "kb2") as other:
+        export_index(source, str(tmp_path / "out"))
+        import_index(other, str(tmp_path / "out"))
+        assert answers(other) == answers(source)
+
+
+@pytest.mark.slow
+def test_an_index_moved_to_servers_answers_as_it_did(
+    tmp_path: Path, milvus_uri: str, elastic_url: str
+) -> None:
+    servers = StoresConfig(
+        milvus=MilvusConfig(uri=milvus_uri, prefix="moved_"), elastic=ElasticConfig(url=elastic_url)
+    )
+    with filled(tmp_path / "kb") as source, opened(tmp_path / "kb2", servers) as other:
+        export_index(source, str(tmp_path / "out"))
+        import_index(other, str(tmp_path / "out"))
+        assert answers(other) == answers(source)
+        export_index(other, str(tmp_path / "again"))
+    for name in ("visual", "text"):
+        before, after = (
+            sorted(pq.read_table(tmp_path / export / name).to_pylist(), key=lambda row: row["id"])
+            for export in ("out", "again")
+        )
+        assert before == after
