@@ -141,11 +141,12 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="a folder for the data and the run")
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="panels that are asked about")
     args = parser.parse_args()
-    held_out = panels(1, HELD_OUT)
+    held_out = panels(1, args.held_out)
     data = write(args.work, panels(0, args.rows, frozenset(held_out)))
     before = accuracy(held_out, None)
-    print(f"{HELD_OUT} held-out questions before: {before:.3f} right", flush=True)
+    print(f"{args.held_out} held-out questions before: {before:.3f} right", flush=True)
     settings = {"train": {"llava": _SETTINGS | {"steps": args.steps}}}
     (args.work / "settings.yaml").write_text(json.dumps(settings), "utf-8")  # JSON is YAML
     run = args.work / f"run-{args.rows}-{args.steps}"
