@@ -155,11 +155,16 @@ class Index:
 
     def create(self) -> Manifest:
         """Make the manifest, or check the one that is there. Only for the holder of the write lock."""
-        if (self.directory / _WRITTEN).exists() or self.half_restored:
+        if self.begun:
             return self.check_spaces()
         manifest = Manifest(self.encoder().space.as_dict(), self.embedder().space.as_dict())
         manifest.save(self.directory)
         return manifest
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a manifest, be it of an import that has not ended."""
+        return (self.directory / _WRITTEN).exists() or self.half_restored
 
     @property
     def half_restored(self) -> bool:

@@ -46,7 +46,7 @@ def dry_run(
     listing = list_items(source_names, config.sources)
     ocr.require(config.ocr)
     with Index(directory, index_config) as index:
-        if (index.directory / "index.json").exists():
+        if index.begun:
             index.check_spaces()
         ledger = Ledger.load(index.directory / "ledger.parquet")
         plan = make_plan(listing, ledger, fingerprint_of(index, config), retry_rejected=retry_rejected)
