@@ -1,10 +1,12 @@
 """What serving costs beside generation: the chain's share of an answer, hand-offs, and 1,000 requests.
 
     python benchmarks/serve.py [--images 2000] [--questions 100] [--requests 1000] [--concurrent 32]
+                               [--price-per-hour 1.0]
 
 Draws nameplates, ingests them, starts `mmrag serve` with the offline models, and asks. The chain's share is
 what a client waits less what the generator takes. Hand-offs are that share less the same work, retrieval and
-prompt, done by one process without Ray or HTTP.
+prompt, done by one process without Ray or HTTP. A picture's embedding is a hit where it was asked about
+before. The price is that of the whole machine, and 10,000 questions take as long as the load's rate says.
 """
 
 from __future__ import annotations
@@ -77,10 +79,31 @@ def ask(client: httpx.Client, text: str, image: bytes | None = None) -> tuple[fl
     return waited, response.raise_for_status().json()["timings_ms"]
 
 
-def shares(client: httpx.Client, questions: Sequence[str], pictures: Sequence[bytes | None]) -> list[float]:
-    """Of each question, milliseconds that are not generation."""
-    asked = [ask(client, text, image) for text, image in zip(questions, pictures, strict=True)]
-    return [waited - times.get("generate", 0.0) for waited, times in asked]
+def stages(
+    client: httpx.Client, questions: Sequence[str], pictures: Sequence[bytes | None]
+) -> list[dict[str, float]]:
+    """Of each question milliseconds by stage: the server's, and the client's `waited` and `share`."""
+    found = []
+    for text, image in zip(questions, pictures, strict=True):
+        waited, times = ask(client, text, image)
+        found.append(times | {"waited": waited, "share": waited - times.get("generate", 0.0)})
+    return found
+
+
+def table(asked: dict[str, list[dict[str, float]]]) -> str:
+    """Medians by kind of question, in Markdown."""
+    columns = {
+        "retrieve": "retrieve", "prompt": "prompt", "to the first token": "first_token",
+        "generate": "generate", "total": "waited", "chain's share": "share",
+    }  # fmt: skip
+    lines = [f"| ms, p50 | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, questions in asked.items():
+        cells = [
+            f"{statistics.median(one[stage] for one in questions if stage in one):.1f}"
+            for stage in columns.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def alone(index_dir: Path, questions: Sequence[str]) -> list[float]:
@@ -101,8 +124,8 @@ def alone(index_dir: Path, questions: Sequence[str]) -> list[float]:
     return found[5:]
 
 
-def load(address: str, pid: int, questions: Sequence[str], requests: int, concurrent: int) -> None:
-    """All at once: statuses, rate, latency, and memory at a tenth and at the end of them."""
+def load(address: str, pid: int, questions: Sequence[str], requests: int, concurrent: int) -> float:
+    """Prints statuses, latency, and memory at each fifth of them. Returns answers a second."""
     statuses: Counter[int] = Counter()
     waited: list[float] = []
     memory: dict[int, float] = {}
@@ -120,18 +143,19 @@ def load(address: str, pid: int, questions: Sequence[str], requests: int, concur
                     statuses[response.status_code] += 1
                     if response.status_code == httpx.codes.OK:
                         waited.append((time.perf_counter() - start) * 1000)
-                    if (done := statuses.total()) in (requests // 10, requests):
+                    if (done := statuses.total()) % (requests // 5) == 0:
                         memory[done] = resident_mb(pid)
 
             start = time.perf_counter()
             await asyncio.gather(*(one_after_the_other() for _ in range(concurrent)))
-            return requests / (time.perf_counter() - start)
+            return statuses[httpx.codes.OK] / (time.perf_counter() - start)
 
     rate = asyncio.run(run())
     p50, p99 = np.percentile(waited, [50, 99])
     print(f"{requests} requests at {concurrent} concurrent: statuses {dict(statuses)}, {rate:.1f}/s")
     print(f"  p50 {p50:.0f} ms, p99 {p99:.0f} ms")
     print("  memory, MiB: " + ", ".join(f"{mb:.0f} after {count}" for count, mb in sorted(memory.items())))
+    return rate
 
 
 def resident_mb(pid: int) -> float:
@@ -152,6 +176,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=32)
+    parser.add_argument("--price-per-hour", type=float, default=1.0, help="of the machine")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         manifest, questions = corpus(Path(folder) / "corpus", arguments.images)
@@ -163,25 +188,27 @@ def main() -> None:
             for text in texts[:10]:
                 ask(client, text)
             pictures = [_photograph(Path(folder) / "corpus" / f"plates/{n}.png") for n in range(len(texts))]
-            plain: list[float] = []
+            plain: list[dict[str, float]] = []
             local: list[float] = []
             for first in range(0, len(texts), 10):  # in turn: the machine is noisy
                 block = texts[first : first + 10]
-                plain += shares(client, block, [None] * len(block))
+                plain += stages(client, block, [None] * len(block))
                 local += alone(index, block)
-            uncached = shares(client, texts, pictures)
-            cached = shares(client, texts, pictures)
-            print("the chain's share of an answer, p50 and p90 in ms:")
-            for name, found in (("text", plain), ("picture, cached", cached), ("picture, not", uncached)):
-                print(f"  {name}: {statistics.median(found):.1f}, {np.percentile(found, 90):.1f}")
-            print(f"  in one process, text: {statistics.median(local):.1f}, {np.percentile(local, 90):.1f}")
-            gap = [one - other for one, other in zip(plain, local, strict=True)]
+            missed = stages(client, texts, pictures)
+            hit = stages(client, texts, pictures)
+            print(table({"text": plain, "picture, embedding a hit": hit, "picture, a miss": missed}))
+            served_ms = [one["share"] for one in plain]
+            print(f"\nin one process, text: p50 {statistics.median(local):.1f} ms")
+            gap = [one - other for one, other in zip(served_ms, local, strict=True)]
             print(f"gateway and hand-offs, p50 of the differences: {statistics.median(gap):.1f} ms")
             blocks = [[statistics.median(found[n : n + 10]) for n in range(0, len(found), 10)]
-                      for found in (plain, local)]  # fmt: skip
+                      for found in (served_ms, local)]  # fmt: skip
             against: Ratio = ratio(*blocks)
             print(f"served / in one process, blocks of ten: {against}", flush=True)
-            load(address, pid, questions, arguments.requests, arguments.concurrent)
+            rate = load(address, pid, questions, arguments.requests, arguments.concurrent)
+            price = arguments.price_per_hour
+            cost = 10_000 / rate / 3600 * price
+            print(f"  10,000 questions: {10_000 / rate / 60:.0f} min, {cost:.2f} at {price:g} an hour")
 
 
 def _photograph(path: Path) -> bytes:

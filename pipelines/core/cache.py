@@ -34,12 +34,14 @@ _MAX_VARIABLES = 500  # below SQLite's historic limit of 999 host parameters
 class VectorCache:
     """Vectors of one fingerprint. Safe to share between threads, and to send to other processes.
 
-    Every method raises StoreError when the file cannot be read or written.
+    `hits` and `misses` count what this object was asked for. Every method raises StoreError when the file
+    cannot be read or written.
     """
 
     def __init__(self, path: Path, fingerprint: str, *, timeout_s: float = 30.0) -> None:
         self._path, self._timeout_s = path, timeout_s
         self.fingerprint = fingerprint
+        self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._db = Lazy[sqlite3.Connection](self._connect)
 
@@ -91,6 +93,9 @@ class VectorCache:
             with self._connection() as db:
                 rows = db.execute(query, [self.fingerprint, *batch]).fetchall()
             found |= {content: np.frombuffer(blob, dtype=np.float32) for content, blob in rows}
+        with self._lock:
+            self.hits += len(found)
+            self.misses += len(wanted) - len(found)
         return found
 
     def put(self, vectors: Mapping[str, Vector]) -> None:

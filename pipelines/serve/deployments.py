@@ -6,11 +6,13 @@ Each loads its part once and passes calls on to the kernel. Decides nothing abou
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,8 +46,12 @@ from pipelines.serve.handles import (
     RemoteGenerator,
     RemoteSearcher,
 )
+from pipelines.serve.metrics import cache_lookups
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+# A replica's name and its metric families.
+Measured = tuple[str, list[Metric]]
 Vector = NDArray[np.float32]
 
 _PROBE_EVERY_S, _PROBE_TIMEOUT_S = 5.0, 20.0
@@ -151,6 +157,10 @@ class Retrieval:
     async def has_content(self, content: str, tenant: str) -> bool:
         return await self._in_thread(self._index.visual().has_content, content, tenant)
 
+    def measured(self) -> Measured:
+        cache = self._index.image_cache() if self._index.image_cache.made else None
+        return _measured([cache_lookups(cache.hits, cache.misses)] if cache else [])
+
     async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
@@ -244,23 +254,33 @@ class Gateway:
     ) -> None:
         backend = ServedBackend(parts, retrieval, generator)
         self._app = create_app(backend, parts.serve, parts.generator.sampling, self._all_measured)
+        self._retrieval: Any = retrieval
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
 
-    def measured(self) -> tuple[str, list[Metric]]:
-        """This replica's name and metric families."""
-        return serve.get_replica_context().replica_id.unique_id, self._app.state.metrics.families()
+    def measured(self) -> Measured:
+        return _measured(self._app.state.metrics.families())
 
     async def _all_measured(self) -> Mapping[str, Sequence[Metric]]:
-        """One that is just ending, or does not answer in time, is left out."""
+        """Of all gateways and retrievers, but for those that are just ending or do not answer in time."""
         context = serve.get_replica_context()
-        replicas: Any = serve.get_deployment_handle(context.deployment, context.app_name)
-        try:
-            answers = await replicas.broadcast("measured").results_async(
-                timeout_s=_MEASURED_TIMEOUT_S, return_exceptions=True
-            )
-        except TimeoutError:
-            answers = []
-        others = dict(one for one in answers if not isinstance(one, Exception))
-        return others | dict([self.measured()])
+        gateways: Any = serve.get_deployment_handle(context.deployment, context.app_name)
+        told = await asyncio.gather(*(_measured_by_all(handle) for handle in (gateways, self._retrieval)))
+        return dict([*chain.from_iterable(told), self.measured()])
+
+
+def _measured(families: list[Metric]) -> Measured:
+    return serve.get_replica_context().replica_id.unique_id, families
+
+
+async def _measured_by_all(handle: Any) -> list[Measured]:
+    try:
+        answers = await handle.broadcast("measured").results_async(
+            timeout_s=_MEASURED_TIMEOUT_S, return_exceptions=True
+        )
+    except TimeoutError as exc:
+        answers = [exc]
+    for failed in (one for one in answers if isinstance(one, Exception)):
+        _LOG.warning("a replica's metrics are missing: %r", failed)
+    return [one for one in answers if not isinstance(one, Exception)]

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pipelines.core.types import Answer
@@ -79,6 +79,16 @@ class Metrics:
 
     def shed(self, why: str) -> None:
         self._shed.labels(why).inc()
+
+
+def cache_lookups(hits: int, misses: int) -> Metric:
+    """A retriever's family: how often a question's picture had been asked about before."""
+    family = CounterMetricFamily(
+        "mmrag_picture_cache_lookups", "Questions' pictures whose vector was looked up", labels=("result",)
+    )
+    family.add_metric(("hit",), hits)
+    family.add_metric(("miss",), misses)
+    return family
 
 
 class _Gathered(Collector):

@@ -220,6 +220,20 @@ def test_ask_uses_the_running_server(served: Served) -> None:
     assert "no server" not in done.stderr
 
 
+def test_metrics_tell_how_often_a_picture_had_been_asked_about(served: Served) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(png(photograph(7, 120))).decode()
+
+    def lookups() -> list[float]:
+        lines = httpx.get(f"{served.address}/metrics", timeout=60).text.splitlines()
+        counted = [line for line in lines if line.startswith("mmrag_picture_cache_lookups_total")]
+        return [float(line.split()[-1]) for result in ("hit", "miss") for line in counted if result in line]
+
+    served.post("search", {"image": uri})
+    hits, misses = lookups()
+    served.post("search", {"image": uri})
+    assert lookups() == [hits + 1, misses]
+
+
 def test_metrics_are_those_of_both_gateways_whichever_is_asked(served: Served) -> None:
     def counted() -> dict[str, float]:
         lines = httpx.get(f"{served.address}/metrics", timeout=60).text.splitlines()

@@ -37,6 +37,13 @@ def test_what_was_put_is_got_bit_for_bit(cache: VectorCache) -> None:
     assert found["a"].dtype == np.float32
 
 
+def test_hits_and_misses_are_counted(cache: VectorCache) -> None:
+    cache.put({"a": vector(1)})
+    cache.get(["a", "b", "b", "c"])
+    cache.get(["a"])
+    assert (cache.hits, cache.misses) == (2, 2)
+
+
 def test_a_cache_that_is_not_there_is_empty(cache: VectorCache) -> None:
     assert cache.get(["a"]) == {}
     assert cache.get([]) == {}
