@@ -35,13 +35,13 @@ GROUPS = {"generator": "vllm", "retriever": "retriever"}
 
 
 @contextmanager
-def cluster(cpus: int, folder: Path) -> Iterator[None]:
-    """A Ray of this machine that everything started meanwhile joins."""
+def cluster(cpus: int, folder: Path, dashboard: bool = False) -> Iterator[None]:
+    """A Ray of this machine that everything started meanwhile joins. `serve deploy` needs its dashboard."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"num-cpus": cpus, "port": port, "node-ip-address": "127.0.0.1",
-                "include-dashboard": "false", "temp-dir": folder}  # fmt: skip
+                "include-dashboard": str(dashboard).lower(), "temp-dir": folder}  # fmt: skip
     started = [RAY, "start", "--head", *(f"--{name}={value}" for name, value in settings.items())]
     subprocess.run(started, check=True, stdout=subprocess.DEVNULL)
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"

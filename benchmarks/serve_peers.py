@@ -1,0 +1,271 @@
+"""Questions at once: the whole chain against plain Ray Serve LLM and vLLM's own server, for the same prompts.
+
+    python benchmarks/serve_peers.py [--images 700] [--rounds 6] [--questions 96] [--concurrent 16]
+
+All three run tiny-llava with the same engine settings and are up at once; in each round each of them gets
+the round's questions, the peers as the finished prompts that the chain makes of them. The client is a process
+of its own and shares the machine's cores with them. CPU time is of a server's processes without the client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from measure import ratio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.serve import MMRAG, corpus
+from pipelines.core.answer import AnswerConfig, LocalSearcher
+from pipelines.core.evidence import show
+from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, Prompt, load_profile
+from pipelines.core.index import Index, IndexConfig
+from pipelines.core.previews import Preview, content_of, read_preview
+from pipelines.core.prompts import messages
+from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.types import Hit
+from pipelines.serve.client import SERVED, served
+from pipelines.serve.config import VllmConfig
+
+MODEL = "tiny-llava"
+PLAIN, VLLM = "ray.serve.llm", "vLLM's server"
+_START_S = 600
+_BOXES = re.compile(r"\s*\[\[.*?\]\]")  # the chain gives them apart
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """`path` takes a body as `bodies` makes it. `pid`: the process that started all the others of it."""
+
+    name: str
+    address: str
+    path: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    rate: float
+    cpu_ms: float
+    said: tuple[str, ...]
+
+
+def prompts(index_dir: Path, questions: Sequence[str]) -> list[Prompt]:
+    """What the chain asks the generator for each question."""
+    config, profile = GeneratorConfig(), load_profile(GeneratorConfig())
+    with Index(index_dir, IndexConfig()) as index:
+        searcher = LocalSearcher(index.retriever(SearchConfig()))
+
+        def preview(hit: Hit) -> Preview | None:
+            return read_preview(index.previews, content_of(hit.image_uri)) if hit.image_uri else None
+
+        async def prompt(text: str) -> Prompt:
+            hits = (await searcher.search(Query(text, k=AnswerConfig().evidence))).hits
+            return show(text, (), hits, None, preview, config, profile).prompt
+
+        return [asyncio.run(prompt(text)) for text in questions]
+
+
+def chat(prompt: Prompt) -> dict[str, Any]:
+    """The prompt as a request of OpenAI's form."""
+    sampling, said = GeneratorConfig().sampling, messages(prompt.turns)
+    pictures = iter(prompt.pictures)
+    for message in said:
+        for at, part in enumerate(message["content"]):
+            if part["type"] == "image":
+                uri = "data:image/png;base64," + base64.b64encode(next(pictures)).decode()
+                message["content"][at] = {"type": "image_url", "image_url": {"url": uri}}
+    return {"model": MODEL, "messages": said, "max_tokens": sampling.max_tokens, "temperature": 0}
+
+
+@contextmanager
+def process(name: str, command: Sequence[str | Path], address: str, log: Path) -> Iterator[Peer]:
+    """A server of OpenAI's form, once it lists its models."""
+    with log.open("w") as out:
+        started = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + _START_S
+        while not _up(address):
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{name} did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.5)
+        yield Peer(name, address, "/v1/chat/completions", started.pid)
+    finally:
+        started.send_signal(signal.SIGINT)
+        try:
+            started.wait(60)
+        finally:
+            started.kill()
+
+
+def _up(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/v1/models", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def engine_kwargs() -> dict[str, Any]:
+    from pipelines.serve.vllm import _engine_kwargs
+
+    return _engine_kwargs(GeneratorConfig(), VllmConfig(), on_cpu=True)
+
+
+def vllm_command(port: int) -> list[str | Path]:
+    """vLLM's own server with the engine settings of the chain."""
+    words: list[str | Path] = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--model", TINY_LLAVA]
+    words += ["--served-model-name", MODEL, "--disable-uvicorn-access-log"]
+    for name, value in engine_kwargs().items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] if value else []
+        else:
+            words += [option, json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
+def plain_ray_serve_llm(port: int) -> None:
+    """Serve tiny-llava with Ray Serve LLM's own app until SIGINT."""
+    from ray import serve
+    from ray.serve.llm import LLMConfig, build_openai_app
+    from ray.serve.schema import LoggingConfig
+
+    from pipelines.core.ray_runtime import ray_runtime
+    from pipelines.serve.vllm import _deployment_config, _environment
+
+    vllm = VllmConfig()
+    model = LLMConfig(
+        model_loading_config={"model_id": MODEL, "model_source": str(TINY_LLAVA)},
+        engine_kwargs=engine_kwargs(),
+        accelerator_config={"kind": "cpu"},
+        placement_group_config={"bundles": [{"CPU": vllm.num_cpus}]},
+        deployment_config=_deployment_config(vllm, on_cpu=True),
+        runtime_env={"env_vars": _environment(vllm, on_cpu=True)},
+        log_engine_metrics=False,
+    )
+    with ray_runtime(cpus=4):
+        logs = LoggingConfig(log_level="WARNING", enable_access_log=False)
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=logs)
+        serve.run(build_openai_app({"llm_configs": [model]}), blocking=False)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        serve.shutdown()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and everything below it, what has ended not counted."""
+    total = 0.0
+    for one in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        try:
+            times = one.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def ask(peer: Peer, bodies: Sequence[dict[str, Any]], concurrent: int) -> Run:
+    """Answers a second, CPU milliseconds an answer, and the answers."""
+    said = [""] * len(bodies)
+
+    async def run() -> float:
+        left = iter(range(len(bodies)))
+        limits = httpx.Limits(max_connections=concurrent)
+        async with httpx.AsyncClient(base_url=peer.address, timeout=120, limits=limits) as client:
+
+            async def one_after_the_other() -> None:
+                for number in left:
+                    response = await client.post(peer.path, json=bodies[number])
+                    body = response.raise_for_status().json()
+                    answer = body["answer"] if "answer" in body else body["choices"][0]["message"]["content"]
+                    said[number] = answer.strip()
+
+            start = time.perf_counter()
+            await asyncio.gather(*(one_after_the_other() for _ in range(concurrent)))
+            return len(bodies) / (time.perf_counter() - start)
+
+    before = cpu_seconds(peer.pid)
+    rate = asyncio.run(run())
+    return Run(rate, (cpu_seconds(peer.pid) - before) * 1000 / len(bodies), tuple(said))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=700)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--questions", type=int, default=96, help="of a round")
+    parser.add_argument("--concurrent", type=int, default=16)
+    parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.plain:
+        plain_ray_serve_llm(arguments.plain)
+        return
+    with tempfile.TemporaryDirectory() as name, ExitStack() as up:
+        folder = Path(name)
+        manifest, questions = corpus(folder / "corpus", arguments.images)
+        index = folder / "index"
+        subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
+        wanted = arguments.questions * (arguments.rounds + 1)
+        texts = [questions[number % len(questions)] for number in range(wanted)]
+        finished = [chat(prompt) for prompt in prompts(index, texts)]
+        asked = [{"query": text} for text in texts]
+        address = up.enter_context(served(index))
+        pid = int(json.loads((index / SERVED).read_bytes())["pid"])
+        peers = [Peer("mmrag", address, "/v1/answer", pid)]
+        for peer, command in (
+            (PLAIN, lambda port: [sys.executable, __file__, "--plain", str(port)]),
+            (VLLM, vllm_command),
+        ):
+            port = _free_port()
+            log = folder / f"{len(peers)}.log"
+            peers.append(up.enter_context(process(peer, command(port), f"http://127.0.0.1:{port}", log)))
+        runs: dict[str, list[Run]] = {peer.name: [] for peer in peers}
+        for number in range(arguments.rounds + 1):  # the first one warms up
+            part = slice(number * arguments.questions, (number + 1) * arguments.questions)
+            for peer in peers[number % 3 :] + peers[: number % 3]:
+                bodies = asked[part] if peer.path == "/v1/answer" else finished[part]
+                found = ask(peer, bodies, arguments.concurrent)
+                if number:
+                    runs[peer.name].append(found)
+                    print(f"  {peer.name}: {found.rate:.1f}/s, {found.cpu_ms:.0f} CPU ms", flush=True)
+        print("| | answers/s, median | CPU ms an answer, median | mmrag / this one, rate |")
+        print("|---|---|---|---|")
+        rates = {peer: [run.rate for run in found] for peer, found in runs.items()}
+        for peer, found in runs.items():
+            cpu = statistics.median(run.cpu_ms for run in found)
+            against = "" if peer == "mmrag" else str(ratio(rates["mmrag"], rates[peer]))
+            print(f"| {peer} | {statistics.median(rates[peer]):.1f} | {cpu:.0f} | {against} |")
+        print(f"ray.serve.llm / vLLM's server: {ratio(rates[PLAIN], rates[VLLM])}")
+        same = [
+            one == _BOXES.sub("", other).strip()
+            for ours, theirs in zip(runs["mmrag"], runs[VLLM], strict=True)
+            for one, other in zip(ours.said, theirs.said, strict=True)
+        ]
+        print(f"answers that mmrag and vLLM's server wrote alike: {sum(same)} of {len(same)}")
+
+
+if __name__ == "__main__":
+    main()
