@@ -1,0 +1,43 @@
+"""A LlamaIndex retriever: `pip install mmrag[llama-index]`.
+
+retriever = MmragRetriever(KnowledgeBase("kb"), k=5)
+nodes = retriever.retrieve("Which cooler fits a flat case?")
+nodes = retriever.retrieve(QueryBundle("the same, smaller", image_path="cooler.jpg"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
+
+from pipelines.core.retriever import Mode
+from pipelines.core.types import Hit
+from pipelines.integrations.metadata import metadata_of
+from pipelines.knowledge_base import KnowledgeBase
+
+
+class MmragRetriever(BaseRetriever):
+    """Hits as nodes, best first: pictures as ImageNodes. A query's picture is read from its `image_path`.
+    `where` is a filter as `mmrag search --filter` takes it. Raises as `KnowledgeBase.search` does."""
+
+    def __init__(
+        self, knowledge_base: KnowledgeBase, k: int = 10, mode: Mode = "auto", where: str | None = None
+    ) -> None:
+        super().__init__()
+        self._knowledge_base, self._k, self._mode, self._where = knowledge_base, k, mode, where
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        image = Path(query_bundle.image_path) if query_bundle.image_path else None
+        text = query_bundle.query_str or None
+        result = self._knowledge_base.search(text, image, mode=self._mode, k=self._k, where=self._where)
+        return [NodeWithScore(node=_node(hit), score=hit.score) for hit in result.hits]
+
+
+def _node(hit: Hit) -> TextNode:
+    if hit.kind != "image" or hit.image_uri is None:
+        return TextNode(id_=hit.id, text=hit.text, metadata=metadata_of(hit))
+    path = unquote(urlsplit(hit.image_uri).path)
+    return ImageNode(id_=hit.id, text=hit.text, image_path=path, metadata=metadata_of(hit))

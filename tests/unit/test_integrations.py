@@ -1,0 +1,79 @@
+"""A knowledge base as a retriever of LangChain and of LlamaIndex: the real packages, stores in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import chunk_part, image_part, memory_index, picture
+from llama_index.core.schema import ImageNode, QueryBundle, TextNode
+from pydantic import ValidationError
+
+from pipelines import KnowledgeBase, UsageError, integrations, knowledge_base
+from pipelines.integrations import langchain, llama_index
+
+
+@pytest.fixture
+def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
+    """A red picture with its caption, and a passage without pictures."""
+    index = memory_index(tmp_path / "kb")
+    index.with_metadata_types({"year": "number"})
+    red = np.array([[1, 0, 0, 1, 0, 0]], np.float32) / np.sqrt(2, dtype=np.float32)
+    index.visual().upsert([image_part("rose", metadata={"year": 2020})], red)
+    chunks = [
+        chunk_part("rose", "a red rose", images=[0], metadata={"year": 2020}),
+        chunk_part("leaf", "a green leaf", metadata={"year": 2024}),
+    ]
+    index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
+    index.lexical().upsert(chunks)
+    monkeypatch.setattr(knowledge_base, "Index", lambda directory, config: index)
+    return KnowledgeBase(index.directory)
+
+
+def test_importing_the_package_needs_no_framework() -> None:
+    assert integrations.__doc__
+
+
+def test_langchain_gets_documents(kb: KnowledgeBase) -> None:
+    retriever = langchain.MmragRetriever(knowledge_base=kb, k=2)
+    rose, leaf = retriever.invoke("red rose or green leaf")
+    assert {rose.id, leaf.id} == {"rose#img-0", "leaf#txt-0"}
+    [found] = [one for one in (rose, leaf) if one.id == "rose#img-0"]
+    assert found.page_content == "a red rose"
+    assert found.metadata["kind"] == "image"
+    assert found.metadata["year"] == 2020
+    assert found.metadata["image_uri"].startswith("file:")
+    assert [rose.metadata["score"], leaf.metadata["score"]] == sorted(
+        [rose.metadata["score"], leaf.metadata["score"]], reverse=True
+    )
+
+
+def test_langchain_filters_and_waits_in_an_event_loop(kb: KnowledgeBase) -> None:
+    retriever = langchain.MmragRetriever(knowledge_base=kb, where="year > 2020")
+    assert [one.id for one in asyncio.run(retriever.ainvoke("rose leaf"))] == ["leaf#txt-0"]
+    with pytest.raises(UsageError, match="empty"):
+        retriever.invoke(" ")
+    with pytest.raises(ValidationError, match="k"):
+        langchain.MmragRetriever(knowledge_base=kb, k=0)
+
+
+def test_llama_index_gets_nodes_and_pictures_as_image_nodes(kb: KnowledgeBase) -> None:
+    retriever = llama_index.MmragRetriever(kb, k=2)
+    found = {one.node.id_: one for one in retriever.retrieve("red rose or green leaf")}
+    rose, leaf = found["rose#img-0"].node, found["leaf#txt-0"].node
+    assert isinstance(rose, ImageNode)
+    assert rose.image_path is not None
+    assert rose.image_path.startswith("/")
+    assert rose.metadata["year"] == 2020
+    assert type(leaf) is TextNode
+    assert leaf.get_content() == "a green leaf"
+    assert found["rose#img-0"].score is not None
+
+
+def test_llama_index_asks_with_a_picture(kb: KnowledgeBase, tmp_path: Path) -> None:
+    (tmp_path / "asked.png").write_bytes(picture("red"))
+    asked = QueryBundle("", image_path=str(tmp_path / "asked.png"))
+    [first, *_] = llama_index.MmragRetriever(kb, mode="visually_similar").retrieve(asked)
+    assert first.node.id_ == "rose#img-0"
