@@ -87,9 +87,9 @@ def evaluate_retrieval(
         )
     if not report.overall.metrics[f"mrr@{depth}"].mean:
         print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
-    comparison = compare(report, earlier, settings.evaluate) if earlier else None
+    comparison = compare(report.per_query, earlier, settings.evaluate) if earlier else None
     if as_json:
-        said = {"data": str(data), "index": str(index), **settings.evaluate.model_dump(), **report.as_dict()}
+        said = {"data": str(data), "index": str(index), **settings.evaluate.bootstrap, **report.as_dict()}
         print_json(said | {"comparison": comparison.as_dict() if comparison else None})
     else:
         print_retrieval(report)

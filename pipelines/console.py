@@ -22,7 +22,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
     from pipelines.evaluate.baseline import Comparison
-    from pipelines.evaluate.retrieval import Group, Report
+    from pipelines.evaluate.figures import Group
+    from pipelines.evaluate.retrieval import Report
     from pipelines.ingest.backup import Moved
     from pipelines.ingest.dry_run import DryRun
     from pipelines.ingest.summary import Summary

@@ -1,11 +1,12 @@
-"""Compare a report with an earlier one, query by query. Knows nothing of searching."""
+"""Compare a report with an earlier one, query by query. Knows nothing of searching, answering or judging."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, FiniteFloat, ValidationError
@@ -13,8 +14,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from pipelines.core.errors import UsageError
 from pipelines.evaluate import metrics
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.queries import JudgedQuery
-from pipelines.evaluate.retrieval import QueryFigures, Report
+from pipelines.evaluate.figures import Measured, by_queries
 
 MAX_BASELINE_BYTES = 512 * 2**20
 LOWER_IS_BETTER = ("mean_rank",)
@@ -28,18 +28,26 @@ class _Figures(BaseModel):
 
 
 class Baseline(BaseModel):
-    """What is read of an earlier `--json` file."""
+    """What is read of an earlier `--json` file. `instruments`: what measured, by the first letters of its
+    measures' names; figures of two different ones are not compared."""
 
     per_query: list[_Figures]
+    instruments: dict[str, str] = {}
+
+
+class Named(Protocol):
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """A measure's means before and now over the queries of both runs, and the interval of the difference.
 
-    `fell`: it became worse, and the interval does not reach 0.
+    `queries` have the measure in both runs. `fell`: it became worse, and the interval does not reach 0.
     """
 
+    queries: int
     before: float
     now: float
     difference: float
@@ -51,7 +59,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out, and so
-    are the measures `not_compared`, which one of the runs does not have."""
+    are the measures `not_compared`, which one of the runs does not have or took in another way."""
 
     queries: int
     only_before: int
@@ -68,7 +76,7 @@ class Comparison:
 
 
 def read_baseline(file: Path) -> Baseline:
-    """Raises UsageError for what is not an object that `mmrag evaluate retrieval --json` printed."""
+    """Raises UsageError for what is not an object that `mmrag evaluate ... --json` printed."""
     try:
         with file.open("rb") as stream:
             body = stream.read(MAX_BASELINE_BYTES + 1)
@@ -83,43 +91,64 @@ def read_baseline(file: Path) -> Baseline:
         field = ".".join(str(part) for part in problem["loc"])
         raise UsageError(
             f"--baseline {file}: {field + ': ' if field else ''}{problem['msg']}; "
-            "wanted what mmrag evaluate retrieval --json printed"
+            "wanted what mmrag evaluate ... --json printed"
         ) from exc
 
 
-def require_common(queries: Iterable[JudgedQuery | QueryFigures], baseline: Baseline) -> None:
+def require_common(queries: Iterable[Named], baseline: Baseline) -> None:
     """Raise UsageError when the baseline has none of the queries: known before they are asked."""
     earlier = {query.id for query in baseline.per_query}
     if not any(query.id in earlier for query in queries):
         raise UsageError("--baseline: has none of these queries")
 
 
-def compare(report: Report, baseline: Baseline, config: EvaluateConfig) -> Comparison:
+def compare(
+    queries: Sequence[Measured],
+    baseline: Baseline,
+    config: EvaluateConfig,
+    instruments: Mapping[str, str] = MappingProxyType({}),
+) -> Comparison:
     """Raises UsageError when the runs have no query or no measure in common."""
-    require_common(report.per_query, baseline)
+    require_common(queries, baseline)
     earlier = {query.id: query.metrics for query in baseline.per_query}
-    common = [query for query in report.per_query if query.id in earlier]
-    names = [name for name in report.overall.metrics if all(name in earlier[query.id] for query in common)]
-    if not names:
-        raise UsageError("--baseline: has none of these measures; give it the same -k")
-    before = np.array([[earlier[query.id][name] for name in names] for query in common])
-    now = np.array([[query.metrics[name] for name in names] for query in common])
-    ends = metrics.paired_bootstrap(now, before, config.confidence, config.resamples, config.seed)
-    means = before.mean(axis=0), now.mean(axis=0)
-    rows = zip(names, *(column.tolist() for column in (*means, *ends)), strict=True)
+    common = [query for query in queries if query.id in earlier]
+    prefixes = {*instruments, *baseline.instruments}
+    changed = tuple(one for one in prefixes if instruments.get(one) != baseline.instruments.get(one))
+    shared = [
+        [name for name in query.metrics if name in earlier[query.id] and not name.startswith(changed)]
+        for query in common
+    ]
+    found: dict[str, Change] = {}
+    for names, rows in by_queries(shared):
+        pairs = [(common[row].metrics, earlier[common[row].id]) for row in rows]
+        found |= _changes(names, pairs, config)
+    if not found:
+        raise UsageError("--baseline: has none of these measures; measure in the same way (-k, judge)")
     return Comparison(
         queries=len(common),
         only_before=len(earlier) - len(common),
-        only_now=len(report.per_query) - len(common),
-        metrics={
-            name: Change(was, has, difference, low, high, _fell(name, low, high))
-            for name, was, has, difference, low, high in rows
-        },
-        not_compared=tuple(sorted(_measures(report.per_query) ^ _measures(baseline.per_query))),
+        only_now=len(queries) - len(common),
+        metrics=found,
+        not_compared=tuple(sorted((_measures(queries) | _measures(baseline.per_query)) - set(found))),
     )
 
 
-def _measures(queries: Iterable[_Figures | QueryFigures]) -> set[str]:
+def _changes(
+    names: Sequence[str],
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
+    config: EvaluateConfig,
+) -> dict[str, Change]:
+    now, before = (np.array([[pair[side][name] for name in names] for pair in pairs]) for side in (0, 1))
+    ends = metrics.paired_bootstrap(now, before, config.confidence, config.resamples, config.seed)
+    means = before.mean(axis=0), now.mean(axis=0)
+    rows = zip(names, *(column.tolist() for column in (*means, *ends)), strict=True)
+    return {
+        name: Change(len(pairs), was, has, difference, low, high, _fell(name, low, high))
+        for name, was, has, difference, low, high in rows
+    }
+
+
+def _measures(queries: Iterable[Measured]) -> set[str]:
     return {name for query in queries for name in query.metrics}
 
 

@@ -32,9 +32,8 @@ from pipelines.core.picture_files import clean, find_pictures, read_picture
 from pipelines.core.prompts import language
 from pipelines.core.retriever import Mode, Query, plan
 from pipelines.core.types import is_part_id
+from pipelines.evaluate.lines import explained, lines
 
-MAX_FILE_BYTES = 512 * 2**20
-MAX_LINE_BYTES = 2**20
 NO_TEXT = "no text"
 """The language of a query that is a picture alone."""
 
@@ -161,11 +160,11 @@ def _judged(row: Row, where: str, root: str, types: Mapping[str, str]) -> Judged
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, Row]]:
-    for where, line in _lines(file):
+    for where, line in lines(file):
         try:
             row = _row(pydantic_core.from_json(line))
         except ValueError as exc:
-            raise UsageError(f"{where}: {_explained(exc)}") from exc
+            raise UsageError(f"{where}: {explained(exc)}") from exc
         yield where, row
 
 
@@ -177,11 +176,11 @@ def _row(value: Any) -> Row:
 
 def _beir(directory: Path, split: str) -> Iterator[tuple[str, Row]]:
     grades = _qrels(directory, split)
-    for where, line in _lines(directory / "queries.jsonl"):
+    for where, line in lines(directory / "queries.jsonl"):
         try:
             query = _BeirQuery.model_validate_json(line)
         except ValidationError as exc:
-            raise UsageError(f"{where}: {_explained(exc)}") from exc
+            raise UsageError(f"{where}: {explained(exc)}") from exc
         if query.id in grades:
             yield where, Row(id=query.id, text=query.text, relevant=grades.pop(query.id))
     if grades:
@@ -195,7 +194,7 @@ def _qrels(directory: Path, split: str) -> dict[str, dict[str, float]]:
     if split not in splits:
         raise UsageError(f"{file}: no such file; --split: {', '.join(splits) or 'there is no qrels/*.tsv'}")
     grades: dict[str, dict[str, float]] = {}
-    for number, (where, line) in enumerate(_lines(file)):
+    for number, (where, line) in enumerate(lines(file)):
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) != 3:
             raise UsageError(f"{where}: has {len(cells)} columns; wanted query, document and grade, by tabs")
@@ -216,33 +215,3 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if isfinite(value) else None
-
-
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place. Raises UsageError for what cannot be read."""
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file")
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{file}: has more than the {MAX_FILE_BYTES:,} bytes allowed")
-        with file.open("rb") as stream:
-            for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
-                where = f"{file}:{number}"
-                if len(line) > MAX_LINE_BYTES:
-                    raise UsageError(f"{where}: is longer than the {MAX_LINE_BYTES:,} bytes allowed")
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield where, text
-    except UnicodeDecodeError as exc:
-        raise UsageError(f"{where}: is not UTF-8 (byte {exc.start})") from exc
-    except OSError as exc:
-        raise UsageError(f"{file}: {exc.strerror}") from exc
-
-
-def _explained(exc: ValueError) -> str:
-    """One line: the field and what is wrong with it."""
-    if not isinstance(exc, ValidationError):
-        return f"no JSON ({exc})"
-    problem = exc.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    return f"{field + ': ' if field else ''}{problem['msg']}"

@@ -19,6 +19,7 @@ from pipelines.core.retriever import MAX_K, Branch, BranchRun, Query
 from pipelines.core.types import Hit, SearchResult
 from pipelines.evaluate import metrics
 from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.figures import OVERALL, Group, group, groups
 from pipelines.evaluate.metrics import Floats
 from pipelines.evaluate.queries import JudgedQuery
 
@@ -41,23 +42,6 @@ class Rankings:
     hits: tuple[float, ...]
     branches: Mapping[Branch, tuple[float, ...]]
     degraded: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over queries, and the ends of its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Some queries' figures, by the measure's name."""
-
-    queries: int
-    metrics: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,33 +106,22 @@ def report(
     """The figures of rankings that are there, one at least."""
     queries = [one.judged for one in rankings]
     values = measure(queries, [one.hits for one in rankings], cutoffs, depth)
-    languages = np.array([query.language for query in queries])
+    per_query = _query_figures(rankings, values)
     by_branch = {}
     for branch in dict.fromkeys(branch for one in rankings for branch in one.branches):
         asked = [one for one in rankings if branch in one.branches]
         found = [one.branches[branch] for one in asked]
-        by_branch[branch] = _estimated(measure([one.judged for one in asked], found, cutoffs, depth), config)
+        alone = measure([one.judged for one in asked], found, cutoffs, depth)
+        by_branch[branch] = group(_query_figures(asked, alone), config)
+    by_language = groups(per_query, config)
     return Report(
         depth=depth,
         left_out=left_out,
-        overall=_estimated(values, config),
-        by_language={
-            name: _estimated(
-                {measured: column[languages == name] for measured, column in values.items()}, config
-            )
-            for name in sorted({query.language for query in queries})
-        },
+        overall=by_language.pop(OVERALL),
+        by_language=by_language,
         by_branch=by_branch,
         degraded=dict(Counter(message for one in rankings for message in one.degraded)),
-        per_query=tuple(
-            QueryFigures(
-                one.judged.id,
-                one.judged.language,
-                one.degraded,
-                {measured: float(column[row]) for measured, column in values.items()},
-            )
-            for row, one in enumerate(rankings)
-        ),
+        per_query=per_query,
     )
 
 
@@ -199,8 +172,13 @@ def measure(
     }
 
 
-def _estimated(values: Mapping[str, Floats], config: EvaluateConfig) -> Group:
-    values_NM = np.stack(list(values.values()), axis=1)
-    ends = metrics.bootstrap(values_NM, config.confidence, config.resamples, config.seed)
-    rows = zip(values, *(column.tolist() for column in ends), strict=True)
-    return Group(len(values_NM), {name: Estimate(mean, low, high) for name, mean, low, high in rows})
+def _query_figures(rankings: Sequence[Rankings], values: Mapping[str, Floats]) -> tuple[QueryFigures, ...]:
+    return tuple(
+        QueryFigures(
+            one.judged.id,
+            one.judged.language,
+            one.degraded,
+            {measured: float(column[row]) for measured, column in values.items()},
+        )
+        for row, one in enumerate(rankings)
+    )

@@ -285,7 +285,7 @@ def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged
     assert list(body["overall"]["metrics"]) == [
         *["recall@1", "recall@3", "success@1", "success@3", "ndcg@1", "ndcg@3", "mrr@50", "mean_rank@50"]
     ]
-    assert body["overall"]["metrics"]["recall@1"] == {"mean": 1, "low": 1, "high": 1}
+    assert body["overall"]["metrics"]["recall@1"] == {"mean": 1, "low": 1, "high": 1, "queries": 2}
     assert list(body["by_language"]) == ["en", "zh"]
     assert list(body["by_branch"]) == ["text_to_image", "text", "lexical"]
     assert list(body["degraded"].values()) == [1]  # the encoder reads no Chinese

@@ -11,7 +11,8 @@ import pytest
 from pipelines.core.errors import UsageError
 from pipelines.evaluate.baseline import compare, read_baseline, require_common
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.retrieval import Estimate, Group, QueryFigures, Report
+from pipelines.evaluate.figures import Estimate, Group
+from pipelines.evaluate.retrieval import QueryFigures, Report
 
 CONFIG = EvaluateConfig(resamples=500)
 
@@ -24,7 +25,7 @@ def report(**figures: list[float]) -> Report:
         QueryFigures(f"q{n}", "en", (), {name: values[n] for name, values in named.items()})
         for n in range(count)
     )
-    overall = Group(count, {name: Estimate(float(np.mean(v)), 0, 1) for name, v in named.items()})
+    overall = Group(count, {name: Estimate(float(np.mean(v)), 0, 1, len(v)) for name, v in named.items()})
     return Report(50, 0, overall, {"en": overall}, {}, {}, per_query)
 
 
@@ -40,7 +41,7 @@ def test_a_clear_fall_is_one_and_noise_is_none(tmp_path: Path) -> None:
     noise -= noise.mean()
     before = report(recall_at_5=list(steady), ndcg_at_5=list(steady))
     now = report(recall_at_5=list(steady - 0.1), ndcg_at_5=list(steady + noise))
-    comparison = compare(now, read_baseline(saved(before, tmp_path)), CONFIG)
+    comparison = compare(now.per_query, read_baseline(saved(before, tmp_path)), CONFIG)
     assert comparison.fallen == ("recall@5",)
     change = comparison.metrics["recall@5"]
     assert change.difference == pytest.approx(-0.1)
@@ -52,23 +53,23 @@ def test_a_higher_rank_number_is_a_fall_and_a_lower_one_is_not(tmp_path: Path) -
     before = report(mean_rank_at_50=[2.0] * 30)
     worse, better = report(mean_rank_at_50=[3.0] * 30), report(mean_rank_at_50=[1.0] * 30)
     baseline = read_baseline(saved(before, tmp_path))
-    assert compare(worse, baseline, CONFIG).fallen == ("mean_rank@50",)
-    assert compare(better, baseline, CONFIG).fallen == ()
+    assert compare(worse.per_query, baseline, CONFIG).fallen == ("mean_rank@50",)
+    assert compare(better.per_query, baseline, CONFIG).fallen == ()
 
 
 def test_the_same_run_did_not_fall_and_rounding_is_no_fall(tmp_path: Path) -> None:
     values = np.random.default_rng(1).random(20)
     same = report(ndcg_at_5=list(values), mean_rank_at_50=list(50 * values))
     baseline = read_baseline(saved(same, tmp_path))
-    assert {change.difference for change in compare(same, baseline, CONFIG).metrics.values()} == {0}
+    assert {change.difference for change in compare(same.per_query, baseline, CONFIG).metrics.values()} == {0}
     rounded = report(ndcg_at_5=list(values - 1e-15), mean_rank_at_50=list(50 * values + 1e-13))
-    assert compare(rounded, baseline, CONFIG).fallen == ()
+    assert compare(rounded.per_query, baseline, CONFIG).fallen == ()
 
 
 def test_only_common_queries_and_measures_are_compared(tmp_path: Path) -> None:
     before = report(recall_at_5=[1.0, 1.0, 1.0], recall_at_7=[1.0, 1.0, 1.0])
     now = report(recall_at_5=[0.0, 1.0], recall_at_3=[0.0, 1.0])
-    comparison = compare(now, read_baseline(saved(before, tmp_path)), CONFIG)
+    comparison = compare(now.per_query, read_baseline(saved(before, tmp_path)), CONFIG)
     assert (comparison.queries, comparison.only_before, comparison.only_now) == (2, 1, 0)
     assert list(comparison.metrics) == ["recall@5"]
     assert comparison.metrics["recall@5"].before == 1  # of the two, not of the three
@@ -78,11 +79,11 @@ def test_only_common_queries_and_measures_are_compared(tmp_path: Path) -> None:
 def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> None:
     baseline = read_baseline(saved(report(recall_at_5=[1.0]), tmp_path))
     with pytest.raises(UsageError, match="none of these measures"):
-        compare(report(recall_at_7=[1.0]), baseline, CONFIG)
+        compare(report(recall_at_7=[1.0]).per_query, baseline, CONFIG)
     (tmp_path / "empty.json").write_text('{"per_query": []}')
     empty = read_baseline(tmp_path / "empty.json")
     with pytest.raises(UsageError, match="none of these queries"):
-        compare(report(recall_at_5=[1.0]), empty, CONFIG)
+        compare(report(recall_at_5=[1.0]).per_query, empty, CONFIG)
     with pytest.raises(UsageError, match="none of these queries"):
         require_common(report(recall_at_5=[1.0]).per_query, empty)
     require_common(report(recall_at_5=[1.0]).per_query, baseline)

@@ -10,7 +10,7 @@ import pytest
 from fakes import picture
 
 from pipelines.core.errors import UsageError
-from pipelines.evaluate import queries
+from pipelines.evaluate import lines
 from pipelines.evaluate.queries import JudgedQuery, read_queries
 
 ROW: dict[str, Any] = {"id": "q1", "text": "red", "relevant": ["rose"]}
@@ -165,10 +165,10 @@ def test_an_id_that_stands_twice_is_named_with_both_places(tmp_path: Path) -> No
 
 def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = written(tmp_path / "q.jsonl", ROW, ROW | {"id": "q2", "text": "x" * 200})
-    monkeypatch.setattr(queries, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)
     with pytest.raises(UsageError, match=r"q\.jsonl:2: is longer than the 100 bytes"):
         read_queries(data, TYPES)
-    monkeypatch.setattr(queries, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(lines, "MAX_FILE_BYTES", 100)
     with pytest.raises(UsageError, match=r"q\.jsonl: has more than the 100 bytes"):
         read_queries(data, TYPES)
 

@@ -1,0 +1,43 @@
+"""The lines of a file that people wrote, each with its place for a message. Knows nothing of their content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipelines.core.errors import UsageError
+
+MAX_FILE_BYTES = 512 * 2**20
+MAX_LINE_BYTES = 2**20
+
+
+def lines(file: Path) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each with its place. Raises UsageError for what cannot be read."""
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"{file}: has more than the {MAX_FILE_BYTES:,} bytes allowed")
+        with file.open("rb") as stream:
+            for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
+                where = f"{file}:{number}"
+                if len(line) > MAX_LINE_BYTES:
+                    raise UsageError(f"{where}: is longer than the {MAX_LINE_BYTES:,} bytes allowed")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield where, text
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{where}: is not UTF-8 (byte {exc.start})") from exc
+    except OSError as exc:
+        raise UsageError(f"{file}: {exc.strerror}") from exc
+
+
+def explained(exc: ValueError) -> str:
+    """One line: the field and what is wrong with it."""
+    if not isinstance(exc, ValidationError):
+        return f"no JSON ({exc})"
+    problem = exc.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    return f"{field + ': ' if field else ''}{problem['msg']}"
