@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
     from pipelines.evaluate.baseline import Comparison
     from pipelines.evaluate.figures import Group
+    from pipelines.evaluate.generation import Report as GenerationReport
+    from pipelines.evaluate.grounding import Report as GroundingReport
     from pipelines.evaluate.retrieval import Report
     from pipelines.ingest.backup import Moved
     from pipelines.ingest.dry_run import DryRun
     from pipelines.ingest.summary import Summary
 
+_Name = TypeVar("_Name", bound=str)
 _TEXT_WIDTH = 160
 _SHOWN_REFUSALS = 20
 
@@ -182,17 +185,67 @@ def print_retrieval(report: Report) -> None:
         Console(stderr=True).print(message, style="yellow", highlight=False, markup=False)
 
 
+def print_generation(report: GenerationReport) -> None:
+    """A table of the figures, what became of answers, statements and verdicts, and the worst answers."""
+    _print_groups(report.groups)
+    _print_counts("answers", report.counts)
+    _print_counts("statements by their citations", report.statements)
+    if unseen := report.statements.get("unseen"):
+        message = f"not judged: {unseen:,} statements, whose evidence is a picture or not at hand; "
+        hint = "they count neither as right nor as wrong"
+        Console(stderr=True).print(message + hint, style="yellow", highlight=False)
+    _print_counts("the judge", report.judge)
+    _print_worst(report.worst, report.degraded)
+
+
+def print_grounding(report: GroundingReport) -> None:
+    _print_groups(report.groups)
+    _print_counts("answers", report.counts)
+    if report.left_out:
+        Console().print(f"left out, for they have no boxes: {report.left_out:,} questions", highlight=False)
+    _print_worst(report.worst, report.degraded)
+
+
+def _print_groups(groups: Mapping[str, Group]) -> None:
+    """`groups` begins with all queries."""
+    named = {
+        "all questions" if place == 0 else name: group for place, (name, group) in enumerate(groups.items())
+    }
+    Console().print(_figures(named))
+
+
+def _print_counts(what: str, counts: Mapping[_Name, float]) -> None:
+    told = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items() if number)
+    if told:
+        Console(soft_wrap=True).print(f"{what}: {told}", highlight=False)
+
+
+def _print_worst(worst: Sequence[str], degraded: Mapping[str, int]) -> None:
+    if worst:
+        Console(soft_wrap=True).print(Text(f"the worst: {', '.join(worst)}"))
+    for missing, queries in degraded.items():
+        message = f"degraded: {missing} ({queries:,} queries)"
+        Console(stderr=True).print(message, style="yellow", highlight=False, markup=False)
+
+
 def _figures(groups: Mapping[str, Group]) -> Table:
     table = Table("")
     for name, group in groups.items():
         table.add_column(Text(f"{name} ({group.queries:,})"))
     for measured in next(iter(groups.values())).metrics:
-        cells = (group.metrics[measured] for group in groups.values())
-        if measured.startswith("mean_rank"):
-            table.add_row(measured, *(f"{it.mean:.1f} [{it.low:.1f}–{it.high:.1f}]" for it in cells))
-        else:
-            table.add_row(measured, *(f"{it.mean:.3f} [{it.low:.2f}–{it.high:.2f}]" for it in cells))
+        table.add_row(measured, *(_cell(measured, group) for group in groups.values()))
     return table
+
+
+def _cell(measured: str, group: Group) -> str:
+    """Over how many queries stands there where it is not over all."""
+    if measured not in group.metrics:
+        return ""
+    it = group.metrics[measured]
+    if measured.startswith("mean_rank"):
+        return f"{it.mean:.1f} [{it.low:.1f}–{it.high:.1f}]"
+    over = f" of {it.queries:,}" if it.queries < group.queries else ""
+    return f"{it.mean:.3f} [{it.low:.2f}–{it.high:.2f}]{over}"
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -63,6 +63,10 @@ class GeneratorUnavailable(MmragError):
     """The model that writes answers does not answer. Safe to retry."""
 
 
+class JudgeUnavailable(MmragError):
+    """The model that judges answers does not answer. Safe to retry."""
+
+
 class IndexLocked(MmragError):
     """Another process is writing this index."""
 

@@ -1,1 +1,5 @@
-"""Measuring what an index finds. `metrics` is pure; `retrieval` asks and measures; none of it knows Ray."""
+"""Measuring what an index finds and what is answered from it. None of it knows Ray.
+
+`metrics`, `overlap`, `statements`, `support` and `boxes` are pure; `retrieval`, `generation` and `grounding`
+measure.
+"""

@@ -1,4 +1,4 @@
-"""The lines of a file that people wrote, each with its place for a message. Knows nothing of their content."""
+"""The lines of a file that people wrote, each with its place for a message. Knows not what they hold."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""Whether evidence supports a statement: the port, and the judge that compares words.
+
+Words alone know no negation, no order and no picture: they take "A drives B" for "B drives A". They are a
+lower bar that costs nothing; a model behind `evaluate.entailment=judge` reads both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pipelines.evaluate.overlap import HAN, tokens
+
+Verdict = Literal["supported", "unsupported", "unseen", "unparsable"]
+"""`unseen`: the evidence is a picture, or is not at hand, and what would have to be seen was not.
+`unparsable`: the judge's reply was neither yes nor no. Neither is ever counted as right."""
+
+_NUMBER = re.compile(r"(?:^-)?\d+(?:\.\d+)*")
+_STOP_WORDS = {
+    *("a", "an", "the", "of", "to", "in", "on", "at", "by", "for", "with", "from", "as", "is", "are", "was"),
+    *("were", "be", "been", "it", "its", "this", "that", "these", "those", "there", "and", "or", "but", "so"),
+    *("which", "who", "what", "where", "when", "has", "have", "had", "do", "does", "did", "can", "will"),
+    *"的了是在和与及或为有这那其之也都就而于着个以由从到把被等所并则",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of evidence. `picture` is the address of its picture; `has_picture` is known where there is
+    no address either."""
+
+    id: str
+    text: str
+    has_picture: bool = False
+    picture: str | None = None
+
+
+class Entailment(Protocol):
+    def __call__(self, statement: str, evidence: Sequence[Piece]) -> Verdict:
+        """Whether the pieces together support the statement. Nothing supports anything without evidence."""
+
+
+class Lexical:
+    """By the share of a statement's words that stand in its evidence (K-Precision: Adlakha et al., TACL
+    2024, arXiv 2307.16877), stop words aside, Chinese by characters; and all of its numbers must.
+
+    What words do not support, and a picture may, is `unseen`, and so is evidence without any text.
+    """
+
+    def __init__(self, coverage: float) -> None:
+        self._coverage = coverage
+
+    def __call__(self, statement: str, evidence: Sequence[Piece]) -> Verdict:
+        if not evidence:
+            return "unsupported"
+        if self._covered(statement, "\n".join(piece.text for piece in evidence)):
+            return "supported"
+        blind = any(piece.has_picture or not piece.text.strip() for piece in evidence)
+        return "unseen" if blind else "unsupported"
+
+    def _covered(self, statement: str, text: str) -> bool:
+        there = set(tokens(text))
+        words = [token for token in tokens(statement) if token not in _STOP_WORDS]
+        if not set(_numbers(words)) <= set(_numbers(there)):
+            return False
+        covered = sum(word in there or _same_but_split(word, there) for word in words)
+        return bool(words) and covered >= self._coverage * len(words)
+
+
+def _numbers(words: Sequence[str] | set[str]) -> list[float]:
+    """What they say, so that 90.0 is 90; of a version such as 1.2.3 its parts."""
+    found = [number for word in words for number in _NUMBER.findall(word)]
+    return [
+        value
+        for number in found
+        for value in (map(float, number.split(".")) if number.count(".") > 1 else [float(number)])
+    ]
+
+
+def _same_but_split(word: str, there: set[str]) -> bool:
+    """`90mm` where `90 mm` stands."""
+    parts = re.findall(rf"\d+(?:\.\d+)*|[^\d{HAN}]+", word)
+    return len(parts) > 1 and all(part in there for part in parts)

@@ -1,0 +1,141 @@
+"""An answer's statements, whether words support them, and ALCE's recall and precision, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pipelines.evaluate.entailment import Lexical, Piece, Verdict
+from pipelines.evaluate.statements import Statement, statements, without_marks
+from pipelines.evaluate.support import support
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("It is 90 mm [1]. It is steel [2][3].", [("It is 90 mm.", (1,)), ("It is steel.", (2, 3))]),
+        ("It is 90 mm. [1] It is steel.[2]", [("It is 90 mm.", (1,)), ("It is steel.", (2,))]),
+        ("孔距是90 mm [1]。材料为钢[1, 2]。", [("孔距是90 mm。", (1,)), ("材料为钢。", (1, 2))]),
+        ("It is 3.5 mm, see Fig. 2 [1]", [("It is 3.5 mm, see Fig. 2", (1,))]),
+        ("Made by J. Smith e.g. in May [1]. Yes!", [("Made by J. Smith e.g. in May.", (1,)), ("Yes!", ())]),
+        ("One [1]\n- two [2]\n[3]", [("One", (1,)), ("- two", (2, 3))]),
+        ("[1] It is red.", [("It is red.", (1,))]),
+        ("[2]. It is red [1].", [("It is red.", (2, 1))]),
+        ("A [1] and b [1].", [("A and b.", (1,))]),
+        ("...", []),
+        ("", []),
+    ],
+)
+def test_an_answers_statements(answer: str, expected: list[tuple[str, tuple[int, ...]]]) -> None:
+    assert [(one.text, one.cited) for one in statements(answer)] == expected
+
+
+def test_marks_are_not_read_aloud() -> None:
+    assert without_marks("90 mm [1][ 2 , 3 ].") == "90 mm."
+    assert without_marks("the matrix [a]") == "the matrix [a]"
+
+
+def text(words: str) -> Piece:
+    return Piece("doc#txt-0", words)
+
+
+PICTURE = Piece("doc#img-0", "", has_picture=True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "evidence", "expected"),
+    [
+        ("The hole spacing is 90 mm.", [text("hole spacing: 90 mm")], "supported"),
+        ("The hole spacing is 90mm.", [text("hole spacing: 90 mm")], "supported"),
+        ("The hole spacing is 95 mm.", [text("hole spacing: 90 mm")], "unsupported"),  # its number
+        ("The spacing is 90.0 mm.", [text("spacing 90 mm")], "unsupported"),  # 2 of 3 words
+        ("It is -5 °C", [text("5 °C")], "unsupported"),
+        ("The hole spacing", [text("hole spacing"), PICTURE], "supported"),
+        ("The blue cat sat", [text("a blue cat"), text("that sat")], "supported"),  # together
+        ("安装孔距是90毫米", [text("安装孔距90毫米")], "supported"),
+        ("安装孔距是95毫米", [text("安装孔距90毫米")], "unsupported"),
+        ("It is red.", [PICTURE], "unseen"),
+        ("It is red.", [text("it is blue"), PICTURE], "unseen"),
+        ("It is red.", [text("")], "unseen"),  # its words are not at hand
+        ("It is.", [text("it is")], "unsupported"),  # stop words say nothing
+        ("It is red.", [], "unsupported"),
+    ],
+)
+def test_words_that_support(statement: str, evidence: list[Piece], expected: Verdict) -> None:
+    assert Lexical(0.75)(statement, evidence) == expected
+
+
+def test_the_coverage_is_a_share_of_the_words() -> None:
+    evidence = [text("red green blue")]
+    assert Lexical(0.75)("red green blue black", evidence) == "supported"
+    assert Lexical(0.76)("red green blue black", evidence) == "unsupported"
+
+
+class Table:
+    """An entailment judge that knows what each set of pieces supports."""
+
+    def __init__(self, **verdicts: Verdict) -> None:
+        self._verdicts = verdicts
+
+    def __call__(self, statement: str, evidence: Sequence[Piece]) -> Verdict:
+        return self._verdicts.get("".join(piece.id for piece in evidence), "unsupported")
+
+
+EVIDENCE = {1: Piece("a", ""), 2: Piece("b", ""), 3: Piece("c", "")}
+
+
+def claim(*cited: int) -> Statement:
+    return Statement("it is so", cited)
+
+
+@pytest.mark.parametrize(
+    ("cited", "verdicts", "recall", "precision"),
+    [
+        ((1,), {"a": "supported"}, 1, 1),
+        ((1,), {}, 0, 0),
+        ((), {}, 0, 0),
+        # b adds nothing: it does not support alone, and without it the rest does.
+        ((1, 2), {"ab": "supported", "a": "supported"}, 1, 1 / 2),
+        # Only together: neither alone, and without either the support is gone.
+        ((1, 2), {"ab": "supported"}, 1, 1),
+        # Both alone: ALCE does not ask for a minimal set.
+        ((1, 2), {"ab": "supported", "a": "supported", "b": "supported"}, 1, 1),
+        # Alone it would do, but together they are not judged to: precision counts only with recall.
+        ((1, 2), {"a": "supported"}, 0, 0),
+        # A number that there is no evidence for is a citation that is not relevant.
+        ((1, 9), {"a": "supported"}, 1, 1 / 2),
+        ((9,), {}, 0, 0),
+        # Three, of which c is not needed.
+        ((1, 2, 3), {"abc": "supported", "ab": "supported"}, 1, 2 / 3),
+        # What was not seen is neither.
+        ((1,), {"a": "unseen"}, None, None),
+        ((1, 9), {"a": "unseen"}, None, 0),
+        ((1, 2), {"ab": "supported", "a": "supported", "b": "unseen"}, 1, 1),
+    ],
+)
+def test_recall_and_precision_of_one_statement(
+    cited: tuple[int, ...], verdicts: dict[str, Verdict], recall: float | None, precision: float | None
+) -> None:
+    found = support([claim(*cited)], EVIDENCE, Table(**verdicts))
+    assert (found.recall, found.precision) == (recall, precision)
+
+
+def test_several_statements_share_recall_and_their_citations_precision() -> None:
+    entails = Table(a="supported", b="unseen", c="unparsable")
+    found = support([claim(1), claim(), claim(2), claim(3)], EVIDENCE, entails)
+    assert found.verdicts == {"supported": 1, "unsupported": 1, "unseen": 1, "unparsable": 1}
+    assert found.recall == 1 / 2  # of the two that were decided
+    assert found.precision == 1
+    assert found.undecided == 2
+
+
+def test_an_answer_that_cites_only_what_is_not_seen_has_no_precision() -> None:
+    found = support([claim(), claim(2)], EVIDENCE, Table(b="unseen"))
+    assert found.recall == 0
+    assert found.precision is None
+
+
+def test_an_answer_without_statements_has_neither() -> None:
+    found = support([], EVIDENCE, Table())
+    assert (found.recall, found.precision) == (None, None)
