@@ -92,7 +92,7 @@ def test_the_first_question_that_is_refused_ends_it_and_so_does_a_model_that_is_
 
 
 def test_a_place_to_keep_answers_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--keep .*: "), keeping(tmp_path / "no" / "kept.jsonl"):
+    with pytest.raises(UsageError, match=r"--keep .*: "), keeping(tmp_path / "no" / "kept.jsonl"):
         pass
 
 
@@ -154,7 +154,7 @@ def test_a_wrong_file_of_answers_is_named(tmp_path: Path, rows: list[dict[str, A
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--answers .*nowhere"):
+    with pytest.raises(UsageError, match=r"--answers .*nowhere"):
         read_answers(tmp_path / "nowhere")
     (tmp_path / "a.jsonl").write_text("{\n")
     with pytest.raises(UsageError, match=r"--answers .*a\.jsonl:1: no JSON"):

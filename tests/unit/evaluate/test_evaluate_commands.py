@@ -1,0 +1,204 @@
+"""`mmrag evaluate generation` and `grounding` as their users meet them, with an index in memory and a model
+that says what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import chunk_part, image_part, memory_index, picture
+from judge_server import Scripted
+from shell import mmrag
+
+import pipelines.core.engine
+import pipelines.core.index
+from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile
+from pipelines.evaluate.judge import ENTAILMENT
+
+SCORES = '{"accuracy": 5, "completeness": 4, "verifiability": 3}'
+
+_HALF = round((load_profile(GeneratorConfig()).frame.units - 1) / 2)
+SAYS = {
+    "How wide": "It is 90 mm [1].",
+    "Who": "The evidence does not say.",
+    "Where": f"Here [[0,0,{_HALF},{_HALF}]].",
+}
+
+
+class Parrot:
+    """In place of the engine: an answer for the words of the question."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        pass
+
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+        await asyncio.sleep(0)
+        asked = prompt.turns[-1].text.rpartition("Question: ")[2]
+        yield next(said for words, said in SAYS.items() if asked.startswith(words))
+
+
+@pytest.fixture
+def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "160")
+    index = memory_index(tmp_path / "kb")
+    red = np.array([[1, 0, 0, 1, 0, 0]], np.float32) / np.sqrt(2, dtype=np.float32)
+    index.visual().upsert([image_part("rose")], red)
+    chunks = [chunk_part("plate", "wide: 90 mm")]
+    index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
+    index.lexical().upsert(chunks)
+    monkeypatch.setattr(pipelines.core.index, "Index", lambda *words, **fields: index)
+    monkeypatch.setattr(pipelines.core.engine, "TransformersEngine", Parrot)
+    return index.directory
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with Scripted.running() as found:
+        yield found
+
+
+def written(file: Path, *rows: dict[str, Any]) -> Path:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return file
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "green.png").write_bytes(picture("green", side=100))
+    return written(
+        tmp_path / "judged.jsonl",
+        {"id": "q1", "query": "How wide is the plate?", "answers": ["90 mm"]},
+        {"id": "q2", "query": "Who made the plate?", "answerable": False},
+        {
+            "id": "q3",
+            "query": "Where is the green one?",
+            "image": "green.png",
+            "boxes": [{"image": "query", "xyxy": [0, 0, 50, 50]}],
+        },
+    )
+
+
+def test_generation_asks_the_index_and_measures(kb: Path, data: Path) -> None:
+    found = mmrag("evaluate", "generation", "--data", data, "--index", kb, "--json")
+    assert found.status == 0, found.err
+    assert found.out.count("\n") == 1
+    body = json.loads(found.out)
+    assert list(body["groups"]) == ["overall", "en"]
+    overall = body["groups"]["overall"]["metrics"]
+    assert overall["refusal_accuracy"] == {"mean": 1, "low": 1, "high": 1, "queries": 3}
+    assert overall["refused@unanswerable"]["queries"] == 1
+    assert overall["token_f1"]["mean"] == pytest.approx(2 * 2 / (4 + 2))
+    assert body["counts"] == {"questions": 3, "unanswerable": 1, "refused": 1, "failed": 0}
+    assert body["per_query"][0]["answer"] == "It is 90 mm [1]."
+    assert (body["answers"], body["judge"], body["comparison"]) == (None, {}, None)
+    assert (body["confidence"], body["resamples"]) == (0.95, 2000)
+
+
+def test_generation_prints_tables(kb: Path, data: Path) -> None:
+    found = mmrag("evaluate", "generation", "--data", data, "--index", kb)
+    assert found.status == 0, found.err
+    for shown in ("all questions (3)", "en (3)", "refusal_accuracy", "token_f1", "of 1", "1 refused"):
+        assert shown in found.out
+    assert "answering" in found.err
+
+
+def test_grounding_asks_the_index_and_measures(kb: Path, data: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "grounding", "--data", data]
+    found = mmrag(*command, "--index", kb, "--keep", tmp_path / "kept.jsonl", "--json")
+    assert found.status == 0, found.err
+    body = json.loads(found.out)
+    assert body["counts"]["boxed"] == 1
+    assert body["left_out"] == 2
+    assert body["groups"]["overall"]["metrics"]["precision@iou0.5"]["mean"] == 1
+    assert body["groups"]["overall"]["metrics"]["iou"]["mean"] > 0.95
+    shown = mmrag(*command, "--answers", tmp_path / "kept.jsonl")
+    assert "1 boxed" in shown.out
+    assert "left out" in shown.out
+
+
+def test_answers_that_were_kept_give_the_same_figures_without_the_index(
+    kb: Path, data: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.jsonl"
+    command = ["evaluate", "generation", "--data", data, "--json"]
+    asked = mmrag(*command, "--index", kb, "--keep", kept)
+    again = mmrag(*command, "--index", tmp_path / "nowhere", "--answers", kept)
+    assert again.status == 0, again.err
+    assert json.loads(again.out)["groups"] == json.loads(asked.out)["groups"]
+    assert json.loads(again.out)["per_query"] == json.loads(asked.out)["per_query"]
+
+
+def test_a_judge_scores_the_answers_and_checks_their_citations(
+    server: Scripted, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMRAG_EVALUATE__JUDGE__API_KEY", "sk-secret")
+    answers = written(
+        tmp_path / "answers.jsonl",
+        {"id": "q1", "answer": "90 mm [1].", "hits": [{"id": "plate#txt-0", "text": "ninety millimetres"}]},
+        {"id": "q2", "answer": "The evidence does not say."},
+        {"id": "q3", "answer": "There."},
+    )
+    server.replies_to = lambda system: "yes" if system == ENTAILMENT else SCORES
+    settings = ["evaluate.entailment=judge", f"evaluate.judge.url={server.url}", "evaluate.judge.model=m"]
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    found = mmrag("evaluate", "generation", "--data", data, "--answers", answers, "--json", *chosen)
+    assert found.status == 0, found.err
+    assert "sk-secret" not in found.out + found.err
+    body = json.loads(found.out)
+    overall = body["groups"]["overall"]["metrics"]
+    assert overall["judge_completeness"] == {"mean": 4, "low": 4, "high": 4, "queries": 3}
+    assert body["per_query"][0]["metrics"]["citation_recall"] == 1
+    assert body["judge"]["scored"] == 3
+    assert body["instruments"] == {"citation_": "m, rubric 1", "judge_": "m, rubric 1"}
+    assert {key for _, key, _ in server.asked} == {"Bearer sk-secret"}
+    assert sum(bool(server.pictures(n)) for n in range(len(server.asked))) == 2  # q3's, in both orders
+
+
+def test_a_fall_against_the_baseline_is_status_1(data: Path, tmp_path: Path) -> None:
+    answers = written(tmp_path / "answers.jsonl", *({"id": f"q{n}", "answer": "90 mm"} for n in (1, 2, 3)))
+    command = ["evaluate", "generation", "--data", data, "--answers", answers, "--index", tmp_path / "none"]
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*command, "--json").out)
+    same = mmrag(*command, "--baseline", before)
+    assert same.status == 0, same.err
+    assert "3 queries of both" in same.out
+    written(answers, {"id": "q1", "answer": "12 mm"})
+    fell = mmrag(*command, "--baseline", before, "--json")
+    assert fell.status == 1
+    assert "fell against" in fell.err
+    body = json.loads(fell.out)
+    assert body["comparison"]["metrics"]["exact_match"]["fell"]
+    assert body["counts"]["failed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        (["--answers", "nowhere.jsonl"], "--answers nowhere.jsonl: No such file"),
+        (["--baseline", "nowhere.json"], "--baseline nowhere.json: No such file"),
+        (["--answers", "a", "--keep", "b"], "do not go together"),
+        (["--set", "evaluate.entailment=judge"], "needs a judge"),
+        (["--set", "evaluate.judge.url=http://j"], "evaluate.judge.model: Field required"),
+    ],
+)
+@pytest.mark.parametrize("what", ["generation", "grounding"])
+def test_a_wrong_command_is_status_2_and_one_line(
+    kb: Path, data: Path, what: str, arguments: list[str], complaint: str
+) -> None:
+    found = mmrag("evaluate", what, "--data", data, "--index", kb, "--json", *arguments)
+    assert (found.status, found.out) == (2, "")
+    assert complaint in found.err
+    assert found.err.splitlines()[-1].startswith("mmrag: ")
+
+
+def test_no_boxes_are_told_before_anything_is_asked(kb: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "q.jsonl", {"id": "q1", "query": "How wide?"})
+    found = mmrag("evaluate", "grounding", "--data", data, "--index", kb)
+    assert found.status == 2
+    assert "no question has boxes" in found.err
