@@ -143,7 +143,7 @@ def evaluate_generation(
     from pipelines.console import print_generation, progress_bar
     from pipelines.evaluate.baseline import compare, read_baseline, require_common
     from pipelines.evaluate.chat import Chat
-    from pipelines.evaluate.entailment import Lexical
+    from pipelines.evaluate.entailment import Entailment, Lexical
     from pipelines.evaluate.generation import evaluate
     from pipelines.evaluate.judge import Judge, previews_in
 
@@ -152,17 +152,17 @@ def evaluate_generation(
         questions = _questions(data, answers, index)
         if earlier:
             require_common(questions, earlier)
-        judge = None
+        judge: Judge | None = None
+        entails: Entailment = Lexical(settings.evaluate.coverage)
         if settings.evaluate.judge:
             chat = stack.enter_context(Chat(settings.evaluate.judge))
             judge = Judge(chat, previews_in(index / "previews"))
+            entails = judge if settings.evaluate.entailment == "judge" else entails
         given = _answers(questions, answers, keep, index, settings, progress)
         report = evaluate(
             questions,
             given,
-            judge
-            if judge and settings.evaluate.entailment == "judge"
-            else Lexical(settings.evaluate.coverage),
+            entails,
             judge,
             settings.evaluate,
             lambda done, total: progress("judging", done, total),

@@ -54,13 +54,14 @@ def ask_all(
 
 @contextmanager
 def keeping(file: Path | None) -> Iterator[Keep]:
-    """Writes answers to a JSONL file as they come, in the form that `given.read_answers` reads. Raises
-    UsageError where it cannot."""
+    """Writes answers as they come, JSONL, as `given.read_answers` reads them: into `FILE.part`, which becomes
+    the file at the end, and stays where it does not come to one. Raises UsageError where it cannot."""
     if file is None:
         yield lambda name, answer: None
         return
     try:
-        stream = file.open("w", encoding="utf-8")
+        part = file.with_name(f"{file.name}.part")
+        stream = part.open("w", encoding="utf-8")
     except OSError as exc:
         raise UsageError(f"--keep {file}: {exc.strerror}") from exc
     with stream:
@@ -70,6 +71,7 @@ def keeping(file: Path | None) -> Iterator[Keep]:
             stream.flush()
 
         yield write
+    part.replace(file)
 
 
 def matched(questions: Sequence[JudgedQuestion], answers: dict[str, Given]) -> dict[str, Given]:

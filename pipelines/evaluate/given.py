@@ -120,7 +120,7 @@ def _given(row: _Answer) -> Given:
         boxes=tuple(OnPicture(_picture(box, evidence), box.xyxy) for box in row.boxes),
         unusable=row.dropped.get("boxes", 0),
         degraded=row.degraded,
-        error=row.error or "",
+        error=row.error or ("" if text else "the answer is empty"),
     )
 
 

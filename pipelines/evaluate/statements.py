@@ -13,10 +13,11 @@ _MARK = re.compile(r"\s*\[\s*[0-9]{1,3}(?:\s*[,，]\s*[0-9]{1,3})*\s*\]")
 _MARKS = rf"(?:{_MARK.pattern})*"
 _END = re.compile(rf"(?:[。！？\n]+|(?P<stop>[.!?]+)[\"'”’)）]*(?=\s|\[|$)){_MARKS}")
 _SHORT = re.compile(
-    r"(?:\b(?:e\.g|i\.e|etc|vs|no|fig|figs|eq|approx|ca|cf|min|max|dr|mr|mrs|ms|st|dia)|\b[a-z])\.$",
-    re.IGNORECASE,
+    r"\b(?:(?i:e\.g|i\.e|etc|vs|no|figs?|eq|approx|ca|cf|min|max|dia)\.(?=\s*[a-z0-9])"
+    r"|(?:Dr|Mrs?|Ms|(?<!\d)(?<!\d\s)[A-Z])\.(?=\s))"
 )
-"""An abbreviation's point; the sentence goes on where a word or number follows."""
+"""A point that ends no sentence: of an abbreviation that a small letter or a number follows ("No. 5", and not
+"No. It"), of a title, of an initial. "230 V." is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,9 @@ def without_marks(text: str) -> str:
 
 
 def _ends(text: str) -> list[int]:
+    short = {found.end() - 1 for found in _SHORT.finditer(text)}
     return [
-        found.end()
-        for found in _END.finditer(text)
-        if not (found["stop"] == "." and _SHORT.search(text, max(0, found.start() - 8), found.start() + 1))
+        found.end() for found in _END.finditer(text) if found["stop"] != "." or found.start() not in short
     ]
 
 

@@ -14,8 +14,9 @@ out of recall, and the citation that it decides out of precision; both are count
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from pipelines.evaluate.entailment import Entailment, Piece, Verdict
@@ -27,8 +28,7 @@ _WRONG: Final = "unsupported"
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Statements by verdict; citations: how many are relevant, of so many decided, and how many are
-    neither."""
+    """Statements by verdict. Of the citations, `relevant` is among `decided`; `undecided` are neither."""
 
     verdicts: Mapping[Verdict, int]
     relevant: int
@@ -54,12 +54,17 @@ def support(statements: Sequence[Statement], evidence: Mapping[int, Piece], enta
     verdicts: Counter[Verdict] = Counter()
     relevant: Counter[bool | None] = Counter()
     for statement in statements:
-        cited = {number: evidence[number] for number in statement.cited if number in evidence}
-        verdict = entails(statement.text, list(cited.values())) if cited else _WRONG
+        cited = tuple(number for number in statement.cited if number in evidence)
+
+        @cache
+        def judged(numbers: tuple[int, ...], text: str = statement.text) -> Verdict:
+            return entails(text, [evidence[number] for number in numbers])
+
+        verdict = judged(cited) if cited else _WRONG
         verdicts[verdict] += 1
         relevant[False] += len(statement.cited) - len(cited)
         if verdict == _RIGHT:
-            relevant.update(_is_relevant(statement.text, number, cited, entails) for number in cited)
+            relevant.update(_is_relevant(number, cited, judged) for number in cited)
         else:
             relevant[False if verdict == _WRONG else None] += len(cited)
     return Support(
@@ -70,15 +75,17 @@ def support(statements: Sequence[Statement], evidence: Mapping[int, Piece], enta
     )
 
 
-def _is_relevant(statement: str, number: int, cited: Mapping[int, Piece], entails: Entailment) -> bool | None:
+def _is_relevant(
+    number: int, cited: tuple[int, ...], judged: Callable[[tuple[int, ...]], Verdict]
+) -> bool | None:
     """Of a supported statement; None where the judge does not decide it."""
-    others = [piece for other, piece in cited.items() if other != number]
+    others = tuple(other for other in cited if other != number)
     if not others:
         return True
-    alone = entails(statement, [cited[number]])
+    alone = judged((number,))
     if alone == _RIGHT:
         return True
-    without = entails(statement, others)
+    without = judged(others)
     if without == _WRONG:
         return True
     return False if (alone, without) == (_WRONG, _RIGHT) else None

@@ -73,6 +73,7 @@ def test_what_is_kept_is_read_back_as_it_was(tmp_path: Path) -> None:
     questions = [question("q1"), question("q2"), question("q3")]
     script = Script(ANSWER, BadImage("no picture"), UsageError("too long"))
     seen: list[tuple[int, int]] = []
+    file.write_text("an earlier run")
     with keeping(file) as keep:
         found = ask_all(questions, script, keep, lambda done, total: seen.append((done, total)))
     assert found == {
@@ -91,6 +92,16 @@ def test_the_first_question_that_is_refused_ends_it_and_so_does_a_model_that_is_
         ask_all([question("q1"), question("q2")], Script(ANSWER, GeneratorUnavailable("down")))
 
 
+def test_a_run_that_fails_leaves_the_answers_of_an_earlier_one(tmp_path: Path) -> None:
+    file = tmp_path / "kept.jsonl"
+    file.write_text("an earlier run")
+    script = Script(ANSWER, GeneratorUnavailable("down"))
+    with pytest.raises(GeneratorUnavailable), keeping(file) as keep:
+        ask_all([question("q1"), question("q2")], script, keep)
+    assert file.read_text() == "an earlier run"
+    assert read_answers(tmp_path / "kept.jsonl.part") == {"q1": GIVEN}
+
+
 def test_a_place_to_keep_answers_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--keep .*: "), keeping(tmp_path / "no" / "kept.jsonl"):
         pass
@@ -102,6 +113,7 @@ def test_an_answer_of_any_system_is_enough(tmp_path: Path) -> None:
         {"id": "q2", "answer": "The evidence does not say.", "model": "other"},
         {"id": "q3", "answer": "资料中没有说明。", "refused": False},
         {"id": "q4", "error": "crashed"},
+        {"id": "q6", "answer": " "},
         {"id": "q5", "answer": "a [1]", "hits": [{"id": "doc#img-0"}, "doc#txt-0"]},
     )
     found = read_answers(written(tmp_path / "a.jsonl", *rows))
@@ -109,6 +121,7 @@ def test_an_answer_of_any_system_is_enough(tmp_path: Path) -> None:
     assert found["q2"].refused
     assert not found["q3"].refused
     assert found["q4"] == Given("", error="crashed")
+    assert found["q6"] == Given("", error="the answer is empty")
     assert found["q5"].evidence == {1: Piece("doc#img-0", "", True), 2: Piece("doc#txt-0", "")}
 
 

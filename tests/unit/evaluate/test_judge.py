@@ -1,4 +1,4 @@
-"""A model as judge, over HTTP: what it is sent, what counts as a verdict, retries, what is told of failures."""
+"""A model as judge, over HTTP: what it is sent, what counts as a verdict, and what is told of failures."""
 
 from __future__ import annotations
 

@@ -19,6 +19,9 @@ from pipelines.evaluate.support import support
         ("孔距是90 mm [1]。材料为钢[1, 2]。", [("孔距是90 mm。", (1,)), ("材料为钢。", (1, 2))]),
         ("It is 3.5 mm, see Fig. 2 [1]", [("It is 3.5 mm, see Fig. 2", (1,))]),
         ("Made by J. Smith e.g. in May [1]. Yes!", [("Made by J. Smith e.g. in May.", (1,)), ("Yes!", ())]),
+        ("It needs 230 V. It is red.", [("It needs 230 V.", ()), ("It is red.", ())]),
+        ("No. It takes 5 min. Then it ends.", [("No.", ()), ("It takes 5 min.", ()), ("Then it ends.", ())]),
+        ("See No. 5, max. 3 A.", [("See No. 5, max. 3 A.", ())]),
         ("One [1]\n- two [2]\n[3]", [("One", (1,)), ("- two", (2, 3))]),
         ("[1] It is red.", [("It is red.", (1,))]),
         ("[2]. It is red [1].", [("It is red.", (2, 1))]),
@@ -134,6 +137,17 @@ def test_an_answer_that_cites_only_what_is_not_seen_has_no_precision() -> None:
     found = support([claim(), claim(2)], EVIDENCE, Table(b="unseen"))
     assert found.recall == 0
     assert found.precision is None
+
+
+def test_what_was_asked_of_the_judge_is_not_asked_again() -> None:
+    asked: list[str] = []
+
+    def entails(statement: str, evidence: Sequence[Piece]) -> Verdict:
+        asked.append("".join(piece.id for piece in evidence))
+        return "supported" if len(evidence) == 2 else "unsupported"
+
+    assert support([claim(1, 2)], EVIDENCE, entails).precision == 1
+    assert asked == ["ab", "a", "b"]
 
 
 def test_an_answer_without_statements_has_neither() -> None:
