@@ -24,8 +24,9 @@ from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import MissingDependency, MmragError, UsageError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
-from pipelines.core.index import TEXT, VISUAL, IndexConfig, Manifest
+from pipelines.core.index import TEXT, VISUAL, IndexConfig
 from pipelines.core.local_models import find_model, weight_files
+from pipelines.core.manifest import Manifest, named, standing
 from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.space import require_same_space
@@ -80,8 +81,8 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
     milvus, elastic = settings.stores.milvus, settings.stores.elastic
     aligner = settings.search.aligner
     return {
-        "vectors": lambda: _milvus(milvus) if milvus else _embedded(index / "vectors"),
-        "words": lambda: _elastic(elastic) if elastic else _embedded(index / "lexical"),
+        "vectors": lambda: _milvus(milvus, index) if milvus else _embedded(index / "vectors"),
+        "words": lambda: _elastic(elastic, index) if elastic else _embedded(index / "lexical"),
         "encoder": lambda: _encoder(settings.encoder),
         "embedder": lambda: _embedder(settings.embedder),
         **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
@@ -93,19 +94,22 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
     }
 
 
-def _milvus(config: MilvusConfig) -> str:
+def _milvus(config: MilvusConfig, index: Path) -> str:
     from pipelines.core.stores.milvus import MilvusStore
 
+    generation, _ = standing(index)
     hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S)})
-    missing = [name for name in (VISUAL, TEXT) if not MilvusStore.exists(hurried, name)]
+    names = [named(base, generation) for base in (VISUAL, TEXT)]
+    missing = [name for name in names if not MilvusStore.exists(hurried, name)]
     return f"{config.uri} answers{_not_yet(missing)}"
 
 
-def _elastic(config: ElasticConfig) -> str:
+def _elastic(config: ElasticConfig, index: Path) -> str:
     from pipelines.core.stores.elastic import ElasticStore
 
+    name = named(TEXT, standing(index)[0])
     hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S), "max_retries": 0})
-    missing = [] if ElasticStore.exists(hurried, TEXT) else [TEXT]
+    missing = [] if ElasticStore.exists(hurried, name) else [name]
     return f"{config.url} answers{_not_yet(missing)}"
 
 

@@ -101,29 +101,29 @@ def ingest(
     retry_rejected: Annotated[
         bool, typer.Option("--retry-rejected", help="Try again what was refused, though it did not change.")
     ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Make the index anew beside the live one, also with other models, then swap them.",
+        ),
+    ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring an index up to date with its sources. What did not change is not done again."""
     settings = effective_settings(config, assignments)
+    how = {"prune": prune, "retry_rejected": retry_rejected, "rebuild": rebuild}
     if dry_run:
-        _dry_run(sources, index, settings, prune, retry_rejected, as_json)
+        _dry_run(sources, index, settings, how, as_json)
         return
     from pipelines.console import print_summary, progress_bar
     from pipelines.ingest.job import ingest as run_job
 
     # Ray and the models' packages may print on stdout, which is the result's.
     with progress_bar() as progress, redirect_stdout(sys.stderr):
-        summary = run_job(
-            sources,
-            index,
-            settings.index,
-            settings.ingest,
-            progress,
-            prune=prune,
-            retry_rejected=retry_rejected,
-        )
+        summary = run_job(sources, index, settings.index, settings.ingest, progress, **how)
     if as_json:
         print_json(summary.as_dict())
     else:
@@ -133,15 +133,13 @@ def ingest(
 
 
 def _dry_run(
-    sources: list[str], index: Path, settings: Settings, prune: bool, retry_rejected: bool, as_json: bool
+    sources: list[str], index: Path, settings: Settings, how: dict[str, bool], as_json: bool
 ) -> None:
     from pipelines.console import print_dry_run
     from pipelines.ingest.dry_run import dry_run
 
     with redirect_stdout(sys.stderr):
-        would = dry_run(
-            sources, index, settings.index, settings.ingest, prune=prune, retry_rejected=retry_rejected
-        )
+        would = dry_run(sources, index, settings.index, settings.ingest, **how)
     if as_json:
         print_json(would.as_dict())
     else:

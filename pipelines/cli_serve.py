@@ -61,7 +61,7 @@ def application(args: dict[str, str]) -> Any:
 def served_parts(settings: Settings, index: Path) -> Parts:
     """Raises UsageError where there is no index, or no model to answer with."""
     from pipelines.core.generator import load_profile
-    from pipelines.core.index import Manifest
+    from pipelines.core.manifest import Manifest
     from pipelines.serve.deployments import Parts
 
     Manifest.load(index)
@@ -97,7 +97,7 @@ def ask(
         _ask_batch(served_parts(settings, index), batch, out, as_json)
         return
     from pipelines.console import print_answer
-    from pipelines.core.index import Manifest
+    from pipelines.core.manifest import Manifest
 
     query = question_query(text, image, mode, where, k, Manifest.load(index).metadata_types)
     address = None if assignments else _served(index)  # --set asks for other settings than the server's

@@ -169,6 +169,17 @@ def print_status(status: dict[str, Any]) -> None:
     counted += [f"{n:,} {name}" for name, n in totals["status"].items()]
     ledger = ", ".join(counted)
     console.print(f"{status['index']}: {ledger}; dead letters {status['dead_letters']:,}", highlight=False)
+    if status["generation"]:
+        kept = status["kept_generation"]
+        kept_too = "" if kept is None else f"; {kept} is kept for its readers until the next ingest"
+        console.print(f"generation {status['generation']}{kept_too}", highlight=False)
+    if rebuild := status["rebuild"]:
+        console.print(
+            f"a rebuild has not ended (generation {rebuild['generation']}, "
+            f"{rebuild['ledger']['documents']:,} documents and {rebuild['acknowledged_rows']:,} rows more): "
+            "the same ingest --rebuild takes it up",
+            highlight=False,
+        )
     if status["unfinished_runs"]:
         console.print(f"unfinished runs, taken up by the next ingest: {', '.join(status['unfinished_runs'])}")
 

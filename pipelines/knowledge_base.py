@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipelines.core import filters
-from pipelines.core.answer import Answerer, LocalSearcher, Question
+from pipelines.core.answer import Answerer, FindsHits, LocalSearcher, Question
 from pipelines.core.errors import UsageError
 from pipelines.core.index import Index
 from pipelines.core.lazy import Lazy
+from pipelines.core.live import LiveIndex
 from pipelines.core.previews import Preview, content_of, read_preview
-from pipelines.core.retriever import Mode, Query, Retriever
+from pipelines.core.retriever import Mode, Query
 from pipelines.core.types import Answer, Hit, SearchResult
 from pipelines.settings import Settings, load_settings
 
@@ -27,7 +28,7 @@ class KnowledgeBase:
     """An index directory and the settings that it is used with.
 
     Models and stores open with the first question and stay open: close it, or use it as a context. Safe to
-    search from several threads; answers are written one after another.
+    search from several threads, also while the index is rebuilt; answers are written one after another.
     """
 
     def __init__(self, directory: Path | str, settings: Settings | None = None) -> None:
@@ -37,20 +38,31 @@ class KnowledgeBase:
         self._forget()
 
     def ingest(
-        self, sources: Sequence[str | Path], *, prune: bool = False, retry_rejected: bool = False
+        self,
+        sources: Sequence[str | Path],
+        *,
+        prune: bool = False,
+        retry_rejected: bool = False,
+        rebuild: bool = False,
     ) -> Summary:
-        """Bring the index up to date with its sources, on Ray. Raises MmragError as `mmrag ingest` fails."""
+        """Bring the index up to date with its sources, on Ray, or with `rebuild` make it anew beside the one
+        that is searched meanwhile. Raises MmragError as `mmrag ingest` fails."""
         from pipelines.ingest.job import ingest
 
-        self.close()  # it writes, and what was open would not see all of it
-        return ingest(
+        if not rebuild:
+            self.close()  # it writes, and what was open would not see all of it
+        summary = ingest(
             [str(source) for source in sources],
             self.directory,
             self.settings.index,
             self.settings.ingest,
             prune=prune,
             retry_rejected=retry_rejected,
+            rebuild=rebuild,
         )
+        if self._live.made:
+            self._live().look()
+        return summary
 
     def search(
         self,
@@ -63,7 +75,7 @@ class KnowledgeBase:
     ) -> SearchResult:
         """Pictures and passages for a text, a picture, or both; `where` as `--filter` takes it. Raises
         UsageError, BadImage, StoreUnavailable."""
-        return self._retriever().search(self._query(text, image, mode, k, where))
+        return self._live().search(self._query(text, image, mode, k, where))
 
     def ask(
         self,
@@ -86,8 +98,8 @@ class KnowledgeBase:
 
     def close(self) -> None:
         """It opens anew with the next question."""
-        if self._index.made:
-            self._index().close()
+        if self._live.made:
+            self._live().close()
         self._forget()
 
     def __enter__(self) -> Self:
@@ -99,10 +111,11 @@ class KnowledgeBase:
         self.close()
 
     def _forget(self) -> None:
-        self._index = Lazy[Index](lambda: Index(self.directory, self.settings.index))
-        self._retriever = Lazy[Retriever](lambda: self._index().retriever(self.settings.search))
+        self._live = Lazy[LiveIndex](
+            lambda: LiveIndex(Index(self.directory, self.settings.index), self.settings.search)
+        )
         self._answerer = Lazy[Answerer](
-            lambda: local_answerer(self._index(), self._retriever(), self.settings)
+            lambda: local_answerer(self._live().index, self._live(), self.settings)
         )
 
     def _query(
@@ -110,11 +123,11 @@ class KnowledgeBase:
     ) -> Query:
         parsed = filters.parse(where) if where is not None else None
         if parsed is not None:
-            filters.check(parsed, self._index().manifest().metadata_types)
+            filters.check(parsed, self._live().index.manifest().metadata_types)
         return Query(text, image.read_bytes() if isinstance(image, Path) else image, mode, k, parsed)
 
 
-def local_answerer(index: Index, retriever: Retriever, settings: Settings) -> Answerer:
+def local_answerer(index: Index, retriever: FindsHits, settings: Settings) -> Answerer:
     """Answers in this process, by transformers. Raises UsageError where vLLM is asked for."""
     if settings.generator.engine == "vllm":
         raise UsageError("generator.engine vllm answers in `mmrag serve` only: start it, or set transformers")

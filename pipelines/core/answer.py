@@ -15,7 +15,7 @@ from pipelines.core.citations import AnswerReader
 from pipelines.core.evidence import LoadPreview, Shown, show
 from pipelines.core.generator import Generator, GeneratorConfig, ModelProfile, Sampling
 from pipelines.core.prompts import NO_ANSWER, NO_QUESTION, Turn, language
-from pipelines.core.retriever import Query, Retriever
+from pipelines.core.retriever import Query
 from pipelines.core.types import Answer, Citation, Hit, SearchResult
 
 _WHOLE_CHARACTERS = 2000
@@ -59,10 +59,16 @@ class Searcher(Protocol):
         """Raises StoreUnavailable, UsageError and BadImage."""
 
 
+class FindsHits(Protocol):
+    """A retriever: one of a fixed index, or one that follows its rebuilds."""
+
+    def search(self, query: Query) -> SearchResult: ...
+
+
 class LocalSearcher:
     """A retriever of this process."""
 
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: FindsHits) -> None:
         self._retriever = retriever
 
     async def search(self, query: Query) -> SearchResult:

@@ -1,24 +1,26 @@
 """An index: a directory that ties models, stores, cache and previews together. Knows no job.
 
-    DIR/index.json    the manifest: vector spaces and metadata types
+    DIR/index.json    the manifest: generation, vector spaces and metadata types
+    DIR/next.json     the same of a rebuild that has not ended
     DIR/cache/        vectors by content hash
     DIR/previews/     upright pictures by content hash
     DIR/ocr/          lines read in pictures by content hash
     DIR/vectors/      embedded vector servers, one a collection (or a Milvus elsewhere, by config)
     DIR/lexical/      embedded lexical index (or an Elasticsearch elsewhere, by config)
 
-The jobs keep their own files beside these.
+The jobs keep their own files beside these, or in DIR/generations/N/. Generation N > 0 has stores of its own,
+named with `_gN` at the end; all that goes by content hash is shared.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
@@ -27,8 +29,9 @@ from pipelines.core.aligner import Aligner, AlignerConfig, load_aligner
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder, EmbedderConfig, load_embedder
 from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
-from pipelines.core.errors import IndexLocked, UsageError
+from pipelines.core.errors import IndexLocked, StoreError, UsageError
 from pipelines.core.lazy import Lazy
+from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
 from pipelines.core.retriever import Knowledge, Retriever, SearchConfig
@@ -38,8 +41,6 @@ from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.core.types import Line, Part
 
 VISUAL, TEXT = "visual_knowledge", "text_knowledge"
-_FORMAT = 1
-_WRITTEN, _UNFINISHED = "index.json", "restoring.json"
 
 
 class StoresConfig(BaseModel):
@@ -61,52 +62,12 @@ class IndexConfig(BaseModel):
     stores: StoresConfig = StoresConfig()
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What was fixed when the index was made, and the metadata fields seen since."""
-
-    space: Mapping[str, Any]
-    text_space: Mapping[str, Any]
-    metadata_types: Mapping[str, str] = field(default_factory=dict)
-
-    def save(self, directory: Path, name: str = _WRITTEN) -> None:
-        body = {
-            "format": _FORMAT,
-            "space": dict(self.space),
-            "text_space": dict(self.text_space),
-            "metadata_types": dict(self.metadata_types),
-        }
-        beside = directory / ".index.json"
-        beside.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(directory / name)
-
-    @classmethod
-    def load(cls, directory: Path) -> Manifest:
-        """Raises UsageError when there is no index here, or one of another version."""
-        path = directory / _WRITTEN
-        if (directory / _UNFINISHED).exists():
-            raise UsageError(f"an import into {directory} has not ended; wait, or run it again")
-        if not path.exists():
-            raise UsageError(
-                f"no index at {directory}; make one with: mmrag ingest SOURCE --index {directory}"
-            )
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            if body["format"] != _FORMAT:
-                raise UsageError(
-                    f"{path} has format {body['format']}; this version reads {_FORMAT}: ingest again"
-                )
-            return cls(body["space"], body["text_space"], body["metadata_types"])
-        except (ValueError, KeyError, TypeError) as exc:
-            if isinstance(exc, UsageError):
-                raise
-            raise UsageError(f"{path} is damaged ({exc}); restore it, or ingest into a new --index") from exc
-
-
 class Index:
     """An open index. Models and stores load when they are first used. Close it after use.
 
-    `encoder` and `embedder` stand for the configured models where these run elsewhere.
+    It stays with the generation that it first met, so that nothing of two is ever mixed. With `building` that
+    is the next one, which a rebuild fills. `encoder` and `embedder` stand for the configured models where
+    these run elsewhere.
     """
 
     def __init__(
@@ -115,6 +76,7 @@ class Index:
         config: IndexConfig,
         *,
         writable: bool = False,
+        building: bool = False,
         encoder: Callable[[], Encoder] | None = None,
         embedder: Callable[[], Embedder] | None = None,
     ) -> None:
@@ -122,18 +84,28 @@ class Index:
         self.config = config
         self.writable = writable
         self._stack = ExitStack()
+        self._file = NEXT if building else WRITTEN
         self._restored: Manifest | None = None
+        self.met = Lazy[Manifest](self.manifest)
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
-        self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.manifest().space["dim"]))
-        self.text = Lazy[VectorStore](lambda: self._vectors(TEXT, self.manifest().text_space["dim"]))
+        self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.met().space["dim"]))
+        self.text = Lazy[VectorStore](lambda: self._vectors(TEXT, self.met().text_space["dim"]))
         self.lexical = Lazy[LexicalStore](self._lexical)
         self.image_cache = Lazy[VectorCache](lambda: self.cache(self._checked_encoder().cache_key))
+
+    @property
+    def building(self) -> bool:
+        return self._file == NEXT
 
     @property
     def embedded(self) -> bool:
         """Whether a store lives in the index directory, which only one machine can then write."""
         return self.config.stores.milvus is None or self.config.stores.elastic is None
+
+    @property
+    def stores(self) -> Mapping[str, Callable[[], VectorStore | LexicalStore]]:
+        return {"visual": self.visual, "text": self.text, "lexical": self.lexical}
 
     @property
     def previews(self) -> Path:
@@ -143,8 +115,19 @@ class Index:
     def readings(self) -> Path:
         return self.directory / "ocr"
 
+    @property
+    def home(self) -> Path:
+        """Where the jobs keep what belongs to this generation alone: its ledger and runs."""
+        return home_of(self.directory, self.met().generation)
+
     def manifest(self) -> Manifest:
-        return self._restored or Manifest.load(self.directory)
+        """As it is written now; `met` is that of the first time it was needed. Raises UsageError."""
+        if self._restored or not self.building:
+            return self._restored or Manifest.load(self.directory)
+        found = Manifest.find(self.directory, NEXT)
+        if found is None:
+            raise UsageError(f"no rebuild of {self.directory} is going on")
+        return found
 
     def check_spaces(self) -> Manifest:
         """The manifest, once both configured models are known to write its spaces. Raises SpaceMismatch."""
@@ -153,23 +136,33 @@ class Index:
         require_same_space("text", manifest.text_space, self.embedder().space)
         return manifest
 
-    def create(self) -> Manifest:
+    def create(self, generation: int = 0, replaces: int | None = None) -> Manifest:
         """Make the manifest, or check the one that is there. Only for the holder of the write lock."""
         if self.begun:
             return self.check_spaces()
-        manifest = Manifest(self.encoder().space.as_dict(), self.embedder().space.as_dict())
-        manifest.save(self.directory)
+        spaces = self.encoder().space.as_dict(), self.embedder().space.as_dict()
+        manifest = Manifest(*spaces, generation=generation, replaces=replaces)
+        manifest.save(self.directory, self._file)
         return manifest
+
+    def publish(self) -> None:
+        """Make what was built the generation that is read, at once. Only for the holder of the write lock."""
+        (self.directory / NEXT).replace(self.directory / WRITTEN)
+        self._file = WRITTEN
+
+    def abandon(self) -> None:
+        """Forget the generation that was being built. Its stores stay, until `drop`."""
+        (self.directory / NEXT).unlink(missing_ok=True)
 
     @property
     def begun(self) -> bool:
         """Whether there is a manifest, be it of an import that has not ended."""
-        return (self.directory / _WRITTEN).exists() or self.half_restored
+        return (self.directory / self._file).exists() or self.half_restored
 
     @property
     def half_restored(self) -> bool:
         """Whether a block of `restored` was cut short: the stores hold what it wrote, and nothing else."""
-        return (self.directory / _UNFINISHED).exists()
+        return (self.directory / UNFINISHED).exists()
 
     @contextmanager
     def restored(self, manifest: Manifest) -> Iterator[Callable[[], None]]:
@@ -180,18 +173,24 @@ class Index:
         """
 
         def begin() -> None:
-            (self.directory / _WRITTEN).unlink(missing_ok=True)
-            manifest.save(self.directory, _UNFINISHED)
+            (self.directory / WRITTEN).unlink(missing_ok=True)
+            manifest.save(self.directory, UNFINISHED)
 
         self._restored = manifest
         try:
             yield begin
-            (self.directory / _UNFINISHED).replace(self.directory / _WRITTEN)
+            (self.directory / UNFINISHED).replace(self.directory / WRITTEN)
         finally:
             self._restored = None
 
     def with_metadata_types(self, types: Mapping[str, str]) -> None:
-        replace(self.manifest(), metadata_types=dict(types)).save(self.directory)
+        replace(self.manifest(), metadata_types=dict(types)).save(self.directory, self._file)
+
+    def reopened(self, *, writable: bool = False) -> Self:
+        """The generation that is read now, with the same models."""
+        return type(self)(
+            self.directory, self.config, writable=writable, encoder=self.encoder, embedder=self.embedder
+        )
 
     def retriever(self, config: SearchConfig, aligner: Aligner | None = None) -> Retriever:
         """Searches this index; `aligner` stands for the configured one where it runs elsewhere."""
@@ -244,12 +243,39 @@ class Index:
             lock.release()
 
     def _checked_encoder(self) -> Encoder:
-        require_same_space("visual", self.manifest().space, self.encoder().space)
+        require_same_space("visual", self.met().space, self.encoder().space)
         return self.encoder()
 
     def _checked_embedder(self) -> Embedder:
-        require_same_space("text", self.manifest().text_space, self.embedder().space)
+        require_same_space("text", self.met().text_space, self.embedder().space)
         return self.embedder()
+
+    def drop(self, generation: int) -> None:
+        """Delete the stores of a generation. Only for the holder of the write lock, and never of the one that
+        is read. May be repeated. Raises StoreUnavailable and StoreError.
+        """
+        for base in (VISUAL, TEXT):
+            self._drop_vectors(named(base, generation))
+        self._drop_lexical(generation)
+
+    def _drop_vectors(self, collection: str) -> None:
+        if self.config.stores.milvus is not None:
+            from pipelines.core.stores.milvus import MilvusStore
+
+            MilvusStore.drop(self.config.stores.milvus, collection)
+        else:
+            from pipelines.core.stores.embedded import stop
+
+            stop(self.directory / "vectors" / collection)
+            _remove(self.directory / "vectors" / collection)
+
+    def _drop_lexical(self, generation: int) -> None:
+        if self.config.stores.elastic is not None:
+            from pipelines.core.stores.elastic import ElasticStore
+
+            ElasticStore.drop(self.config.stores.elastic, named(TEXT, generation))
+        else:
+            _remove(self.directory / named("lexical", generation))
 
     def _vector_server(self, collection: str) -> MilvusConfig:
         """The configured server; else an embedded one for each collection, for it works on one core."""
@@ -257,22 +283,32 @@ class Index:
             return self.config.stores.milvus
         from pipelines.core.stores.embedded import attach
 
-        return MilvusConfig(uri=attach(self.directory / "vectors" / collection))
+        directory = self.directory / "vectors" / collection
+        if not (self.writable or directory.is_dir()):
+            raise StoreError(f"{directory}: no vectors here; run `mmrag ingest` first")
+        return MilvusConfig(uri=attach(directory))
 
-    def _vectors(self, collection: str, dim: int) -> VectorStore:
+    def _vectors(self, base: str, dim: int) -> VectorStore:
         from pipelines.core.stores.milvus import MilvusStore
 
-        return self._stack.enter_context(MilvusStore.open(self._vector_server(collection), collection, dim))
+        collection = named(base, self.met().generation)
+        server = self._vector_server(collection)
+        # A reader makes nothing: what it does not find may have been dropped a moment ago.
+        return self._stack.enter_context(MilvusStore.open(server, collection, dim, create=self.writable))
 
     def _lexical(self) -> LexicalStore:
+        generation = self.met().generation
         if self.config.stores.elastic is not None:
             from pipelines.core.stores.elastic import ElasticStore
 
-            return self._stack.enter_context(ElasticStore.open(self.config.stores.elastic, TEXT))
+            index = named(TEXT, generation)
+            return self._stack.enter_context(
+                ElasticStore.open(self.config.stores.elastic, index, create=self.writable)
+            )
         from pipelines.core.stores.tantivy import TantivyStore
 
         return self._stack.enter_context(
-            TantivyStore.open(self.directory / "lexical", writable=self.writable)
+            TantivyStore.open(self.directory / named("lexical", generation), writable=self.writable)
         )
 
     def cache(self, fingerprint: str) -> VectorCache:
@@ -290,3 +326,14 @@ class Index:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise StoreError(
+            f"{directory}: cannot be deleted ({exc.strerror}); run the same command again"
+        ) from exc

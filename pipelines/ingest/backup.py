@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from pipelines import __version__
 from pipelines.core.errors import BadExport, BadImage, StoreError, UsageError
-from pipelines.core.index import Index, Manifest
+from pipelines.core.index import Index
+from pipelines.core.manifest import Manifest, standing
 from pipelines.core.previews import check_preview, preview_path, write_preview
 from pipelines.core.readings import format_reading, load_reading, parse_reading, save_reading
 from pipelines.core.space import require_same_space
@@ -26,7 +27,7 @@ from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
 from pipelines.ingest.archive import LEDGER, PREVIEWS, READINGS, Archive, Contents, DataSet, Shards, parts
-from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.ledger import FILE, Ledger
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import part_row, row_part
 from pipelines.ingest.sink import recover
@@ -63,14 +64,15 @@ def export_index(index: Index, address: str, progress: Progress = lambda what, d
     written.
     """
     start = time.perf_counter()
-    archive, manifest = Archive(address), index.manifest()
+    archive = Archive(address)
+    index.manifest()  # before the lock, which would make the directory
     pictures: set[str] = set()
 
     def named(found: Sequence[Part]) -> None:
         pictures.update(part.content for part in found if part.content)
 
     with index.write_lock():
-        ledger = recover(index)
+        ledger, manifest = recover(index), index.manifest()
         archive.begin()
         visual, text = _parts("visual", manifest), _parts("text", manifest)
         shards = Shards(
@@ -105,7 +107,8 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
     contents = archive.contents()
     require_same_space("visual", contents.space, index.encoder().space)
     require_same_space("text", contents.text_space, index.embedder().space)
-    manifest = Manifest(contents.space, contents.text_space, contents.metadata_types)
+    generation = standing(index.directory)  # whose stores are looked into, and filled if they are empty
+    manifest = Manifest(contents.space, contents.text_space, contents.metadata_types, *generation)
     with index.write_lock(), index.restored(manifest) as begin:
         _make_room(index)
         begin()
@@ -113,7 +116,7 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         _restore_previews(index.previews, archive, contents.shards, progress)
         _restore_readings(index.readings, archive, contents.shards)
         _check_counts(index, contents.shards)
-        _read_ledger(archive, contents.shards).save(index.directory / "ledger.parquet")
+        _read_ledger(archive, contents.shards).save(index.home / FILE)
     return _moved(archive, contents.shards, pictures, start)
 
 
@@ -182,9 +185,8 @@ def _ledger_tables(ledger: Ledger) -> Iterator[pa.Table]:
 
 def _make_room(index: Index) -> None:
     """Delete what an import that was cut short left. Raises UsageError unless the index is empty then."""
-    ledger = index.directory / "ledger.parquet"
     if index.half_restored:
-        ledger.unlink(missing_ok=True)
+        (index.home / FILE).unlink(missing_ok=True)
         chunks = _keys(index.text())  # among them all of the lexical store's, which are written later
         index.lexical().delete(chunks)
         index.lexical().flush()
@@ -194,7 +196,7 @@ def _make_room(index: Index) -> None:
         raise UsageError(
             f"{index.directory} holds {documents:,} documents; import into a new --index directory"
         )
-    for name, store in _stores(index).items():
+    for name, store in index.stores.items():
         if count := store().count():
             raise UsageError(
                 f"the {name} store holds {count:,} parts of another index; "
@@ -204,10 +206,6 @@ def _make_room(index: Index) -> None:
 
 def _keys(store: VectorStore) -> list[str]:
     return [part.key for found, _ in store.scan() for part in found]
-
-
-def _stores(index: Index) -> dict[str, Callable[[], Any]]:
-    return {"visual": index.visual, "text": index.text, "lexical": index.lexical}
 
 
 def _fill(index: Index, archive: Archive, contents: Contents, progress: Progress) -> int:
@@ -279,7 +277,7 @@ def _restore_readings(root: Path, archive: Archive, shards: Shards) -> None:
 
 
 def _check_counts(index: Index, shards: Shards) -> None:
-    for name, store in _stores(index).items():
+    for name, store in index.stores.items():
         expected = shards.total("visual" if name == "visual" else "text")
         store().flush()
         if (count := store().count()) != expected:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.manifest import Manifest, home_of
 from pipelines.ingest import ocr
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.ledger import FILE, SCHEMA, Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
+from pipelines.ingest.rebuild import is_begun, require_all_sources
 from pipelines.ingest.sink import unfinished_runs
-from pipelines.ingest.sources import Rejected, list_items
+from pipelines.ingest.sources import Listing, Rejected, list_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,21 @@ def dry_run(
     *,
     prune: bool = False,
     retry_rejected: bool = False,
+    rebuild: bool = False,
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
     listing = list_items(source_names, config.sources)
     ocr.require(config.ocr)
-    with Index(directory, index_config) as index:
-        if index.begun:
-            index.check_spaces()
-        ledger = Ledger.load(index.directory / "ledger.parquet")
-        plan = make_plan(listing, ledger, fingerprint_of(index, config), retry_rejected=retry_rejected)
-        pruned = to_prune(plan, ledger, config.max_pruned_fraction) if prune else ()
-        unfinished = tuple(run.name for run in unfinished_runs(index.directory))
+    with Index(directory, index_config, building=rebuild) as index:
+        home = _rebuilt(index, listing, config) if rebuild else _home(index)
+        ledger = Ledger.load(home / FILE) if home else Ledger(SCHEMA.empty_table())
+        plan = make_plan(
+            listing, ledger, fingerprint_of(index, config), retry_rejected=retry_rejected, whole=rebuild
+        )
+        pruned = plan.gone_keys if rebuild else ()
+        if prune and not rebuild:
+            pruned = to_prune(plan, ledger, config.max_pruned_fraction)
+        unfinished = tuple(run.name for run in unfinished_runs(home)) if home else ()
     gone = sum(map(len, plan.gone.values()))
     return DryRun(
         plan.new,
@@ -63,3 +69,19 @@ def dry_run(
         plan.refused,
         unfinished,
     )
+
+
+def _home(index: Index) -> Path:
+    """Where the generation that is read, or would be made, has its ledger."""
+    if not index.begun:
+        return index.directory
+    index.check_spaces()
+    return index.home
+
+
+def _rebuilt(index: Index, listing: Listing, config: IngestConfig) -> Path | None:
+    """Where the half-made generation that would be taken up has its ledger; None where there is none."""
+    live = Manifest.load(index.directory)
+    known = Ledger.load(home_of(index.directory, live.generation) / FILE)
+    require_all_sources(known, listing.scopes, config.max_pruned_fraction)
+    return index.home if is_begun(index, live) else None

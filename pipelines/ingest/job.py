@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,12 @@ from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.manifest import Manifest
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import metadata, ocr
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
+from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
 from pipelines.ingest.sink import Run, finish, recover, write_rows
 from pipelines.ingest.sources import list_items
@@ -49,12 +52,11 @@ _MAX_CPU_ENCODERS = 8  # each holds the models
 class IndexSink(Datasink[int]):
     """Ray's face of `sink.write_rows`. Each write task opens the stores for itself."""
 
-    def __init__(self, directory: Path, config: IndexConfig, run: Run, rows_per_write: int) -> None:
-        self._directory, self._config, self._run = directory, config, run
-        self._rows_per_write = rows_per_write
+    def __init__(self, open_index: Callable[[], Index], run: Run, rows_per_write: int) -> None:
+        self._open_index, self._run, self._rows_per_write = open_index, run, rows_per_write
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
-        with Index(self._directory, self._config, writable=True) as index:
+        with self._open_index() as index:
             tables = (BlockAccessor.for_block(block).to_arrow() for block in blocks)
             return sum(write_rows(rows, index, self._run) for rows in tables if len(rows))
 
@@ -72,26 +74,38 @@ def ingest(
     *,
     prune: bool = False,
     retry_rejected: bool = False,
+    rebuild: bool = False,
 ) -> Summary:
     """Bring the index up to date with the sources. Documents that did not change cost a look at their files.
 
     With `prune`, documents that a source held and holds no more are deleted. With `retry_rejected`,
-    unchanged documents of which something was refused are tried again.
+    unchanged documents of which something was refused are tried again. With `rebuild`, all is ingested into
+    stores beside those that are read, by the models of `index_config`, and at the end these are swapped;
+    readers meet the one or the other, and nothing is swapped where an error is raised.
     Raises SourceError, MissingDependency, SpaceMismatch, IndexLocked, StoreError, or MmragError when more
     than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
     listing = list_items(source_names, config.sources)
     ocr.require(config.ocr)
-    with Index(directory, index_config, writable=True) as index, index.write_lock():
-        index.create()
+    if rebuild:
+        Manifest.load(directory)  # before the lock, which would make the directory
+    with Index(directory, index_config, writable=True, building=rebuild) as index, index.write_lock():
+        live = begin(index, listing.scopes, config.max_pruned_fraction) if rebuild else None
+        if live is None:
+            index.create()
+        drop_replaced(index)
         ledger = recover(index)
-        run = Run(index.directory, _run_name(), fingerprint_of(index, config))
+        run = Run(index.home, _run_name(), fingerprint_of(index, config))
         run.begin()
         progress("looking for changes", 0, 0)
         try:
-            plan = make_plan(listing, ledger, run.fingerprint, run.items, retry_rejected=retry_rejected)
-            pruned = to_prune(plan, ledger, config.max_pruned_fraction) if prune else ()
+            plan = make_plan(
+                listing, ledger, run.fingerprint, run.items, retry_rejected=retry_rejected, whole=rebuild
+            )
+            pruned = plan.gone_keys if rebuild else ()
+            if prune and not rebuild:
+                pruned = to_prune(plan, ledger, config.max_pruned_fraction)
         except MmragError:
             run.end()  # nothing was begun
             raise
@@ -100,13 +114,16 @@ def ingest(
             with _ray(config):
                 encode_s = _process(index, run, config, progress)
         ledger, finished = finish(index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned)
-    elapsed_s = time.perf_counter() - start
-    summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned))
-    if finished.unfinished:
-        raise MmragError(
-            f"{finished.unfinished} documents were not written to every store; run the same command again"
-        )
-    check_rejected(summary, config.max_rejected_fraction)
+        elapsed_s = time.perf_counter() - start
+        summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned))
+        if finished.unfinished:
+            raise MmragError(
+                f"{finished.unfinished} documents were not written to every store; run the same command again"
+            )
+        check_rejected(summary, config.max_rejected_fraction)
+        if live is not None:
+            gone = swap(index, live, ledger, config.max_pruned_fraction)
+            summary = replace(summary, gone=gone, pruned=gone)
     return summary
 
 
@@ -173,7 +190,8 @@ def _encode_and_write(
             num_gpus=gpus,
         )
     )
-    sink = IndexSink(index.directory, index.config, run, config.rows_per_write)
+    open_index = partial(Index, index.directory, index.config, writable=True, building=index.building)
+    sink = IndexSink(open_index, run, config.rows_per_write)
     writers = 1 if index.embedded else config.writers
     rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
 

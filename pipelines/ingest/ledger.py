@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+FILE = "ledger.parquet"
+"""Its name in the home of a generation."""
+
 SCHEMA = pa.schema(
     [
         ("document_key", pa.string()),
@@ -86,6 +89,10 @@ class Ledger:
     def documents_in(self, scope: str) -> int:
         return pc.sum(pc.equal(self._rows["scope"], scope)).as_py() or 0
 
+    def scopes(self) -> set[str]:
+        """The sources that documents were last listed in, those that are known."""
+        return set(filter(None, pc.unique(self._rows["scope"]).to_pylist()))
+
     def rescoped(self, scope_of: Mapping[str, str]) -> Ledger:
         """A ledger in which these documents, by key, were last listed in other scopes."""
         if not scope_of:
@@ -110,6 +117,11 @@ class Ledger:
         statuses = pc.value_counts(self._rows["status"].combine_chunks()).to_pylist() if len(self) else []
         by_status = {entry["values"]: entry["counts"] for entry in statuses}
         return {"documents": len(self), **sums, "status": by_status}
+
+    def parts(self) -> dict[str, int]:
+        """How many parts each store holds when it agrees."""
+        totals = self.totals()
+        return {"visual": totals["images"], "text": totals["chunks"], "lexical": totals["chunks"]}
 
     def save(self, path: Path) -> None:
         """Replace the file at once, so that a reader or a crash sees the old ledger or the new one."""

@@ -37,7 +37,7 @@ ITEMS = pa.schema(
     ]
 )
 _ROWS_PER_FILE = 1000
-_FEW_DOCUMENTS = 100  # these may all go at once: they are soon ingested again
+FEW_DOCUMENTS = 100  # these may all go at once: they are soon ingested again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ class Plan:
     def to_do(self) -> int:
         return self.new + self.changed
 
+    @property
+    def gone_keys(self) -> tuple[str, ...]:
+        return tuple(key for keys in self.gone.values() for key in keys)
+
 
 def make_plan(
     listing: Listing,
@@ -68,10 +72,12 @@ def make_plan(
     out: Path | None = None,
     *,
     retry_rejected: bool = False,
+    whole: bool = False,
 ) -> Plan:
     """Compare, and write the items that need work under `out`, a Parquet file for each thousand.
 
-    With `retry_rejected` a document of which a part was refused needs work too.
+    With `retry_rejected` a document of which a part was refused needs work too. With `whole` the listing is
+    all that there shall be: whatever it does not have is gone, of whichever source it was.
     """
     refused: list[Rejected] = []
     rescoped: dict[str, str] = {}
@@ -102,7 +108,7 @@ def make_plan(
     for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
         if out is not None:
             _write(batch, out, n)
-    gone = _gone(ledger, listing.scopes, listed, refused)
+    gone = _unlisted(ledger, listed) if whole else _gone(ledger, listing.scopes, listed, refused)
     return Plan(**counts, gone=gone, refused=tuple(refused), rescoped=rescoped)
 
 
@@ -110,12 +116,12 @@ def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]
     """The keys of all documents that are gone. Raises MmragError where that looks like an accident."""
     for scope, keys in plan.gone.items():
         known = ledger.documents_in(scope)
-        if len(keys) > _FEW_DOCUMENTS and len(keys) > max_fraction * known:
+        if len(keys) > FEW_DOCUMENTS and len(keys) > max_fraction * known:
             raise MmragError(
                 f"{scope} holds {len(keys):,} of its {known:,} documents no more, and nothing was done: "
                 "is it mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
             )
-    return tuple(key for keys in plan.gone.values() for key in keys)
+    return plan.gone_keys
 
 
 def fingerprint_of(index: Index, config: IngestConfig) -> str:
@@ -148,6 +154,14 @@ def _is_unchanged(item: Item, entry: dict[str, object], fingerprint: str) -> boo
         return False
     stamp = document_stamp(item, inputs)
     return bool(stamp and stamp == entry["stamp"]) or document_digest(item, inputs) == entry["digest"]
+
+
+def _unlisted(ledger: Ledger, listed: NDArray[np.bool_]) -> dict[str, tuple[str, ...]]:
+    rows = ledger.rows.filter(pa.array(~listed)).select(["document_key", "scope"]).to_pylist()
+    gone: dict[str, list[str]] = {}
+    for row in rows:
+        gone.setdefault(row["scope"] or "", []).append(row["document_key"])
+    return {scope: tuple(keys) for scope, keys in gone.items()}
 
 
 def _gone(

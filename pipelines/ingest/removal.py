@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.index import Index
+from pipelines.ingest.ledger import FILE
 from pipelines.ingest.sink import delete_from_stores, recover
 
 
@@ -15,12 +16,11 @@ def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None
     """
     index.manifest()
     with index.write_lock():
-        path = index.directory / "ledger.parquet"
         ledger = recover(index)
         doomed = ledger.with_documents_of(ids, tenant)
         found = set(doomed["document_id"].to_pylist())
         keys = doomed["document_key"].to_pylist()
         if keys:
             delete_from_stores(index, keys)
-            ledger.without(doomed["document_key"]).save(path)
+            ledger.without(doomed["document_key"]).save(index.home / FILE)
     return len(keys), [document_id for document_id in ids if document_id not in found]

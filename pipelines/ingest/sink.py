@@ -43,7 +43,7 @@ DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "sourc
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run's own directory: what was planned and what was acknowledged."""
+    """One run's own directory: what was planned and acknowledged. `root` is the home of its generation."""
 
     root: Path
     name: str
@@ -88,10 +88,10 @@ def unfinished_runs(root: Path) -> Iterator[Run]:
 
 def recover(index: Index) -> Ledger:
     """The ledger, with what runs that were cut short had finished. Only for the holder of the write lock."""
-    ledger = Ledger.load(index.directory / "ledger.parquet")
-    for dead in unfinished_runs(index.directory):
+    ledger = Ledger.load(index.home / ledgers.FILE)
+    for dead in unfinished_runs(index.home):
         ledger, _ = finish(index, dead, ledger)
-    shutil.rmtree(index.directory / "runs", ignore_errors=True)  # runs that had hardly begun, or nearly ended
+    shutil.rmtree(index.home / "runs", ignore_errors=True)  # runs that had hardly begun, or nearly ended
     return ledger
 
 
@@ -161,11 +161,11 @@ def finish(
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
         letters += [tuple(row.values()) for row in bad.to_pylist()]
     if letters:
-        _write_dead_letters(run, letters)
+        _write_dead_letters(index.directory / "rejected", run, letters)
     delete_from_stores(index, pruned)
     unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
     updated = known.updated(pa.concat_tables([done, unfinished])).without(pa.array(pruned, pa.string()))
-    updated.save(run.root / "ledger.parquet")
+    updated.save(run.root / ledgers.FILE)
     run.end()
     return updated, _summary(acks, done, len(unfinished), len(letters))
 
@@ -267,8 +267,7 @@ def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
             store.flush()
 
 
-def _write_dead_letters(run: Run, letters: Sequence[tuple[str, ...]]) -> None:
-    folder = run.root / "rejected"
+def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:
     folder.mkdir(exist_ok=True)
     columns = [pa.array(column, pa.string()) for column in zip(*letters, strict=True)]
     beside = folder / f".{run.name}"

@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
 
 from pipelines.core.errors import StoreError
 from pipelines.core.index import Index
+from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.stores import LexicalStore, VectorStore
-from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.ledger import FILE, Ledger
 from pipelines.ingest.sink import unfinished_runs
 
 
 def index_status(index: Index) -> dict[str, Any]:
     """A JSON-ready description. A store that does not answer is described, not raised."""
-    manifest = index.manifest()
-    ledger = Ledger.load(index.directory / "ledger.parquet").totals()
+    manifest = index.met()
+    ledger = Ledger.load(index.home / FILE)
     rejected = index.directory / "rejected"
     return {
         "index": str(index.directory),
-        "ledger": ledger,
-        "stores": {
-            "visual": _count(index.visual),
-            "text": _count(index.text),
-            "lexical": _count(index.lexical),
-        },
-        "expected": {"visual": ledger["images"], "text": ledger["chunks"], "lexical": ledger["chunks"]},
+        "generation": manifest.generation,
+        "kept_generation": manifest.replaces,
+        "rebuild": _rebuild(index.directory),
+        "ledger": ledger.totals(),
+        "stores": {name: _count(store) for name, store in index.stores.items()},
+        "expected": ledger.parts(),
         "space": dict(manifest.space),
         "text_space": dict(manifest.text_space),
-        "metadata_types": dict(manifest.metadata_types),
+        "metadata_types": dict(index.manifest().metadata_types),
         "dead_letters": pads.dataset(rejected, format="parquet").count_rows() if rejected.is_dir() else 0,
-        "unfinished_runs": [run.name for run in unfinished_runs(index.directory)],
+        "unfinished_runs": [run.name for run in unfinished_runs(index.home)],
     }
+
+
+def _rebuild(directory: Path) -> dict[str, Any] | None:
+    """What a rebuild that has not ended holds already; None where there is none."""
+    begun = Manifest.find(directory, NEXT)
+    if begun is None:
+        return None
+    home = home_of(directory, begun.generation)
+    acknowledged = sum(run.acknowledged() for run in unfinished_runs(home))
+    totals = Ledger.load(home / FILE).totals()
+    return {"generation": begun.generation, "ledger": totals, "acknowledged_rows": acknowledged}
 
 
 def _count(store: Callable[[], VectorStore | LexicalStore]) -> int | str:

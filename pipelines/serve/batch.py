@@ -22,7 +22,7 @@ from pipelines.core import filters
 from pipelines.core.answer import Question
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.images import MAX_BYTES
-from pipelines.core.index import Manifest
+from pipelines.core.manifest import Manifest
 from pipelines.core.retriever import Mode, Query
 from pipelines.core.types import Answer
 from pipelines.serve.app import NAME, deployed

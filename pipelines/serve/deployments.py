@@ -31,6 +31,7 @@ from pipelines.core.engine import TransformersEngine
 from pipelines.core.errors import BadImage, MmragError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.live import LiveIndex
 from pipelines.core.previews import Preview, content_of, read_preview
 from pipelines.core.prompts import Turn
 from pipelines.core.retriever import Query, SearchConfig
@@ -134,31 +135,35 @@ class Alignment:
 
 
 class Retrieval:
-    """Searches the stores, its branches side by side. `aligner` is None where none is configured."""
+    """Searches the stores, its branches side by side, and follows rebuilds of the index. `aligner` is None
+    where none is configured."""
 
     def __init__(
         self, parts: Parts, encoder: DeploymentHandle[Any], aligner: DeploymentHandle[Any] | None
     ) -> None:
         timeout_s = parts.search.branch_timeout_s
-        self._index = Index(
+        index = Index(
             parts.index_dir,
             parts.index,
             encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, timeout_s),
             embedder=lambda: RemoteEmbedder(encoder, timeout_s),
         )
-        self._retriever = self._index.retriever(
-            parts.search, RemoteAligner(aligner, timeout_s) if aligner else None
-        )
+        self._live = LiveIndex(index, parts.search, RemoteAligner(aligner, timeout_s) if aligner else None)
         self._threads = ThreadPoolExecutor(parts.serve.retriever.max_ongoing_requests, "search")
 
     async def search(self, query: Query) -> SearchResult:
-        return await self._in_thread(self._retriever.search, query)
+        return await self._in_thread(self._live.search, query)
 
     async def has_content(self, content: str, tenant: str) -> bool:
-        return await self._in_thread(self._index.visual().has_content, content, tenant)
+        return await self._in_thread(self._has_content, content, tenant)
+
+    def _has_content(self, content: str, tenant: str) -> bool:
+        with self._live.opened() as (index, _):
+            return index.visual().has_content(content, tenant)
 
     def measured(self) -> Measured:
-        cache = self._index.image_cache() if self._index.image_cache.made else None
+        opened = self._live.index
+        cache = opened.image_cache() if opened.image_cache.made else None
         return _measured([cache_lookups(cache.hits, cache.misses)] if cache else [])
 
     async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:

@@ -18,7 +18,7 @@ from pipelines.checks import Check, run_checks
 from pipelines.core import embedder, encoder
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
-from pipelines.core.index import Manifest
+from pipelines.core.manifest import Manifest
 from pipelines.settings import load_settings
 
 PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "memory", "ray", "disk"]

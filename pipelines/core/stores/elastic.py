@@ -116,6 +116,14 @@ class ElasticStore:
         with _connect(config) as client, _translated(config.url, "look"):
             return bool(client.indices.exists(index=config.prefix + index))
 
+    @staticmethod
+    def drop(config: ElasticConfig, index: str) -> None:
+        """Delete `prefix + index`; one that is not there is no error. Raises as `exists` does."""
+        name = config.prefix + index
+        with _connect(config) as client, _translated(config.url, f"drop index {name}"):
+            if client.indices.exists(index=name):
+                client.indices.delete(index=name)
+
     def upsert(self, parts: Sequence[Part]) -> None:
         check_parts(parts)
         self._bulk(

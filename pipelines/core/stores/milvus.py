@@ -108,6 +108,17 @@ class MilvusStore:
         finally:
             client.close()
 
+    @staticmethod
+    def drop(config: MilvusConfig, collection: str) -> None:
+        """Delete `prefix + collection`; one that is not there is no error. Raises as `exists` does."""
+        client, name = _connect(config), config.prefix + collection
+        try:
+            with _translated(config.uri, f"drop collection {name}"):
+                if client.has_collection(name, timeout=config.timeout_s):
+                    client.drop_collection(name, timeout=config.timeout_s)
+        finally:
+            client.close()
+
     def upsert(self, parts: Sequence[Part], vectors: Vectors) -> None:
         check_vectors(vectors, len(parts), self.dim)
         check_parts(parts)

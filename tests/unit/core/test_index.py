@@ -12,7 +12,8 @@ from fakes import ColourModel, WordEmbedder, memory_index, picture
 
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import IndexLocked, SpaceMismatch, UsageError
-from pipelines.core.index import Index, IndexConfig, Manifest
+from pipelines.core.index import Index, IndexConfig
+from pipelines.core.manifest import Manifest
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Line, Part
@@ -55,8 +56,8 @@ def test_an_index_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None
 def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
     memory_index(tmp_path)
     body = json.loads((tmp_path / "index.json").read_text())
-    (tmp_path / "index.json").write_text(json.dumps(body | {"format": 2}))
-    with pytest.raises(UsageError, match="format 2; this version reads 1"):
+    (tmp_path / "index.json").write_text(json.dumps(body | {"format": 3}))
+    with pytest.raises(UsageError, match="format 3; this version reads 1 and 2"):
         Manifest.load(tmp_path)
 
 

@@ -1,0 +1,128 @@
+"""Rebuild an index beside itself: begin or take up the next generation, prove it whole, swap. Knows no Ray.
+
+Whatever happens before the swap, the generation that is read stays as it is. A rebuild that was cut short is
+taken up by its ledger, as any run is; where the models are others than those that began it, it begins anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.index import Index
+from pipelines.core.manifest import NEXT, Manifest, home_of
+from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.plan import FEW_DOCUMENTS
+from pipelines.ingest.sink import recover
+
+_SETTING = "ingest.max_pruned_fraction"
+
+
+def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float) -> Ledger:
+    """Make the next generation in an `index` that is opened for building, or take up the half-made one.
+
+    Returns the ledger of the generation that is read. Only for the holder of the write lock. Raises
+    UsageError where there is no index and where `scopes` leave out one of its sources.
+    """
+    live = Manifest.load(index.directory)
+    with index.reopened(writable=True) as opened:
+        known = recover(opened)
+    require_all_sources(known, scopes, max_lost_fraction)
+    if not is_begun(index, live):
+        index.abandon()
+        drop_generation(index, live.generation + 1)
+        index.create(live.generation + 1, replaces=live.generation)
+    return known
+
+
+def is_begun(index: Index, live: Manifest) -> bool:
+    """Whether there is a half-made generation, next to the one that is read, and of the configured models."""
+    begun = Manifest.find(index.directory, NEXT)
+    if begun is None or begun.generation != live.generation + 1:
+        return False
+    spaces = index.encoder().space.as_dict(), index.embedder().space.as_dict()
+    return (begun.space, begun.text_space) == spaces
+
+
+def require_all_sources(known: Ledger, scopes: Iterable[str], max_lost_fraction: float) -> None:
+    """Raise UsageError if documents are of sources that are not named, unless all may be lost."""
+    missing = sorted(known.scopes() - set(scopes))
+    if missing and max_lost_fraction < 1:
+        raise UsageError(
+            f"a rebuild of these sources alone would lose the documents of: {', '.join(missing)}; "
+            f"name them too, or let them go with --set {_SETTING}=1"
+        )
+
+
+def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float) -> int:
+    """Make what was built the generation that is read, once it is proved whole.
+
+    Returns the number of documents that are no more. Only for the holder of the write lock. Raises
+    MmragError, with nothing swapped, where a store does not hold what the ledger says (it is begun anew then)
+    and where too many documents that were found would not be found any more.
+    """
+    _require_counts(index, built)
+    _require_few_lost(live, built, max_lost_fraction)
+    index.publish()
+    return len(live.without(built.rows["document_key"]))
+
+
+def _require_counts(index: Index, built: Ledger) -> None:
+    wrong = []
+    for name, expected in built.parts().items():
+        store = index.stores[name]()
+        store.flush()
+        if (count := store.count()) != expected:
+            wrong.append(f"{name} {count:,} parts, not {expected:,}")
+    if wrong:
+        index.abandon()
+        raise MmragError(
+            f"the rebuilt stores do not hold what the ledger says ({'; '.join(wrong)}), and nothing was "
+            "swapped: the same command begins anew, with the vectors of the cache"
+        )
+
+
+def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> None:
+    """By source, where a few may all go as with --prune, and of all together."""
+    had, lost = Counter[str](), Counter[str]()
+    for row in live.rows.select(["document_key", "scope", "images", "chunks"]).to_pylist():
+        if _holds(row):
+            had[row["scope"] or ""] += 1
+            lost[row["scope"] or ""] += not _holds(built.get(row["document_key"]))
+    checked = {scope: count for scope, count in lost.items() if count > FEW_DOCUMENTS}
+    for where, gone, of in [
+        *((scope, count, had[scope]) for scope, count in checked.items()),
+        ("the index", lost.total(), had.total()),
+    ]:
+        if gone > max_fraction * of:
+            raise MmragError(
+                f"the rebuild lost {gone:,} of the {of:,} documents of {where or 'an unknown source'}, and "
+                "nothing was swapped: is all that it reads mounted and whole? The same command takes it up; "
+                f"--set {_SETTING}=1 lets them go"
+            )
+
+
+def _holds(row: dict[str, Any] | None) -> bool:
+    return row is not None and bool((row["images"] or 0) + (row["chunks"] or 0))
+
+
+def drop_replaced(index: Index) -> None:
+    """Delete the generation before, kept for readers that had it open. Only for the write lock's holder."""
+    manifest = Manifest.load(index.directory)
+    if manifest.replaces is not None:
+        drop_generation(index, manifest.replaces)
+        replace(manifest, replaces=None).save(index.directory)
+
+
+def drop_generation(index: Index, generation: int) -> None:
+    """Delete what belongs to a generation alone: stores, ledger, runs."""
+    index.drop(generation)
+    home = home_of(index.directory, generation)
+    (home / FILE).unlink(missing_ok=True)
+    shutil.rmtree(home / "runs", ignore_errors=True)
+    if generation:
+        shutil.rmtree(home, ignore_errors=True)
