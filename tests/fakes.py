@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import StoreUnavailable
+from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.manifest import named
 from pipelines.core.space import Space
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Part, part_id
@@ -114,6 +115,40 @@ def memory_index(directory: Path, *, create: bool = True) -> Index:
         with index.write_lock():
             index.create()
     return index
+
+
+class ShelvedIndex(Index):
+    """A real Index whose stores are in memory by name, and met again by other objects of its directory."""
+
+    shelf: ClassVar[dict[tuple[Path, str], Any]] = {}
+
+    def _vectors(self, base: str, dim: int) -> Any:
+        return self._shelved(named(base, self.met().generation), lambda: MemoryVectorStore(dim))
+
+    def _lexical(self) -> Any:
+        return self._shelved(named("lexical", self.met().generation), MemoryLexicalStore)
+
+    def _shelved(self, name: str, make: Callable[[], Any]) -> Any:
+        if not self.writable and (self.directory, name) not in self.shelf:
+            raise StoreError(f"no {name}; run `mmrag ingest` first")
+        return self.shelf.setdefault((self.directory, name), make())
+
+    def _drop_vectors(self, collection: str) -> None:
+        self.shelf.pop((self.directory, collection), None)
+
+    def _drop_lexical(self, generation: int) -> None:
+        self.shelf.pop((self.directory, named("lexical", generation)), None)
+
+    def names(self) -> set[str]:
+        """The stores that there are."""
+        return {name for directory, name in self.shelf if directory == self.directory}
+
+
+def shelved_index(
+    directory: Path, scales: tuple[int, ...] = (2, 4), embedder: WordEmbedder | None = None, **how: bool
+) -> ShelvedIndex:
+    encoder, words = Encoder(ColourModel(scales)), embedder or WordEmbedder()
+    return ShelvedIndex(directory, IndexConfig(), encoder=lambda: encoder, embedder=lambda: words, **how)
 
 
 def tiny_clip(directory: Path, family: str = "clip", seed: int = 0) -> Path:

@@ -51,7 +51,7 @@ def require_same_space(name: str, written: Mapping[str, object], configured: Spa
     detail = "; ".join(f"{key}: index {written.get(key)!r}, config {ours.get(key)!r}" for key in differing)
     raise SpaceMismatch(
         f"the index's {name} space differs from the configured one ({detail}); "
-        "use the model that wrote the index, or ingest into a new --index directory"
+        "use the model that wrote the index, or make it anew with: mmrag ingest SOURCE --rebuild"
     )
 
 

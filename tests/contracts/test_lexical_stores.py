@@ -122,6 +122,18 @@ class TestElastic(LexicalStoreContract):
             assert ElasticStore.exists(ElasticConfig(url=server), store._index)
         assert not ElasticStore.exists(ElasticConfig(url=server), store._index)
 
+    def test_a_dropped_index_is_gone_and_no_other(self, server: str) -> None:
+        config = ElasticConfig(url=server)
+        with self.new_store(server) as store:
+            self.put(store, [part("a")])
+            later = f"{store._index}_g1"
+            with ElasticStore.open(config, later) as other:
+                self.put(other, [part("b")])
+            for _ in range(2):
+                ElasticStore.drop(config, later)
+                assert not ElasticStore.exists(config, later)
+            assert store.count() == 1
+
     def test_an_index_of_someone_elses_is_left_alone(self, server: str) -> None:
         with self.new_store(server) as store:
             store._client.indices.create(index="theirs", mappings={"properties": {"text": {"type": "text"}}})

@@ -71,6 +71,23 @@ class _Milvus(VectorStoreContract):
             assert MilvusStore.exists(MilvusConfig(uri=server), store._collection)
         assert not MilvusStore.exists(MilvusConfig(uri=server), store._collection)
 
+    def test_a_dropped_collection_is_gone_and_no_other(self, server: str) -> None:
+        config = MilvusConfig(uri=server)
+        with fresh_collection(server) as store:
+            self.put(store, [part("a")])
+            store.flush()
+            later = f"{store._collection}_g1"
+            with MilvusStore.open(config, later, DIM) as other:
+                self.put(other, [part("a"), part("b")])
+                other.flush()
+            for _ in range(2):
+                MilvusStore.drop(config, later)
+                assert not MilvusStore.exists(config, later)
+            assert store.count() == 1
+            with MilvusStore.open(config, later, 2 * DIM) as again:  # of another encoder
+                assert again.count() == 0
+            MilvusStore.drop(config, later)
+
     def test_a_second_client_sees_what_was_flushed(self, server: str) -> None:
         with fresh_collection(server) as store:
             self.put(store, [part("a")])

@@ -1,0 +1,150 @@
+"""The real job with `--rebuild` over a small folder: killed, taken up, swapped while a reader searches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import photograph, png
+from test_ingest_job import Workshop, workshop
+
+from pipelines.core import live
+from pipelines.core.errors import SpaceMismatch
+from pipelines.core.live import LiveIndex
+from pipelines.core.manifest import Manifest
+from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.retriever import Query
+from pipelines.core.types import SearchResult
+from pipelines.settings import load_settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ONE = Query("the hole spacing", image=png(photograph(0, 64)), k=20)
+SHORT_CHUNKS = ("ingest.chunking.max_chars=200", "ingest.chunking.merge_chars=100")
+
+
+class Reader:
+    """Searches all the time, and keeps what it was told."""
+
+    def __init__(self, made: Workshop) -> None:
+        self.index = LiveIndex(made.open(), made.settings.search)
+        self.results: list[SearchResult] = []
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self._searching = self._pool.submit(self._search)
+
+    def _search(self) -> None:
+        while not self._stop.is_set():
+            self.results.append(self.index.search(ONE))
+            time.sleep(0.02)
+
+    def next(self) -> SearchResult:
+        """The result of a search that begins now."""
+        searched = len(self.results)
+        while len(self.results) < searched + 2 and not self._searching.done():
+            time.sleep(0.01)
+        return self.results[-1]
+
+    def end(self) -> None:
+        """Raises what a search raised."""
+        self._stop.set()
+        try:
+            self._searching.result()
+        finally:
+            self._pool.shutdown()
+            self.index.close()
+
+
+def chunks(result: SearchResult) -> set[str]:
+    """The passages, each of which is of one generation only."""
+    return {hit.text for hit in result.hits if hit.kind == "chunk" or "Paragraph" in hit.text}
+
+
+def with_settings(made: Workshop, *more: str) -> Workshop:
+    assignments = [*made.assignments, *more]
+    return replace(made, settings=load_settings(None, assignments), assignments=assignments)
+
+
+def killed_in_the_middle(made: Workshop, acknowledgements: str) -> None:
+    sizes = ["ingest.encoder_batch=1", "ingest.load_batch=1", "ingest.rows_per_write=1"]
+    options = [word for value in (*made.assignments, *sizes) for word in ("--set", value)]
+    main = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+    command = [*main, "ingest", str(made.corpus), "--index", str(made.directory), "--rebuild", *options]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 240
+    try:
+        while not list(made.directory.glob(acknowledgements)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "nothing was written"
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def made(tmp_path: Path, clip_settings: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.05)
+    shop = workshop(tmp_path, clip_settings)
+    try:
+        yield shop
+    finally:
+        shop.stop()
+
+
+def test_an_index_is_rebuilt_under_its_readers(made: Workshop) -> None:
+    made.ingest()
+    old = made.contents()
+    finer = with_settings(made, *SHORT_CHUNKS)
+    killed_in_the_middle(finer, "generations/1/runs/*/acks/*.parquet")
+    assert made.contents() == old
+    assert finer.dry_run(rebuild=True).unfinished_runs
+    with ray_runtime(cpus=2):
+        reader = Reader(made)
+        try:
+            # Other chunks of the same spaces: what was killed is taken up, and nothing is encoded again.
+            before = reader.next()
+            summary = finer.ingest(rebuild=True)
+            after = reader.next()
+            assert summary.encoded_images == 0
+            assert summary.index["status"] == {"complete": 6, "rejected": 2}
+            new = finer.contents()
+            assert new["pictures"] == old["pictures"]
+            assert len(new["chunks"]) > len(old["chunks"])
+            assert new["status"]["stores"] == new["status"]["expected"]
+            assert chunks(before)
+            assert chunks(after)
+            assert not chunks(before) & chunks(after)
+            for result in reader.results:
+                assert result.degraded == ()
+                texts = chunks(result)
+                assert texts <= set(old["chunks"].values()) or texts <= set(new["chunks"].values())
+
+            # Another space: all is encoded anew, and a reader of the old models says so.
+            smaller = with_settings(finer, "encoder.scales=[64]")
+            assert smaller.ingest(rebuild=True).encoded_images == 5
+            assert Manifest.load(made.directory).generation == 2
+            assert smaller.contents()["pictures"] == old["pictures"]
+            outdated = reader.next()
+            assert chunks(outdated) == chunks(after)
+            assert ["rebuilt with other models" in told for told in outdated.degraded] == [True]
+        finally:
+            reader.end()
+
+        # The next run drops what was kept for it.
+        assert smaller.ingest().unchanged == 8
+        held = {path.name for path in (made.directory / "vectors").iterdir()}
+        assert held == {"visual_knowledge_g2", "text_knowledge_g2"}
+        assert not (made.directory / "lexical_g1").exists()
+        with made.open() as late, pytest.raises(SpaceMismatch):
+            late.retriever(made.settings.search).search(ONE)
