@@ -22,9 +22,9 @@ from pipelines.core.retriever import Query, Retriever, SearchConfig
 from pipelines.core.types import SearchResult
 
 LOOK_EVERY_S: Final = 1.0
+_RESTART: Final = "restart with the settings that it was rebuilt with"
 _OUTDATED: Final = (
-    "index: it was rebuilt with other models, so this answer comes from the generation before it; "
-    "restart with the settings that it was rebuilt with"
+    "index: it was rebuilt with other models, so this answer comes from the generation before it; " + _RESTART
 )
 
 
@@ -111,7 +111,7 @@ class LiveIndex:
             if now.replaces == met.generation:
                 self._note = _OUTDATED
             else:
-                self._refusal = f"{exc}; it was rebuilt: restart with the settings that it was rebuilt with"
+                self._refusal = f"the index was rebuilt with other models; {_RESTART}: {exc}"
             return
         before, self._opened = self._opened, self._with_retriever(index)
         if not before.searches:

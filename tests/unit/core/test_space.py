@@ -49,7 +49,7 @@ def test_a_mismatch_names_what_differs_and_what_to_do() -> None:
     assert "pooling: index 'projected', config 'mean'" in message
     assert "revision: index 'abc', config 'new'" in message
     assert "scales" not in message
-    assert "--index" in message
+    assert "--rebuild" in message
 
 
 def test_a_field_that_an_older_index_does_not_have_is_a_mismatch() -> None:

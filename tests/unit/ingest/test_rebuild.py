@@ -14,9 +14,11 @@ from fakes import ShelvedIndex, chunk_part, image_part, shelved_index
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.manifest import Manifest
 from pipelines.core.types import Part, store_key
+from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.ledger import FILE, Ledger
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
+from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
 from pipelines.ingest.sink import Run, finish, recover, write_rows
 from pipelines.ingest.sources import Item, Listing
@@ -248,6 +250,39 @@ def test_there_is_nothing_to_rebuild_where_there_is_no_index(tmp_path: Path) -> 
     ):
         begin(index, ["/s"], 0.5)
     assert not (tmp_path / "next.json").exists()
+
+
+# What else is done with an index.
+
+
+def test_a_document_is_deleted_from_the_generation_that_is_read(kb: Path) -> None:
+    rebuild(kb, {"a": "a", "b": "b"})
+    with shelved_index(kb, writable=True) as index:
+        assert delete_documents(index, ["a", "c"]) == (1, ["c"])
+    assert texts(kb) == {"b": "b"}
+
+
+def test_an_export_is_of_the_generation_that_is_read_and_an_import_makes_the_first(kb: Path) -> None:
+    rebuild(kb, {"a": "new a", "b": "new b"})
+    with shelved_index(kb, writable=True) as index:
+        export_index(index, str(kb.parent / "out"))
+    with shelved_index(kb.parent / "kb2", writable=True) as other:
+        import_index(other, str(kb.parent / "out"))
+    assert texts(kb.parent / "kb2") == {"a": "new a", "b": "new b"}
+    assert Manifest.load(kb.parent / "kb2").generation == 0
+
+
+def test_an_import_looks_into_the_generation_that_is_read(kb: Path) -> None:
+    rebuild(kb, {"a": "new a", "b": "new b"})
+    with shelved_index(kb, writable=True) as index:
+        export_index(index, str(kb.parent / "out"))
+        with pytest.raises(UsageError, match="holds 2 documents"):
+            import_index(index, str(kb.parent / "out"))
+        delete_documents(index, ["a", "b"])
+        import_index(index, str(kb.parent / "out"))
+    assert texts(kb) == {"a": "new a", "b": "new b"}
+    manifest = Manifest.load(kb)
+    assert (manifest.generation, manifest.replaces) == (1, 0)
 
 
 # Told.
