@@ -213,7 +213,7 @@ def evaluate_grounding(
 
 
 def _questions(data: Path, answers: Path | None, index: Path) -> tuple[JudgedQuestion, ...]:
-    from pipelines.core.index import Manifest
+    from pipelines.core.manifest import Manifest
     from pipelines.evaluate.questions import read_questions
 
     return read_questions(data, None if answers else Manifest.load(index).metadata_types)
