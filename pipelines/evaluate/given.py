@@ -55,7 +55,7 @@ class _PlacedBox(BaseModel):
 
 
 def _named(value: Any) -> Any:
-    """A hit that is an id alone, as `ask --batch` writes them."""
+    """A hit that is an id alone."""
     return {"id": value} if isinstance(value, str) else value
 
 

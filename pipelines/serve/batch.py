@@ -44,7 +44,9 @@ SCHEMA = pa.schema(
         "boxes": pa.list_(
             pa.struct({"image": pa.string(), "xyxy": pa.list_(pa.float64()), "label": pa.string()})
         ),
-        "hits": pa.list_(pa.string()),
+        "hits": pa.list_(
+            pa.struct(dict.fromkeys(("id", "kind", "text", "source", "image_uri"), pa.string()))
+        ),
         "degraded": pa.list_(pa.string()),
         "total_ms": pa.float64(),
         "error": pa.string(),
@@ -189,7 +191,16 @@ def _outcome(answer: Answer) -> dict[str, Any]:
         "refused": answer.refused,
         "citations": [asdict(one) for one in answer.citations],
         "boxes": [asdict(box) | {"image": str(box.image)} for box in answer.boxes],
-        "hits": [hit.id for hit in answer.hits],
+        "hits": [
+            {
+                "id": hit.id,
+                "kind": hit.kind,
+                "text": hit.text,
+                "source": hit.source,
+                "image_uri": hit.image_uri,
+            }
+            for hit in answer.hits
+        ],
         "degraded": list(answer.degraded),
         "total_ms": answer.timings_ms["total"],
     }

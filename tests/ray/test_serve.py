@@ -151,7 +151,8 @@ def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) ->
     rows = pq.read_table(out).to_pylist()
     assert [row["id"] for row in rows] == ["red", "2", "3", "4", "5"]
     assert [bool(row["error"]) for row in rows] == [False, False, True, True, True]
-    assert rows[1]["hits"][0] == "d1#img-0"
+    assert rows[1]["hits"][0]["id"] == "d1#img-0"
+    assert rows[1]["hits"][0]["text"] == "蓝色的风扇"
     assert "outside the folder" in rows[2]["error"]
 
 

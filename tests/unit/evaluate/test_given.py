@@ -137,7 +137,16 @@ def test_what_ask_batch_wrote(tmp_path: Path) -> None:
             {"image": "query", "xyxy": [1.0, 1.0, 2.0, 2.0], "label": ""},
             {"image": "7", "xyxy": [1.0, 1.0, 2.0, 2.0], "label": ""},
         ],
-        "hits": ["doc#img-0", "doc#txt-0"],
+        "hits": [
+            {
+                "id": "doc#img-0",
+                "kind": "image",
+                "text": "a plate",
+                "source": "s",
+                "image_uri": "file:///p.jpg",
+            },
+            {"id": "doc#txt-0", "kind": "text", "text": "It is 90 mm.", "source": "s", "image_uri": None},
+        ],
         "degraded": [],
         "total_ms": 1.0,
         "error": None,
@@ -145,7 +154,10 @@ def test_what_ask_batch_wrote(tmp_path: Path) -> None:
     failed = dict.fromkeys(row) | {"id": "q2", "error": "the query is empty"}
     pq.write_table(pa.Table.from_pylist([row, failed]), tmp_path / "a.parquet")
     found = read_answers(tmp_path / "a.parquet")
-    assert found["q1"].evidence == {1: Piece("doc#img-0", "", True), 2: Piece("doc#txt-0", "")}
+    assert found["q1"].evidence == {
+        1: Piece("doc#img-0", "a plate", True, "file:///p.jpg"),
+        2: Piece("doc#txt-0", "It is 90 mm."),
+    }
     assert [box.picture for box in found["q1"].boxes] == ["doc#img-0", "query", ""]
     assert found["q2"] == Given("", error="the query is empty")
 
