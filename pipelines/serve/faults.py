@@ -98,7 +98,11 @@ class Fault:
 
 INTERNAL: Final = Fault(500, "server_error", "the server failed at this; its log says more")
 
-_OURS = (SpaceMismatch, MissingDependency, SourceError)  # wrong settings, not a wrong request
+# The index was rebuilt under the server, and asking again does not help: the log has the spaces, which differ.
+_RESTART: Final = Fault(
+    503, "unavailable_error", "the index was made with other models: the server must be restarted with them"
+)
+_OURS = (MissingDependency, SourceError)  # wrong settings, not a wrong request
 _RETRY = (StoreUnavailable, GeneratorUnavailable, IndexLocked)
 
 
@@ -119,6 +123,8 @@ def fault(exc: Exception, retry_after_s: float) -> Fault:
         return Fault(exc.status, exc.type, str(exc), exc.retry_after_s)
     if isinstance(exc, _RETRY):
         return Fault(503, "unavailable_error", public(str(exc)), retry_after_s)
+    if isinstance(exc, SpaceMismatch):
+        return _RESTART
     if isinstance(exc, UsageError | BadPart) and not isinstance(exc, _OURS):
         return Fault(400, "invalid_request_error", _line(str(exc)))
     if isinstance(exc, RequestValidationError):

@@ -24,7 +24,7 @@ from gateway_fakes import (
 )
 from PIL import Image
 
-from pipelines.core.errors import GeneratorUnavailable, StoreUnavailable
+from pipelines.core.errors import GeneratorUnavailable, SpaceMismatch, StoreUnavailable
 from pipelines.core.filters import Comparison
 from pipelines.core.prompts import Turn
 from pipelines.core.types import PlacedBox, SearchResult
@@ -221,6 +221,17 @@ async def test_what_does_not_answer_is_a_503_that_names_it(
         "message": "…: search failed; is Milvus running there?",
         "type": "unavailable_error",
     }
+
+
+async def test_an_index_of_other_models_asks_for_a_restart_and_tells_no_settings(
+    backend: ScriptedBackend, client: httpx.AsyncClient
+) -> None:
+    backend.failure = SpaceMismatch("model: index lite, config /srv/models/secret-clip")
+    response = await client.post("/v1/search", json={"query": "heat sink"})
+    assert response.status_code == 503
+    assert "restarted" in response.json()["error"]["message"]
+    assert "secret" not in response.text
+    assert "Retry-After" not in response.headers
 
 
 async def test_an_unexpected_failure_is_logged_and_not_told(
