@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from pipelines.core.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.evaluate.baseline import Comparison
+    from pipelines.evaluate.cases import LoadPreview
     from pipelines.evaluate.given import Given
     from pipelines.evaluate.questions import JudgedQuestion
     from pipelines.settings import Settings
@@ -50,6 +52,11 @@ KeptFile = Annotated[
     Path | None, typer.Option("--keep", help="Write the answers to this JSONL file, for --answers.")
 ]
 
+ReportFile = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write an HTML page, too: figures, changes, and the worst with pictures."),
+]
+
 Progress = Callable[[str, int, int], None]
 
 app = typer.Typer(help="Measure the system on your own data.", no_args_is_help=True)
@@ -72,6 +79,7 @@ def evaluate_retrieval(
         list[int] | None, typer.Option("-k", help="Measure the first k. Repeatable; default: 1, 5, 10, 20.")
     ] = None,
     baseline: BaselineFile = None,
+    report_file: ReportFile = None,
     split: Annotated[str, typer.Option("--split", help="Of a BEIR directory: qrels/SPLIT.tsv.")] = "test",
     image_root: Annotated[
         Path | None, typer.Option("--image-root", help="Where pictures lie. Default: the data's folder.")
@@ -90,29 +98,45 @@ def evaluate_retrieval(
     from pipelines.console import print_retrieval, progress_bar
     from pipelines.core.index import Index
     from pipelines.evaluate.baseline import compare, read_baseline, require_common
+    from pipelines.evaluate.cases import worst_searches
+    from pipelines.evaluate.page import check_place, write_page
     from pipelines.evaluate.queries import read_queries
     from pipelines.evaluate.retrieval import DEFAULT_CUTOFFS, evaluate, ranking_depth
 
     ks = tuple(sorted(set(cutoffs or DEFAULT_CUTOFFS)))
     depth = ranking_depth(ks, settings.search.candidates)
     earlier = read_baseline(baseline) if baseline else None
+    if report_file:
+        check_place(report_file)
     with Index(index, settings.index) as opened, progress_bar() as progress, redirect_stdout(sys.stderr):
         queries = read_queries(data, opened.manifest().metadata_types, split, image_root)
         if earlier:
             require_common(queries, earlier)
         progress("loading the models", 0, 0)
         opened.check_spaces()
+        retriever = opened.retriever(settings.search)
         report = evaluate(
             queries,
-            opened.retriever(settings.search),
+            retriever,
             ks,
             depth,
             settings.evaluate,
             lambda done, total: progress("asking", done, total),
         )
+        cases = (
+            worst_searches(queries, report.per_query, depth, retriever, _previews(index))
+            if report_file
+            else ()
+        )
     if not report.overall.metrics[f"mrr@{depth}"].mean:
         print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
     comparison = compare(report.per_query, earlier, settings.evaluate) if earlier else None
+    if report_file:
+        tables = [
+            {"all queries": report.overall, **report.by_language},
+            {f"{branch} alone": group for branch, group in report.by_branch.items()},
+        ]
+        write_page(report_file, "Retrieval", _facts(data, index, settings), tables, cases, comparison)
     said = {"data": str(data), "index": str(index), **settings.evaluate.bootstrap, **report.as_dict()}
     _conclude(said, lambda: print_retrieval(report), comparison, baseline, as_json)
 
@@ -128,6 +152,7 @@ def evaluate_generation(
     answers: AnswerFile = None,
     keep: KeptFile = None,
     baseline: BaselineFile = None,
+    report_file: ReportFile = None,
     index: IndexDir = DEFAULT_INDEX,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -142,12 +167,16 @@ def evaluate_generation(
     settings = effective_settings(config, assignments)
     from pipelines.console import print_generation, progress_bar
     from pipelines.evaluate.baseline import compare, read_baseline, require_common
+    from pipelines.evaluate.cases import worst_answers
     from pipelines.evaluate.chat import Chat
     from pipelines.evaluate.entailment import Entailment, Lexical
     from pipelines.evaluate.generation import evaluate
     from pipelines.evaluate.judge import Judge, previews_in
+    from pipelines.evaluate.page import check_place, write_page
 
     earlier = read_baseline(baseline) if baseline else None
+    if report_file:
+        check_place(report_file)
     with progress_bar() as progress, redirect_stdout(sys.stderr), ExitStack() as stack:
         questions = _questions(data, answers, index)
         if earlier:
@@ -170,6 +199,10 @@ def evaluate_generation(
     comparison = (
         compare(report.per_query, earlier, settings.evaluate, report.instruments) if earlier else None
     )
+    if report_file:
+        cases = worst_answers(questions, given, report.worst, report.per_query, _previews(index))
+        facts = _facts(data, answers or index, settings)
+        write_page(report_file, "Answers", facts, [report.groups], cases, comparison)
     said = _told(data, answers, index) | settings.evaluate.bootstrap | report.as_dict()
     _conclude(said, lambda: print_generation(report), comparison, baseline, as_json)
 
@@ -185,6 +218,7 @@ def evaluate_grounding(
     answers: AnswerFile = None,
     keep: KeptFile = None,
     baseline: BaselineFile = None,
+    report_file: ReportFile = None,
     index: IndexDir = DEFAULT_INDEX,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -197,9 +231,13 @@ def evaluate_grounding(
     settings = effective_settings(config, assignments)
     from pipelines.console import print_grounding, progress_bar
     from pipelines.evaluate.baseline import compare, read_baseline, require_common
+    from pipelines.evaluate.cases import worst_answers
     from pipelines.evaluate.grounding import evaluate, with_boxes
+    from pipelines.evaluate.page import check_place, write_page
 
     earlier = read_baseline(baseline) if baseline else None
+    if report_file:
+        check_place(report_file)
     with progress_bar() as progress, redirect_stdout(sys.stderr):
         questions = _questions(data, answers, index)
         boxed = with_boxes(questions)
@@ -208,6 +246,10 @@ def evaluate_grounding(
         given = _answers(boxed, answers, keep, index, settings, progress)
     report = evaluate(questions, given, settings.evaluate)
     comparison = compare(report.per_query, earlier, settings.evaluate) if earlier else None
+    if report_file:
+        cases = worst_answers(boxed, given, report.worst, report.per_query, _previews(index))
+        facts = _facts(data, answers or index, settings)
+        write_page(report_file, "Grounding", facts, [report.groups], cases, comparison)
     said = _told(data, answers, index) | settings.evaluate.bootstrap | report.as_dict()
     _conclude(said, lambda: print_grounding(report), comparison, baseline, as_json)
 
@@ -241,6 +283,22 @@ def _answers(
         progress("loading the models", 0, 0)
         answerer = local_answerer(opened, opened.retriever(settings.search), settings)
         return ask_all(questions, answerer, write, lambda done, total: progress("answering", done, total))
+
+
+def _previews(index: Path) -> LoadPreview:
+    from pipelines.core.previews import preview_at
+
+    return partial(preview_at, index / "previews")
+
+
+def _facts(data: Path, asked: Path, settings: Settings) -> dict[str, str]:
+    """The head of a page."""
+    config = settings.evaluate
+    return {
+        "data": str(data),
+        "asked": str(asked),
+        "intervals": f"{config.confidence:.0%}, bootstrap of {config.resamples:,} resamples over the queries",
+    }
 
 
 def _told(data: Path, answers: Path | None, index: Path) -> dict[str, Any]:

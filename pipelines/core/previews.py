@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.core import images
 from pipelines.core.errors import BadImage
 from pipelines.core.grounding import draw_boxes
-from pipelines.core.types import PlacedBox
+from pipelines.core.types import PlacedBox, is_sha256
 
 MAX_PREVIEW_BYTES = 8 * 2**20
 """More than its pixels take without compression."""
@@ -82,6 +82,16 @@ def read_preview(root: Path, content: str) -> Preview | None:
 def content_of(image_uri: str) -> str:
     """The content hash in a hit's `image_uri`, a preview's address on disk or on a server."""
     return PurePosixPath(urlparse(image_uri).path).stem
+
+
+def preview_at(root: Path, image_uri: str) -> Preview | None:
+    """The preview in `root` with the content hash of this address, whoever gave the address: nothing else is
+    read."""
+    try:
+        content = content_of(image_uri)
+    except ValueError:  # no address
+        return None
+    return read_preview(root, content) if is_sha256(content) else None
 
 
 def preview_of(data: bytes) -> Preview:

@@ -8,24 +8,21 @@ JPEGs.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich import markup
 from rich.table import Table
 
-from pipelines.core.images import decode
+from pipelines.core.standalone import page, thumbnail
 from pipelines.demo.answers import WELL_PLACED, AnswerRun, answer_totals
 from pipelines.demo.runs import SHOWN, IngestSummary, QueryRun, totals
 
 LoadImage = Callable[[Mapping[str, Any]], bytes | None]
 
-_THUMBNAIL = 560
 _LONGEST_TEXT = 170
 _NO_PICTURE = "<div class='picture words'>¶</div>"
 _RULE = (
@@ -55,15 +52,8 @@ def write_report(
         _summary(runs, corpus_dir),
         *(_section(n, run, corpus_dir, load_image) for n, run in enumerate(runs, 1)),
     ])  # fmt: skip
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>mmrag demo</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    path.write_text(page("mmrag demo", _style(), body), encoding="utf-8", newline="\n")
 
 
 def table(runs: Sequence[QueryRun]) -> Table:
@@ -201,7 +191,7 @@ def _answer_card(run: AnswerRun, corpus_dir: Path) -> str:
 
 
 def _picture(content: bytes) -> str:
-    return f"<div class=picture><img src='{_thumbnail(content)}' alt='a picture of the answer'></div>"
+    return f"<div class=picture><img src='{thumbnail(content)}' alt='a picture of the answer'></div>"
 
 
 def _summary(runs: Sequence[QueryRun], corpus_dir: Path) -> str:
@@ -222,7 +212,7 @@ def _section(number: int, run: QueryRun, corpus_dir: Path, load_image: LoadImage
     asked = ""
     if question.image:
         picture = (corpus_dir / question.image).read_bytes()
-        asked += f"<img class=asked src='{_thumbnail(picture)}' alt='the picture that was asked with'>"
+        asked += f"<img class=asked src='{thumbnail(picture)}' alt='the picture that was asked with'>"
     if question.text:
         asked += f"<q>{escape(question.text)}</q>"
     labels = [f"mode {question.mode}", *([f"filter {question.filter}"] if question.filter else [])]
@@ -240,7 +230,7 @@ def _section(number: int, run: QueryRun, corpus_dir: Path, load_image: LoadImage
 def _card(rank: int, hit: Mapping[str, Any], run: QueryRun, load_image: LoadImage) -> str:
     content = load_image(hit)
     picture = (
-        f"<div class=picture><img loading=lazy src='{_thumbnail(content)}' alt='{escape(hit['id'])}'></div>"
+        f"<div class=picture><img loading=lazy src='{thumbnail(content)}' alt='{escape(hit['id'])}'></div>"
         if content is not None
         else _NO_PICTURE
     )
@@ -282,12 +272,4 @@ def _small(run: QueryRun, corpus_dir: Path) -> str:
     if not run.question.image:
         return ""
     content = (corpus_dir / run.question.image).read_bytes()
-    return f"<img class=small src='{_thumbnail(content, 96)}' alt=''>"
-
-
-def _thumbnail(content: bytes, side: int = _THUMBNAIL) -> str:
-    image = decode(content).image.copy()
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    return f"<img class=small src='{thumbnail(content, 96)}' alt=''>"

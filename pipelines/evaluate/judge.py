@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from pipelines.core.errors import BadImage, UsageError
-from pipelines.core.previews import content_of, preview_of, read_preview
+from pipelines.core.previews import preview_at, preview_of
 from pipelines.core.prompts import NO_QUESTION
-from pipelines.core.types import is_sha256
 from pipelines.evaluate.chat import Part, picture, words
 from pipelines.evaluate.entailment import Piece, Verdict
 from pipelines.evaluate.given import Given
@@ -173,15 +172,10 @@ def _quoted(value: str | Sequence[str]) -> str:
 
 
 def previews_in(directory: Path) -> LoadPicture:
-    """Pictures from an index's previews, whatever a saved answer names as their address: nothing else is
-    read."""
+    """Pictures from an index's previews, whatever a saved answer names as their address."""
 
     def load(piece: Piece) -> bytes | None:
-        try:
-            content = content_of(piece.picture or "")
-        except ValueError:  # no address
-            return None
-        preview = read_preview(directory, content) if is_sha256(content) else None
+        preview = preview_at(directory, piece.picture or "")
         return preview.data if preview else None
 
     return load

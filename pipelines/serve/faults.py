@@ -98,7 +98,7 @@ class Fault:
 
 INTERNAL: Final = Fault(500, "server_error", "the server failed at this; its log says more")
 
-# The index was rebuilt under the server, and asking again does not help: the log has the spaces, which differ.
+# The index was rebuilt under the server: asking again does not help. The log has the spaces, which differ.
 _RESTART: Final = Fault(
     503, "unavailable_error", "the index was made with other models: the server must be restarted with them"
 )

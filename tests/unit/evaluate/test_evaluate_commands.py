@@ -133,6 +133,16 @@ def test_answers_that_were_kept_give_the_same_figures_without_the_index(
     assert json.loads(again.out)["per_query"] == json.loads(asked.out)["per_query"]
 
 
+@pytest.mark.parametrize("what", ["generation", "grounding"])
+def test_a_report_is_written_beside_the_figures(kb: Path, data: Path, tmp_path: Path, what: str) -> None:
+    page = tmp_path / "report.html"
+    found = mmrag("evaluate", what, "--data", data, "--index", kb, "--report", page, "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["per_query"]
+    text = page.read_text("utf-8")
+    assert ("token_f1" if what == "generation" else "precision@iou0.5") in text
+
+
 def test_a_judge_scores_the_answers_and_checks_their_citations(
     server: Scripted, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +193,7 @@ def test_a_fall_against_the_baseline_is_status_1(data: Path, tmp_path: Path) -> 
         (["--answers", "nowhere.jsonl"], "--answers nowhere.jsonl: No such file"),
         (["--baseline", "nowhere.json"], "--baseline nowhere.json: No such file"),
         (["--answers", "a", "--keep", "b"], "do not go together"),
+        (["--report", "nowhere/r.html"], "--report nowhere/r.html: wanted the name of a file"),
         (["--set", "evaluate.entailment=judge"], "needs a judge"),
         (["--set", "evaluate.judge.url=http://j"], "evaluate.judge.model: Field required"),
     ],

@@ -1,0 +1,144 @@
+"""The page of a report: it shows what was measured, escapes that, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import COLOURS, image_part, memory_index, picture
+from judged_questions import answer, question
+
+from pipelines.core import images
+from pipelines.core.errors import UsageError
+from pipelines.core.previews import preview_at, write_preview
+from pipelines.core.retriever import SearchConfig
+from pipelines.evaluate.baseline import Baseline, compare
+from pipelines.evaluate.boxes import OnPicture
+from pipelines.evaluate.cases import Case, Shown, worst_answers, worst_searches
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.figures import groups
+from pipelines.evaluate.page import check_place, write_page
+from pipelines.evaluate.queries import JudgedQuery
+from pipelines.evaluate.retrieval import QueryFigures, evaluate
+
+CONFIG = EvaluateConfig(resamples=200)
+HOSTILE = "<script>alert('x')</script> & \"quotes\" <img src=http://example.com/a.png>"
+CONTENT = "ab" * 32
+
+
+def figured(name: str, **metrics: float) -> QueryFigures:
+    return QueryFigures(name, "en", (), metrics)
+
+
+@pytest.fixture
+def previews(tmp_path: Path) -> Path:
+    write_preview(tmp_path, CONTENT, images.preview(images.decode(picture("green", side=100))))
+    return tmp_path
+
+
+def test_figures_stand_with_their_intervals(tmp_path: Path) -> None:
+    found = groups(
+        [figured("a", **{"mrr@50": 1.0, "mean_rank@50": 51}), figured("b", **{"mrr@50": 0.0})], CONFIG
+    )
+    write_page(tmp_path / "r.html", "Retrieval", {"index": "kb"}, [found], [])
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "overall <small>2</small>" in text
+    assert "0.500 [0.000, 1.000]" in text
+    assert "51.000 [51.000, 51.000]" in text
+    assert "<dt>index</dt><dd>kb</dd>" in text
+    assert "The worst" not in text
+    ends = [float(end) for end in re.findall(r"class=interval d='M[\d.]+ 7H([\d.]+)'", text)]
+    assert ends
+    assert all(end <= 160 for end in ends), "a plot leaves its axis"
+
+
+def test_a_fall_against_the_baseline_is_marked(tmp_path: Path) -> None:
+    now = [figured(f"q{number}", right=0.0, same=1.0) for number in range(8)]
+    earlier = Baseline.model_validate(
+        {"per_query": [{"id": f"q{number}", "metrics": {"right": 1.0, "same": 1.0}} for number in range(9)]}
+    )
+    write_page(tmp_path / "r.html", "t", {}, [], [], compare(now, earlier, CONFIG))
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert text.count("fell</b>") == 1
+    assert "-1.000 [-1.000, -1.000]" in text
+    assert "1 queries that only one of the runs has" in text
+
+
+def test_what_it_shows_is_data(tmp_path: Path) -> None:
+    shown = Shown(HOSTILE, HOSTILE, None, right=True)
+    case = Case(HOSTILE, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: 1.0}, (shown,))
+    write_page(tmp_path / "r.html", HOSTILE, {HOSTILE: HOSTILE}, [], [case])
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"<[a-z][^>]*(?:src|href)=['\"]?(?:http|/)", text)
+
+
+def test_the_worst_searches_are_shown_with_the_pictures_that_came(previews: Path) -> None:
+    index = memory_index(previews / "kb")
+    for name, colour in (("leaf", "green"), ("rose", "red")):
+        vector = np.tile(np.array(COLOURS[colour], np.float32) / 255, 2) / np.sqrt(2, dtype=np.float32)
+        part = image_part(name, content=CONTENT if name == "leaf" else "cd" * 32)
+        index.visual().upsert([part], vector[None].astype(np.float32))
+    queries = [
+        JudgedQuery(name, "q:1", None, picture("green"), "auto", None, "en", {name: 1.0})
+        for name in ("leaf", "rose")
+    ]
+    with index:
+        retriever = index.retriever(SearchConfig())
+        report = evaluate(queries, retriever, (1,), 50, CONFIG)
+        (case,) = worst_searches(
+            queries, report.per_query, 50, retriever, lambda uri: preview_at(previews, uri)
+        )
+    assert (case.id, case.wanted, case.metrics["success@1"]) == ("rose", "rose", 0)
+    own, first, second = case.shown
+    assert own.picture is not None
+    assert own.picture.getpixel((0, 0)) == pytest.approx(COLOURS["green"], abs=3)
+    assert first.label == "1. leaf#img-0"
+    assert first.picture is not None
+    assert (first.right, second.right) == (False, True)
+    assert second.picture is None
+
+
+def test_the_worst_answers_are_shown_with_both_boxes(previews: Path) -> None:
+    asked = question(
+        text="Where?",
+        answers=(),
+        picture=picture("blue", side=100),
+        boxes=(OnPicture("query", (5, 5, 50, 50)),),
+    )
+    said = answer("There.", "words", boxes=(OnPicture("query", (50, 50, 95, 95)),))
+    (case,) = worst_answers([asked], {"q1": said}, ["q1"], [figured("q1", iou=0.0)], lambda uri: None)
+    own, evidence = case.shown
+    assert own.picture is not None
+    plain = images.decode(picture("blue", side=100)).image
+    for box in ((0, 0, 52, 52), (48, 48, 100, 100)):
+        assert own.picture.crop(box).tobytes() != plain.crop(box).tobytes()
+    assert (evidence.label, evidence.text) == ("[1] doc#txt-1", "words")
+    assert case.said == "There."
+
+
+def test_a_case_says_what_would_have_been_right(previews: Path) -> None:
+    asked = [question("a"), question("b", answers=(), answerable=False)]
+    given = {"a": answer("12 mm"), "b": answer("", error="timeout")}
+    cases = worst_answers(asked, given, ["b", "a"], [figured("a"), figured("b")], lambda uri: None)
+    assert [case.id for case in cases] == ["b", "a"]
+    assert cases[0].wanted.startswith("a refusal")
+    assert cases[0].said == "failed: timeout"
+    assert cases[1].wanted == "90 mm"
+
+
+def test_a_picture_that_cannot_be_read_is_said(previews: Path) -> None:
+    asked = question(picture=b"no picture")
+    (case,) = worst_answers([asked], {"q1": answer("x")}, ["q1"], [figured("q1")], lambda uri: None)
+    assert case.shown[0].picture is None
+    assert case.shown[0].text
+
+
+@pytest.mark.parametrize("place", ["nowhere/r.html", "."])
+def test_a_place_that_cannot_be_written_is_told_first(tmp_path: Path, place: str) -> None:
+    with pytest.raises(UsageError, match="--report"):
+        check_place(tmp_path / place)
