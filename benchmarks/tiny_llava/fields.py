@@ -97,7 +97,9 @@ READ = {
     ),
 }
 
-_STATED = {"en": "The {field} of {name} is {value}", "zh": "{name}的{field}是{value}"}
+# The field first: whether the evidence tells it decides between this sentence and a refusal, and the model
+# decides at the first word. With the name first it refused half as often.
+_STATED = {"en": "The {field} of {name} is {value}", "zh": "{field}方面，{name}是{value}"}
 _READ_OFF = {"en": "The {field} is {value}", "zh": "{field}是{value}"}
 
 

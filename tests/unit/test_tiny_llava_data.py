@@ -195,7 +195,7 @@ def test_easy_vqa_keeps_its_split(tmp_path) -> None:
     assert all((tmp_path / one["image"]).exists() for one in train + test)
 
 
-@pytest.mark.parametrize("run", ["text", "language", "whole"])
+@pytest.mark.parametrize("run", ["text", "language", "whole", "last"])
 def test_training_counts_boxes_as_the_model_does(run) -> None:
     settings = yaml.safe_load((Path(make.__file__).parent / f"training-{run}.yaml").read_text("utf-8"))
     assert LlavaTraining.model_validate(settings["train"]["llava"]).frame == FRAME
