@@ -29,7 +29,7 @@ from pipelines.demo import build
 from pipelines.ingest.job import ingest
 from pipelines.settings import load_settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # In the order in which they are read: a page may use what one before it has made.
 PAGES = [
@@ -116,6 +116,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
             "MMRAG_SERVE__PORT": str(port),
             "MMRAG_GENERATOR__ENGINE": "transformers",  # vLLM takes a minute more to start
+            "MMRAG_SERVE__DEADLINE_S": "240",  # a busy machine, too, shall answer
             "MMRAG_INGEST__ENCODERS": "1",
             "MMRAG_INGEST__ENCODER_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
