@@ -123,7 +123,7 @@ def _embedded(directory: Path) -> str:
         raise UsageError(
             f"{there} is no directory that this user can read and write: change that, or name another --index"
         )
-    return f"embedded in {directory}" + ("" if there == directory else ", which ingest will make")
+    return f"embedded in {directory}" + ("" if there == directory.absolute() else ", which ingest will make")
 
 
 def _encoder(config: EncoderConfig) -> str:

@@ -70,6 +70,16 @@ def test_the_offline_default_is_well_and_status_0(kb: Path) -> None:
     assert [line.split()[:2] for line in lines] == [["ok", part] for part in ["settings", *PARTS]]
 
 
+def test_embedded_stores_that_are_there_are_told_from_those_to_be_made(
+    kb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kb / "vectors").mkdir()
+    monkeypatch.chdir(kb.parent)
+    checks = found(Path(kb.name))
+    assert checks["vectors"].detail == f"embedded in {kb.name}/vectors"
+    assert checks["words"].detail == f"embedded in {kb.name}/lexical, which ingest will make"
+
+
 def test_a_problem_is_status_1_and_says_what_to_do(tmp_path: Path) -> None:
     answer = mmrag("config", "check", "--index", tmp_path / "nowhere", "--json")
     assert (answer.status, answer.err) == (1, "")

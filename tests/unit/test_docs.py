@@ -1,0 +1,221 @@
+"""The documentation: the site builds without a warning, says what there is, and its commands can be read.
+
+What it runs is in tests/ray/test_docs_commands.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doc_blocks import COMMANDS, DOCS, MARKS, ROOT, Block, blocks
+from pydantic import BaseModel
+from typer.core import TyperGroup
+from typer.main import get_command
+
+import pipelines
+from pipelines.cli import app
+from pipelines.settings import PROFILES, Settings, load_settings
+
+PAGES = sorted(DOCS.rglob("*.md"))
+BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+BLOCKS = [block for page in [*PAGES, *BESIDE] for block in blocks(page)]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
+
+
+# The site.
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return out
+
+
+def test_the_reference_names_all_that_the_code_has(site: Path) -> None:
+    page = {file.stem: file.read_text("utf-8") for file in (site / "reference").iterdir()}
+    for words in command_names(get_command(app), "mmrag"):
+        assert f"<code>{words}</code>" in page["cli"]
+    for name in SETTINGS:
+        assert f"{name}<" in page["settings"], name
+    for name in ("/v1/search", "/v1/answer", "/v1/chat/completions", "/healthz", "mmrag_shed_total"):
+        assert name in page["http"]
+    for name in pipelines.__all__:
+        assert re.search(rf'id="pipelines\.[a-z_.]+\.{name}"', page["python"]), name
+
+
+def test_a_reader_is_sent_nowhere_else(site: Path) -> None:
+    """Styles, scripts, fonts and pictures come with the site."""
+    loaded = r"<(script|img|iframe)[^>]*\ssrc=.?https?:|<link[^>]*rel=.?(stylesheet|preconnect)[^>]*https?:"
+    for page in site.rglob("*.html"):
+        assert not re.search(loaded, page.read_text("utf-8")), page
+
+
+# What the words name is there.
+
+
+def command_names(command: Any, name: str) -> Iterator[str]:
+    for word, inner in getattr(command, "commands", {}).items():
+        yield f"{name} {word}"
+        yield from command_names(inner, f"{name} {word}")
+
+
+def setting_names(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Of groups, too."""
+    for name, field in model.model_fields.items():
+        yield above + name
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from setting_names(kind, f"{above}{name}.")
+
+
+SETTINGS = set(setting_names(Settings))
+GROUPS = "|".join(Settings.model_fields)
+
+
+@pytest.mark.parametrize("page", [*PAGES, README, CHINESE], ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_and_variables_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for name in re.findall(rf"`((?:{GROUPS})\.[a-z0-9_.]+)(?=[`=])", text):
+        assert name in SETTINGS, name
+    for name in re.findall(r"MMRAG_([A-Z0-9_]+)", text):
+        known = name.lower().replace("__", ".") in SETTINGS
+        assert known or name == "API_KEY" or name.endswith("_"), name
+
+
+@pytest.mark.parametrize("page", [README, CHINESE, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_links_to_exist(page: Path) -> None:
+    """Pages under reference/ are made with the site, whose build checks them."""
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
+        if not re.match(r"https?:|.*reference/", target):
+            assert (page.parent / target).exists(), target
+
+
+# Commands.
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_is_run_or_says_why_not(block: Block) -> None:
+    assert block.language in (*COMMANDS, "yaml", "text"), "a block has a language"
+    if block.language in COMMANDS:
+        assert block.mark in MARKS or (not block.mark and block.page in PAGES)
+    if block.mark in ("run by", "tested by"):
+        file, _, test = block.says.partition("::")
+        tree = ast.parse((ROOT / file).read_text("utf-8"))
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        assert test in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_commands_exist_with_their_options_and_settings(block: Block) -> None:
+    read = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
+    for words in commands(block.text):
+        check(words)
+
+
+@pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "python"], ids=str)
+def test_python_can_be_read(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "yaml"], ids=str)
+def test_yaml_is_settings(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(block.text, "utf-8")
+    load_settings(file)
+
+
+def commands(script: str) -> Iterator[list[str]]:
+    """The simple commands of a script, without what they read and where they write."""
+    script = re.sub(r"<<'EOF'\n.*?\nEOF\n", "\n", script, flags=re.DOTALL)
+    for line in script.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        tokens = iter(lexer)
+        for token in tokens:
+            if set(token) <= set("<>"):
+                next(tokens, None)
+            elif set(token) <= set("|&;"):
+                yield words
+                words = []
+            else:
+                words.append(token)
+        yield words
+
+
+def check(words: list[str]) -> None:
+    match words:
+        case ["mmrag", *arguments]:
+            given = parsed(arguments)
+            config, assignments = given.get("config"), given.get("assignments") or []
+            known = config and (Path(config).is_file() or (PROFILES / f"{config}.yaml").is_file())
+            load_settings(config if known else None, assignments)
+        case ["make", *targets]:
+            known = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+            assert {target for target in targets if "=" not in target} <= set(known)
+        case ["python", script, *_] if script.endswith(".py"):
+            assert (ROOT / script).is_file()
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """What the innermost command is given. Raises for a command, an option or a value that there is not."""
+    command: Any = get_command(app)
+    context = command.make_context("mmrag", list(arguments))
+    while isinstance(command, TyperGroup):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+    return dict(context.params)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "mmrag serch pump",
+        "mmrag search --indx kb",
+        "mmrag train llava --out run",
+        "mmrag ingest x --set ingest.writer=2",
+        "mmrag config show --config server --set serve.port=x",
+        "make instal",
+        "true && mmrag search pump -k many",
+    ],
+)
+def test_a_wrong_command_would_be_found(wrong: str) -> None:
+    with pytest.raises((Exception, SystemExit)):  # typer's own, ours, or the assertion
+        [check(words) for words in commands(wrong)]
+
+
+# The two READMEs.
+
+
+def test_the_chinese_readme_keeps_step() -> None:
+    """The same headings, code, tables and links, in the same order."""
+    english, chinese = README.read_text("utf-8"), CHINESE.read_text("utf-8")
+    for outline in (r"^(#+) ", r"^(\|)", r"^(- )"):
+        assert [*re.findall(outline, english, re.MULTILINE)] == [*re.findall(outline, chinese, re.MULTILINE)]
+    assert [code(block) for block in blocks(README)] == [code(block) for block in blocks(CHINESE)]
+    links = [re.findall(r"\]\(([^)]+)\)", text) for text in (english, chinese)]
+    assert links[0][0] == "README.zh.md"
+    assert links[1][0] == "README.md"
+    assert sorted(links[0][1:]) == sorted(links[1][1:])
+
+
+def code(block: Block) -> list[str]:
+    """Without comments and the room before them."""
+    lines = (re.sub(r"(^|\s+)#.*$", "", line) for line in block.text.splitlines())
+    return [line for line in lines if line]
