@@ -118,7 +118,7 @@ class KnowledgeBase:
 
     def read(self, image: bytes | Path) -> tuple[Line, ...]:
         """The lines of text that stand in a picture, in reading order, boxes in its pixels: by `ingest.ocr`.
-        Raises UsageError where that is none or not installed, BadImage, and BadReading where it fails."""
+        Raises UsageError where that is none or not installed, and BadImage, also where it fails."""
         from pipelines.ingest.ocr import read_lines
 
         with self._turn:

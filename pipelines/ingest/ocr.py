@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.core import images
-from pipelines.core.errors import BadPart, BadReading, MissingDependency, UsageError
+from pipelines.core.errors import BadImage, BadPart, BadReading, MissingDependency, UsageError
 from pipelines.core.readings import Reading, load_reading, save_reading
 from pipelines.core.types import Line, Passage
 from pipelines.ingest.config import OcrConfig
@@ -112,10 +112,14 @@ class ReadPictures:
 
 def read_lines(config: OcrConfig, data: bytes) -> tuple[Line, ...]:
     """What is kept of a picture that is in no corpus, in reading order. Raises UsageError where the settings
-    name no reader, MissingDependency, BadImage and BadReading."""
+    name no reader, MissingDependency, and BadImage, also where the reader fails on it."""
     if config.kind == "none":
         raise UsageError("ingest.ocr.kind is none: set it to rapidocr to have pictures read")
-    lines = read_picture(load_engine(config.max_side), images.decode(data), config.max_side)
+    engine, picture = load_engine(config.max_side), images.decode(data)
+    try:
+        lines = read_picture(engine, picture, config.max_side)
+    except BadReading as exc:
+        raise BadImage(str(exc)) from exc
     return tuple(_chosen(lines, config)[0])
 
 
