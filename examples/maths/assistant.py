@@ -4,7 +4,7 @@
     python -m examples.maths.assistant WORK --serve                the same as a page
 
 Draws the corpus into WORK and ingests it first, with OCR (the extra `ocr`; a minute, once). A problem is
-searched by its looks and by the text that OCR reads in it, half and half. The steps shown are those of the
+searched by the text that OCR reads in it and, with less weight, by its looks. The steps shown are those of the
 problem that was found, with its citation. Only where both it and the photograph have an equation ax + b = c
 are the steps done anew with the photograph's numbers, by plain arithmetic: no model solves anything here.
 """
@@ -20,8 +20,8 @@ from examples import page
 from examples.maths import data
 from pipelines import Hit, KnowledgeBase, UsageError, load_settings
 
-# By default looks weigh 0.9; photographed problems look much alike, and their formulas tell them apart.
-SETTINGS = ("ingest.ocr.kind=rapidocr", "search.alpha_similar=0.5")
+# By default looks weigh 0.9. Photographs of problems look much alike, and the text in them tells them apart.
+SETTINGS = ("ingest.ocr.kind=rapidocr", "search.alpha_similar=0.2")
 MOST = 3
 # OCR writes the minus and the x in several ways, and leaves out spaces.
 _LINEAR = re.compile(r"(-?\d{0,4})[x×X]([+-]\d{1,6})=(-?\d{1,6})(?!\d)")

@@ -21,14 +21,14 @@ from examples import page
 from examples.medical import data
 from pipelines import KnowledgeBase, UsageError, load_settings
 
-LEAST = 0.9
+LEAST = 0.74
 MOST = 3
 NOTICE = """This is not a diagnosis. It compares drawings; ask a physician.
 这不是诊断。本程序只比较绘图；请咨询医生。"""
 # In the words that the packaged tiny-llava knows.
 _WHERE = {
     "circle": ("Where is the black circle?", "黑色圆形在哪里？"),
-    "square": ("Where is the black rectangle?", "黑色矩形在哪里？"),
+    "rectangle": ("Where is the black rectangle?", "黑色矩形在哪里？"),
 }
 _ABSTAINS = (
     "No case is similar enough: the nearest has a similarity of {similarity:.2f}; {least:.2f} is needed.",

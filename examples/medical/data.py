@@ -3,7 +3,8 @@
     python -m examples.medical.data FOLDER
 
 No picture of a person is in it, and nothing is taken from one: a phantom is a light film with gray shapes for
-bones and, in most, a dark mark. The same seed gives the same pictures.
+bones, faint because tiny-llava takes what is not for a shape, and in most of them a black mark. The same seed
+gives the same pictures.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Box = tuple[float, float, float, float]
 VIEWS = {"forearm": "前臂", "hand": "手部", "ribs": "肋骨"}
-MARKS = {"circle": ("a round dark mark", "一个圆形暗影"), "square": ("a square dark mark", "一个方形暗影")}
-_NOTHING = ("no mark", "无暗影")
+MARKS = {"circle": ("a black circle", "一个黑色圆形"), "rectangle": ("a black rectangle", "一个黑色矩形")}
+_NOTHING = ("no mark", "无标记")
 _SAID = ("Phantom drawing, {view}: {mark}{size}.", "体模绘图，{view}：{mark}{size}。")
 
 
@@ -46,19 +47,19 @@ class Phantom:
         film = rng.randrange(222, 244)
         image = Image.new("L", self.size, film)
         pen = ImageDraw.Draw(image)
-        bone = film - rng.randrange(28, 44)
+        bone = film - rng.randrange(10, 16)
         for left, top, right, bottom in _BONES[self.view]:
             shift = rng.uniform(-0.02, 0.02)
             corners = ((left + shift) * wide, top * tall, (right + shift) * wide, bottom * tall)
-            pen.rounded_rectangle(corners, 0.04 * wide, bone, bone - 26, 2)
-        image = image.filter(ImageFilter.GaussianBlur(1))
+            pen.rounded_rectangle(corners, 0.04 * wide, bone)
+        image = image.filter(ImageFilter.GaussianBlur(2))
         pen = ImageDraw.Draw(image)
         if self.mark == "circle":
             pen.ellipse(self.box, 12)
         elif self.mark:
             pen.rectangle(self.box, 12)
         noise = Image.frombytes("L", self.size, rng.randbytes(wide * tall))
-        return Image.blend(image, noise, 0.03).convert("RGB")
+        return Image.blend(image, noise, 0.02).convert("RGB")
 
 
 _BONES: dict[str, tuple[Box, ...]] = {  # fractions of the film's width and height

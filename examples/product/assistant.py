@@ -17,7 +17,7 @@ from examples import page
 from examples.product import data
 from pipelines import KnowledgeBase, UsageError, load_settings
 
-TITLES = {"image": ("The drawn sheet says", "图纸上写的"), "chunk": ("The text says", "文字资料写的")}
+TITLES = {"sheet": ("The drawn sheet says", "图纸上写的"), "text": ("The text says", "文字资料写的")}
 TOLD_APART = (
     "The sheet and the text were asked apart: compare the two.",
     "图纸与文字资料分别作答：请对照。",
@@ -37,9 +37,9 @@ def answer(kb: KnowledgeBase, question: str, product_id: str) -> page.Reply:
         raise UsageError("the question is empty: ask for a value, such as the voltage")
     chinese = page.is_chinese(question)
     blocks = []
-    for kind, titles in TITLES.items():
+    for form, titles in TITLES.items():
         # Values, not an expression: a product id with a quote in it stays a product id.
-        said = kb.ask(question, where={"product_id": product_id, "kind": kind})
+        said = kb.ask(question, where={"product_id": product_id, "form": form})
         if said.hits:
             blocks.append(page.block_of(kb, titles[chinese], said))
     if not blocks:

@@ -138,14 +138,12 @@ def write(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for product in products(seed):
-        metadata = {"product_id": product.id, "language": "zh" if product.chinese else "en"}
+        told = {"product_id": product.id, "language": "zh" if product.chinese else "en"}
         product.draw()[0].save(folder / f"{product.id}.png")
         caption = f"{product.name}的铭牌" if product.chinese else f"Sheet of the {product.name}"
         sheet = {"id": f"sheet-{product.id}", "image": f"{product.id}.png", "caption": caption}
-        rows += [
-            sheet | {"metadata": metadata},
-            {"id": f"text-{product.id}", "text": product.text, "metadata": metadata},
-        ]
+        text = {"id": f"text-{product.id}", "text": product.text}
+        rows += [sheet | {"metadata": told | {"form": "sheet"}}, text | {"metadata": told | {"form": "text"}}]
     manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return manifest
 

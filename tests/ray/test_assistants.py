@@ -74,7 +74,7 @@ def test_values_are_marked_where_they_stand_on_the_sheet(machines: KnowledgeBase
     made = [one for one in products.products() if not one.chinese]
     for one in made:
         field = one.values[1]
-        said = machines.ask(one.question(field), where={"product_id": one.id, "kind": "image"})
+        said = machines.ask(one.question(field), where={"product_id": one.id, "form": "sheet"})
         placed += any(box.image == 1 and iou(box.xyxy, one.draw()[1][field[0]]) >= 0.5 for box in said.boxes)
         marked = machines.marked(said)
         assert set(marked) == {box.image for box in said.boxes}
@@ -82,7 +82,7 @@ def test_values_are_marked_where_they_stand_on_the_sheet(machines: KnowledgeBase
     assert placed >= len(made) - 1
 
 
-@pytest.mark.parametrize("product_id", ['X" or product_id != "', "' or kind == 'image", "", "X\\", "TR-530 "])
+@pytest.mark.parametrize("product_id", ['X" or product_id != "', "' or form == 'text", "", "X\\", "TR-530 "])
 def test_a_hostile_product_id_is_no_wider_filter(machines: KnowledgeBase, product_id: str) -> None:
     with pytest.raises(UsageError, match="there is no product"):
         product.answer(machines, "What is the power?", product_id)
@@ -151,13 +151,10 @@ def test_a_held_out_phantom_is_described_and_marked(cases: KnowledgeBase) -> Non
         assert "most similar case [1]" in described.text
         assert described.sources[0].cited
         right["caption"] += phantom.view in described.sources[0].text
-        seen = cases.ask(f"Where is the black {_SHAPES[phantom.mark]}?", picture, mode="image", k=1)
+        seen = cases.ask(f"Where is the black {phantom.mark}?", picture, mode="image", k=1)
         right["box"] += any(box.image == "query" and iou(box.xyxy, phantom.box) >= 0.5 for box in seen.boxes)
     assert right["caption"] >= 5, right
     assert right["box"] >= 4, right
-
-
-_SHAPES = {"circle": "circle", "square": "rectangle"}
 
 
 def test_it_says_nothing_of_an_unrelated_picture(cases: KnowledgeBase) -> None:
