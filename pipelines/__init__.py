@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.core.errors import MmragError, UsageError
-    from pipelines.core.types import Answer, Hit, SearchResult
+    from pipelines.core.errors import BadImage, MmragError, UsageError
+    from pipelines.core.types import Answer, Hit, Line, SearchResult
     from pipelines.knowledge_base import KnowledgeBase
     from pipelines.settings import Settings, load_settings
     from pipelines.train.llava_config import LlavaTraining
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Answer",
+    "BadImage",
     "Hit",
     "KnowledgeBase",
+    "Line",
     "LlavaTraining",
     "MmragError",
     "SearchResult",
@@ -37,8 +39,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "core.errors": ("MmragError", "UsageError"),
-    "core.types": ("Answer", "Hit", "SearchResult"),
+    "core.errors": ("BadImage", "MmragError", "UsageError"),
+    "core.types": ("Answer", "Hit", "Line", "SearchResult"),
     "knowledge_base": ("KnowledgeBase",),
     "settings": ("Settings", "load_settings"),
     "train.llava_config": ("LlavaTraining",),

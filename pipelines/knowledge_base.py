@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pipelines.core import filters
 from pipelines.core.answer import Answerer, FindsHits, LocalSearcher, Question
@@ -15,13 +16,17 @@ from pipelines.core.errors import UsageError
 from pipelines.core.index import Index
 from pipelines.core.lazy import Lazy
 from pipelines.core.live import LiveIndex
-from pipelines.core.previews import Preview, content_of, read_preview
+from pipelines.core.previews import Preview, annotated_pictures, content_of, read_preview
 from pipelines.core.retriever import Mode, Query
-from pipelines.core.types import Answer, Hit, SearchResult
+from pipelines.core.types import Answer, Hit, Line, Scalar, SearchResult, answer_dict
 from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from pipelines.ingest.summary import Summary
+
+Where = str | Mapping[str, Scalar]
 
 
 class KnowledgeBase:
@@ -71,10 +76,11 @@ class KnowledgeBase:
         *,
         mode: Mode = "auto",
         k: int = 10,
-        where: str | None = None,
+        where: Where | None = None,
     ) -> SearchResult:
-        """Pictures and passages for a text, a picture, or both; `where` as `--filter` takes it. Raises
-        UsageError, BadImage, StoreUnavailable."""
+        """Pictures and passages for a text, a picture, or both. `where` is a filter as `--filter` takes it,
+        or a value for each field that must equal it, taken literally: the way for values that users type.
+        Raises UsageError, BadImage, StoreUnavailable."""
         return self._live().search(self._query(text, image, mode, k, where))
 
     def ask(
@@ -84,7 +90,7 @@ class KnowledgeBase:
         *,
         mode: Mode = "auto",
         k: int = 10,
-        where: str | None = None,
+        where: Where | None = None,
     ) -> Answer:
         """An answer from the index with its citations and boxes. Raises as `search` does. Within a running
         event loop, await `answerer().answer(...)` instead."""
@@ -95,6 +101,28 @@ class KnowledgeBase:
     def answerer(self) -> Answerer:
         """For streams, conversations, and event loops."""
         return self._answerer()
+
+    def picture(self, hit: Hit) -> bytes | None:
+        """The upright JPEG that the index keeps of a hit's picture, its long side at most 1,536 pixels; None
+        for a passage."""
+        preview = _preview(self._live().index, hit)
+        return preview.data if preview else None
+
+    def marked(
+        self, answer: Answer, image: bytes | Path | None = None
+    ) -> dict[Literal["query"] | int, Image.Image]:
+        """The pictures that an answer has boxes on, with these drawn: that of evidence n by its number, and
+        as "query" the question's own, which is to be given again as `image`. Raises BadImage."""
+        shown = annotated_pictures(answer_dict(answer), _bytes_of(image), self._live().index.previews)
+        return {which: picture for which, picture in shown if picture}
+
+    def read(self, image: bytes | Path) -> tuple[Line, ...]:
+        """The lines of text that stand in a picture, in reading order, boxes in its pixels: by `ingest.ocr`.
+        Raises UsageError where that is none or not installed, and BadImage, also where it fails."""
+        from pipelines.ingest.ocr import read_lines
+
+        with self._turn:
+            return read_lines(self.settings.ingest.ocr, _bytes_of(image) or b"")
 
     def close(self) -> None:
         """It opens anew with the next question."""
@@ -119,12 +147,21 @@ class KnowledgeBase:
         )
 
     def _query(
-        self, text: str | None, image: bytes | Path | None, mode: Mode, k: int, where: str | None
+        self, text: str | None, image: bytes | Path | None, mode: Mode, k: int, where: Where | None
     ) -> Query:
-        parsed = filters.parse(where) if where is not None else None
-        if parsed is not None:
+        parsed = None
+        if where is not None:
+            parsed = filters.parse(where) if isinstance(where, str) else filters.all_equal(where)
             filters.check(parsed, self._live().index.manifest().metadata_types)
-        return Query(text, image.read_bytes() if isinstance(image, Path) else image, mode, k, parsed)
+        return Query(text, _bytes_of(image), mode, k, parsed)
+
+
+def _bytes_of(image: bytes | Path | None) -> bytes | None:
+    return image.read_bytes() if isinstance(image, Path) else image
+
+
+def _preview(index: Index, hit: Hit) -> Preview | None:
+    return read_preview(index.previews, content_of(hit.image_uri)) if hit.image_uri else None
 
 
 def local_answerer(index: Index, retriever: FindsHits, settings: Settings) -> Answerer:
@@ -134,9 +171,6 @@ def local_answerer(index: Index, retriever: FindsHits, settings: Settings) -> An
     from pipelines.core.engine import TransformersEngine
     from pipelines.core.generator import load_profile
 
-    def preview(hit: Hit) -> Preview | None:
-        return read_preview(index.previews, content_of(hit.image_uri)) if hit.image_uri else None
-
     profile, engine = load_profile(settings.generator), TransformersEngine(settings.generator)
     searcher = LocalSearcher(retriever)
-    return Answerer(searcher, engine, preview, profile, settings.answer, settings.generator)
+    return Answerer(searcher, engine, partial(_preview, index), profile, settings.answer, settings.generator)

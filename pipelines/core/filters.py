@@ -76,6 +76,14 @@ def parse(text: str) -> Filter:
     return _Parser(text).parse()
 
 
+def all_equal(values: Mapping[str, Scalar]) -> Filter:
+    """The filter that every field equals its value, whatever characters the value holds: none widens it.
+
+    Raises FilterError where no field is given, and for what the language cannot say.
+    """
+    return parse(" and ".join(render(Comparison(field, "==", value)) for field, value in values.items()))
+
+
 def fields(where: Filter) -> set[str]:
     """The names of all fields that the filter reads."""
     return {leaf.field for leaf in _leaves(where)}
@@ -222,6 +230,8 @@ def _render_operand(where: Filter) -> str:
 def _render_field(name: str) -> str:
     plain = re.fullmatch(_TOKEN, name)
     bare = plain is not None and plain.lastgroup == "name" and name.lower() not in _KEYWORDS
+    if "`" in name or "\n" in name:
+        raise FilterError(f"filter: the name of a field cannot hold a backtick or a line break: {name!r}")
     return name if bare else f"`{name}`"
 
 

@@ -266,15 +266,17 @@ class Retriever:
         ) | dict.fromkeys(replaced, 0.0)
         ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
         fused = fuse(ranks, weights, self._config.rank_constant)
-        parts = {f.part.key: f.part for results in found.values() for f in results}
-        return self._hits(fused, parts, credits_of(found), query.k)
+        return self._hits(fused, found, query.k)
 
     def _hits(
-        self, fused: Sequence[Fused[str]], parts: dict[str, Part], chunk_of: Mapping[str, Part], k: int
+        self, fused: Sequence[Fused[str]], found: Mapping[Branch, Sequence[Found]], k: int
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
         """The first k fused items as hits, and what was missing for them. A credited picture that no
         visual branch returned is fetched; where it was refused at ingest, or its store is down, its
         chunk stands for itself."""
+        parts = {f.part.key: f.part for results in found.values() for f in results}
+        chunk_of = credits_of(found)
+        own_scores = {str(branch): [f.score for f in results] for branch, results in found.items()}
         hits: dict[str, Hit] = {}
         unfetched: tuple[str, ...] = ()
         for start in range(0, len(fused), k):
@@ -288,12 +290,20 @@ class Retriever:
             for f in page:
                 part = parts.get(f.item) or chunk_of[f.item]
                 if part.key not in hits and len(hits) < k:
-                    hits[part.key] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1)
+                    scores = {branch: own_scores[branch][rank - 1] for branch, rank in f.ranks.items()}
+                    hits[part.key] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1, scores)
             if len(hits) >= k:
                 break
         return tuple(hits.values()), unfetched
 
-    def _hit(self, part: Part, chunk: Part | None, fused: Fused[str], citation_id: int) -> Hit:
+    def _hit(
+        self,
+        part: Part,
+        chunk: Part | None,
+        fused: Fused[str],
+        citation_id: int,
+        scores: Mapping[str, float],
+    ) -> Hit:
         know, is_picture = self._knowledge, part.kind == "image"
         text = chunk.text if chunk else part.text
         shown = set(text.split("\n"))
@@ -309,6 +319,7 @@ class Retriever:
             citation_id=citation_id,
             sources=fused.ranks,
             lines=tuple(line for line in know.lines(part) if line.text in shown) if is_picture else (),
+            scores=scores,
         )
 
 

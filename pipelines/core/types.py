@@ -124,7 +124,9 @@ class Line:
 class Hit:
     """A part after fusion: what a user sees. `sources` maps each branch that found it to its rank from 1.
 
-    `lines` are those lines of `text` that were read in the hit's picture.
+    `lines` are those lines of `text` that were read in the hit's picture. `scores` maps each branch of
+    `sources` to its own score, comparable within the branch only: a cosine where pictures or meanings are
+    compared, BM25 where words are. `score` is the fused one, which tells the order and nothing else.
     """
 
     id: str
@@ -138,6 +140,7 @@ class Hit:
     citation_id: int
     sources: Mapping[str, int]
     lines: tuple[Line, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.core import images
-from pipelines.core.errors import BadPart, BadReading, MissingDependency
+from pipelines.core.errors import BadImage, BadPart, BadReading, MissingDependency, UsageError
 from pipelines.core.readings import Reading, load_reading, save_reading
 from pipelines.core.types import Line, Passage
 from pipelines.ingest.config import OcrConfig
@@ -82,7 +82,7 @@ class ReadPictures:
         refused: list[Rejected] = []
         for ordinal, address in enumerate(document.images):
             try:
-                lines, left_out = self._chosen(self._lines(address))
+                lines, left_out = _chosen(self._lines(address), self._config)
             except BadReading as exc:
                 refused.append(Rejected(document.id, address, "ocr", f"{address}: {exc}"))
                 continue
@@ -109,15 +109,29 @@ class ReadPictures:
         save_reading(self._root, content, Reading(self._reader, lines))
         return lines
 
-    def _chosen(self, lines: Sequence[Line]) -> tuple[list[Line], int]:
-        """The lines that are sure enough, as far as `max_chars` reaches, and how many more there are."""
-        sure = [line for line in lines if line.confidence >= self._config.min_confidence]
-        room = self._config.max_chars
-        for count, line in enumerate(sure):
-            room -= len(line.text)
-            if room < 0:
-                return sure[:count], len(sure) - count
-        return sure, 0
+
+def read_lines(config: OcrConfig, data: bytes) -> tuple[Line, ...]:
+    """What is kept of a picture that is in no corpus, in reading order. Raises UsageError where the settings
+    name no reader, MissingDependency, and BadImage, also where the reader fails on it."""
+    if config.kind == "none":
+        raise UsageError("ingest.ocr.kind is none: set it to rapidocr to have pictures read")
+    engine, picture = load_engine(config.max_side), images.decode(data)
+    try:
+        lines = read_picture(engine, picture, config.max_side)
+    except BadReading as exc:
+        raise BadImage(str(exc)) from exc
+    return tuple(_chosen(lines, config)[0])
+
+
+def _chosen(lines: Sequence[Line], config: OcrConfig) -> tuple[list[Line], int]:
+    """The lines that are sure enough, as far as `max_chars` reaches, and how many more there are."""
+    sure = [line for line in lines if line.confidence >= config.min_confidence]
+    room = config.max_chars
+    for count, line in enumerate(sure):
+        room -= len(line.text)
+        if room < 0:
+            return sure[:count], len(sure) - count
+    return sure, 0
 
 
 def read_picture(engine: Engine, picture: images.Picture, max_side: int) -> tuple[Line, ...]:

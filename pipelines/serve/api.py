@@ -112,6 +112,9 @@ class HitBody(BaseModel):
     citation_id: int
     sources: dict[str, int] = Field(description="each branch that found it, and its rank there")
     lines: list[LineBody] = Field(description="lines of `text` that were read in the picture (OCR)")
+    scores: dict[str, float] = Field(
+        description="each branch's own score of it, comparable within the branch"
+    )
 
 
 class SearchResponse(BaseModel):

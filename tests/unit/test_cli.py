@@ -111,7 +111,9 @@ def test_search_json_is_one_object_and_nothing_else(kb: Path) -> None:
         "citation_id": 1,
         "sources": {"text_to_image": 1, "text": 1, "lexical": 1},
         "lines": [],
+        "scores": hit["scores"],
     }
+    assert hit["scores"].keys() == hit["sources"].keys()
     assert hit["image_uri"].startswith("file://")
     assert "红" in answer.out
 

@@ -16,6 +16,7 @@ from pipelines.core.filters import (
     In,
     Not,
     Or,
+    all_equal,
     check,
     fields,
     matches,
@@ -150,6 +151,35 @@ def test_a_filter_means(text: str, holds: bool) -> None:
 
 def test_a_builtin_field_cannot_be_forged_by_metadata() -> None:
     assert not matches(parse('tenant == "other"'), part(tenant="other"))
+
+
+@pytest.mark.parametrize(
+    "value", ['A" or year > 0 or x == "', "A' or '", "A\\", 'A\\"', "line\nbreak", "`and`", "型号 1", ""]
+)
+def test_a_value_stays_a_value_whatever_it_holds(value: str) -> None:
+    assert all_equal({"product_id": value}) == Comparison("product_id", "==", value)
+
+
+def test_all_of_several_fields_must_equal() -> None:
+    assert all_equal({"a": 1, "unit price": 2.5, "new": True}) == And(
+        (A, Comparison("unit price", "==", 2.5), Comparison("new", "==", True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "expected a field"),
+        ({"a` == 1 or `b": 1}, "backtick"),
+        ({"": 1}, "expected a field|not understood|does not end"),
+        ({"a": "\ud800"}, "not valid Unicode"),
+        ({"a": float("nan")}, "in quotes"),
+        ({"a": "x" * MAX_LENGTH}, "characters"),
+    ],
+)
+def test_what_cannot_be_said_is_no_filter(values: dict[str, Scalar], message: str) -> None:
+    with pytest.raises(FilterError, match=message):
+        all_equal(values)
 
 
 def test_fields_names_all_fields() -> None:

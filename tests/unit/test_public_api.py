@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import chunk_part, image_part, memory_index
+from fakes import chunk_part, image_part, memory_index, picture
 from test_architecture import loaded_by
 
 import pipelines
-from pipelines import KnowledgeBase, UsageError, knowledge_base, load_settings
+from pipelines import Answer, BadImage, KnowledgeBase, UsageError, knowledge_base, load_settings
+from pipelines.core import images
 from pipelines.core.index import Index
+from pipelines.core.previews import save_preview
+from pipelines.core.types import PlacedBox
 
 PACKAGE = Path(pipelines.__file__).parent
+ROSE = "ab" * 32
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
@@ -56,10 +61,12 @@ def test_a_name_that_is_not_there_is_told() -> None:
 def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     """Over stores in memory: a red picture with its text."""
     index = memory_index(tmp_path / "kb")
-    index.with_metadata_types({"year": "number"})
+    index.with_metadata_types({"year": "number", "colour": "str"})
+    save_preview(index.previews, ROSE, images.decode(picture("red", side=40)))
+    metadata = {"year": 2020, "colour": 'a "red" one'}
     red = np.array([[1, 0, 0, 1, 0, 0]], np.float32) / np.sqrt(2, dtype=np.float32)
-    index.visual().upsert([image_part("rose", metadata={"year": 2020})], red)
-    chunks = [chunk_part("rose", "a red rose", images=[0], metadata={"year": 2020})]
+    index.visual().upsert([image_part("rose", metadata=metadata, content=ROSE)], red)
+    chunks = [chunk_part("rose", "a red rose", images=[0], metadata=metadata)]
     index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
     index.lexical().upsert(chunks)
 
@@ -95,3 +102,39 @@ def test_vllm_is_for_the_server(kb: KnowledgeBase) -> None:
     kb.settings = load_settings(None, ["generator.engine=vllm"])
     with pytest.raises(UsageError, match="mmrag serve"):
         kb.ask("red")
+
+
+def test_a_filter_of_values_takes_them_as_they_are(kb: KnowledgeBase) -> None:
+    with kb:
+        assert kb.search("red", where={"year": 2020, "colour": 'a "red" one'}).hits
+        assert kb.search("red", where={"colour": 'x" or year > 0 or colour == "x'}).hits == ()
+        with pytest.raises(UsageError, match="holds strings"):
+            kb.search("red", where={"colour": 1})
+        with pytest.raises(UsageError, match="did you mean colour"):
+            kb.search("red", where={"color": "red"})
+
+
+def test_a_hits_picture_is_the_indexs_preview(kb: KnowledgeBase) -> None:
+    with kb:
+        [hit] = kb.search("red", k=1).hits
+        shown = kb.picture(hit)
+        assert shown is not None
+        assert images.decode(shown).image.size == (40, 40)
+        assert kb.picture(replace(hit, image_uri=None)) is None
+
+
+def test_an_answers_boxes_are_drawn_on_its_pictures(kb: KnowledgeBase) -> None:
+    with kb:
+        hits = kb.search("red", k=1).hits
+        boxes = (PlacedBox(1, (10, 10, 30, 30), ""), PlacedBox("query", (2, 2, 6, 6), ""))
+        answer = Answer("", (), boxes, hits, (), {})
+        marked = kb.marked(answer, picture("blue", side=9))
+        assert {which: image.size for which, image in marked.items()} == {1: (40, 40), "query": (9, 9)}
+        assert marked[1].getpixel((20, 20)) != marked[1].getpixel((10, 20))
+        with pytest.raises(BadImage):
+            kb.marked(answer, b"no picture")
+
+
+def test_a_picture_is_read_only_where_the_settings_name_a_reader(kb: KnowledgeBase) -> None:
+    with pytest.raises(UsageError, match=r"ingest\.ocr\.kind is none"):
+        kb.read(picture("red"))

@@ -157,6 +157,15 @@ def test_a_linked_chunk_credits_its_picture_and_an_unlinked_one_stands_for_itsel
     assert result.degraded == ()
 
 
+def test_a_hit_tells_each_branchs_own_score(garden: World) -> None:
+    rose, leaf, *_ = garden.search("red").hits
+    assert rose.scores.keys() == rose.sources.keys()
+    assert rose.scores["text_to_image"] == pytest.approx(1.0)  # the cosine of one colour with itself
+    assert leaf.scores["text_to_image"] < 1
+    found = garden.retriever.run_branch("text", Query("red")).found
+    assert rose.scores["text"] == found[0].score
+
+
 def test_hits_are_cited_from_1_to_n(garden: World) -> None:
     assert [hit.citation_id for hit in garden.search("red").hits] == [1, 2, 3, 4]
 

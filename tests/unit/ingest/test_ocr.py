@@ -18,12 +18,12 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from pipelines.core import images
 from pipelines.core.cache import VectorCache
-from pipelines.core.errors import BadReading, MissingDependency
+from pipelines.core.errors import BadImage, BadReading, MissingDependency, UsageError
 from pipelines.core.readings import load_reading
 from pipelines.core.types import Document, Line, Part, Passage
 from pipelines.ingest import ocr
 from pipelines.ingest.chunk import ChunkConfig
-from pipelines.ingest.ocr import OcrConfig, ReadPictures, read_picture, reading_order
+from pipelines.ingest.ocr import OcrConfig, ReadPictures, read_lines, read_picture, reading_order
 from pipelines.ingest.plan import ITEMS
 from pipelines.ingest.rows import DOCUMENT, row_part
 from pipelines.ingest.sources import Item, Parsed, SourceConfig, list_items
@@ -93,6 +93,18 @@ def test_a_huge_picture_is_read_smaller_and_its_boxes_are_in_its_own_pixels() ->
     picture = images.decode(file.getvalue())
     assert picture.image.width < picture.width == 4480  # decoded smaller already
     assert_reads_as_drawn(read_picture(ocr.load_engine(MAX_SIDE), picture, MAX_SIDE), boxes)
+
+
+def test_a_picture_of_no_corpus_is_read_by_the_settings() -> None:
+    image, _ = drawn()
+    config = OcrConfig(kind="rapidocr", max_side=MAX_SIDE)
+    assert [line.text for line in read_lines(config, png(image))] == list(WORDS)
+    few = config.model_copy(update={"max_chars": len("Pump LK-847") + 2})
+    assert [line.text for line in read_lines(few, png(image))] == list(WORDS)[:2]
+    with pytest.raises(BadImage):
+        read_lines(config, b"no picture")
+    with pytest.raises(UsageError, match="set it to rapidocr"):
+        read_lines(OcrConfig(), png(image))
 
 
 @pytest.mark.parametrize("size", [(320, 320), (640, 1), (1, 640), (3, 3)])

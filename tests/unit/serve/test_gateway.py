@@ -60,6 +60,7 @@ async def test_a_search_gives_the_object_of_search_json(client: httpx.AsyncClien
         "citation_id": 1,
         "sources": {"text": 1},
         "lines": [],
+        "scores": {},
     }
 
 
