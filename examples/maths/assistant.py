@@ -6,7 +6,8 @@
 Draws the corpus into WORK and ingests it first, with OCR (the extra `ocr`; a minute, once). A problem is
 searched by the text that OCR reads in it and, with less weight, by its looks. The steps shown are those of
 the problem that was found, with its citation. Only where both it and the photograph have an equation
-ax + b = c are the steps done anew with the photograph's numbers, by plain arithmetic: no model solves it.
+ax + b = c are the steps done anew with the photograph's numbers, by plain arithmetic. No model solves
+anything here.
 """
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ Draws the cases into WORK and ingests them first (a minute, once). The descripti
 the similar cases, cited; the box is the generator's, which is asked where the mark is that the first case
 has. It says what that case shows, and not that the picture shows it.
 
---least is the cosine of picture and case under which nothing is said.
+--least is the cosine of picture and nearest case under which nothing is said. Its default lies midway between
+what `measure.py` gave with seed 1: 0.853 or more for 18 phantoms that are in no corpus, 0.625 or less for 24
+other pictures. With seed 2 these were 0.810 and 0.683, and it told all of them apart. Pictures of any other
+kind need a measurement of their own.
 """
 
 from __future__ import annotations
