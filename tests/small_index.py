@@ -116,10 +116,12 @@ def ledger_row(document: str, tenant: str = "", **fields: Any) -> dict[str, Any]
 
 
 def answers(index: Index) -> list[list[dict[str, Any]]]:
-    """The hits of every query, without the directory of their previews."""
+    """The hits of every query, without the directory of their previews and the scores of words, whose scale
+    is each engine's own. Vectors' scores are rounded: servers sum in another order."""
     retriever = index.retriever(SearchConfig())
     found = [[asdict(hit) for hit in retriever.search(query).hits] for query in QUERIES]
     assert all(found)
     for hit in (hit for hits in found for hit in hits):
         hit["image_uri"] = hit["image_uri"] and hit["image_uri"].rpartition("/")[2]
+        hit["scores"] = {name: round(score, 5) for name, score in hit["scores"].items() if name != "lexical"}
     return found
