@@ -26,6 +26,7 @@ from examples.product import assistant as product
 from examples.product import data as products
 from pipelines import KnowledgeBase, UsageError
 from pipelines.core.grounding import iou
+from pipelines.core.ray_runtime import ray_runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -33,21 +34,31 @@ EXAMPLES = Path(page.__file__).parent
 _LOCAL = "http://127.0.0.1"
 
 
+ONE_ENCODER = ["ingest.encoders=1", "ingest.encoder_threads=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all three, which each ingest else starts."""
+    with ray_runtime(cpus=6):
+        yield
+
+
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KnowledgeBase]:
-    with product.opened(tmp_path_factory.mktemp("product")) as kb:
+    with product.opened(tmp_path_factory.mktemp("product"), ONE_ENCODER) as kb:
         yield kb
 
 
 @pytest.fixture(scope="module")
 def exercises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KnowledgeBase]:
-    with maths.opened(tmp_path_factory.mktemp("maths")) as kb:
+    with maths.opened(tmp_path_factory.mktemp("maths"), ONE_ENCODER) as kb:
         yield kb
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KnowledgeBase]:
-    with medical.opened(tmp_path_factory.mktemp("medical")) as kb:
+    with medical.opened(tmp_path_factory.mktemp("medical"), ONE_ENCODER) as kb:
         yield kb
 
 
