@@ -16,7 +16,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.index import Index
 from pipelines.core.lazy import Lazy
 from pipelines.core.live import LiveIndex
-from pipelines.core.previews import Preview, annotated_pictures, content_of, read_preview
+from pipelines.core.previews import Preview, annotated_pictures, preview_at
 from pipelines.core.retriever import Mode, Query
 from pipelines.core.types import Answer, Hit, Line, Scalar, SearchResult, answer_dict
 from pipelines.settings import Settings, load_settings
@@ -161,7 +161,7 @@ def _bytes_of(image: bytes | Path | None) -> bytes | None:
 
 
 def _preview(index: Index, hit: Hit) -> Preview | None:
-    return read_preview(index.previews, content_of(hit.image_uri)) if hit.image_uri else None
+    return preview_at(index.previews, hit.image_uri) if hit.image_uri else None
 
 
 def local_answerer(index: Index, retriever: FindsHits, settings: Settings) -> Answerer:

@@ -142,5 +142,5 @@ def _shown(one: Shown) -> str:
     picture = f"<img loading=lazy src='{thumbnail_of(one.picture, 320)}' alt=''>" if one.picture else ""
     text = one.text if len(one.text) <= _LONGEST_TEXT else one.text[:_LONGEST_TEXT].rstrip() + " …"
     kind = {True: "right", False: "wrong", None: "unjudged"}[one.right]
-    mark = {True: " ✓", False: "", None: ""}[one.right]
+    mark = " ✓" if one.right else ""
     return f"<li class={kind}>{picture}<code>{escape(one.label)}{mark}</code><p>{escape(text)}</p></li>"

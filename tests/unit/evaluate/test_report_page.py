@@ -74,6 +74,8 @@ def test_what_it_shows_is_data(tmp_path: Path) -> None:
     assert "<script" not in text
     assert "<img" not in text
     assert "default-src 'none'" in text
+    assert "<li class=right>" in text
+    assert text.count("✓") == 1
     assert not re.search(r"<[a-z][^>]*(?:src|href)=['\"]?(?:http|/)", text)
 
 
