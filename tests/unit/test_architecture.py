@@ -65,3 +65,17 @@ def test_every_data_file_is_in_the_wheel():
         if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
     }
     assert there <= packaged
+
+
+def test_opening_a_store_leaves_other_peoples_logging_alone():
+    """A MemoryHandler that was closed writes nothing any more, and says nothing of it."""
+    statement = (
+        "import io, logging, logging.handlers as handlers\n"
+        "out = io.StringIO()\n"
+        "kept = handlers.MemoryHandler(1, target=logging.StreamHandler(out))\n"
+        "logging.getLogger('theirs').addHandler(kept)\n"
+        "import pipelines.core.stores.milvus\n"
+        "logging.getLogger('theirs').error('heard')\n"
+        "assert out.getvalue() == 'heard\\n'"
+    )
+    assert "pymilvus" in loaded_by(statement)

@@ -16,15 +16,19 @@ from typing import Any, Final, Self
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
-from pymilvus import DataType, MilvusClient, MilvusException
-from pymilvus.client.types import LoadState
-from pymilvus.exceptions import MilvusUnavailableException
 
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.filters import Filter
 from pipelines.core.stores import Vectors
 from pipelines.core.stores.config import DEFAULT_PARAMETERS, SEARCH_PARAMETERS, MilvusConfig
 from pipelines.core.stores.milvus_filter import dynamic_fields, expression, literal, one_of
+from pipelines.core.stores.pymilvus_names import (
+    DataType,
+    LoadState,
+    MilvusClient,
+    MilvusException,
+    MilvusUnavailableException,
+)
 from pipelines.core.stores.records import (
     MAX_FIELD_BYTES,
     MAX_TEXT_BYTES,
@@ -301,7 +305,7 @@ def _translated(uri: str, doing: str) -> Iterator[None]:
 
 
 def _connect(config: MilvusConfig) -> MilvusClient:
-    # Its handlers print a traceback for every failed call; ours say the same in one line.
+    # It logs a traceback for every failed call; ours say the same in one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     token = config.token.get_secret_value() if config.token else ""
     with _translated(config.uri, "connect"):
