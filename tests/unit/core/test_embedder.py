@@ -43,6 +43,12 @@ def test_batching_does_not_change_an_embedding(use: Embedder) -> None:
     np.testing.assert_allclose(use.embed_passages(texts), alone, atol=1e-5)
 
 
+def test_a_remembered_question_is_not_changed_by_whoever_got_it(use: Embedder) -> None:
+    first = use.embed_queries(["a red rose"])
+    first[:] = 0
+    np.testing.assert_allclose(np.linalg.norm(use.embed_queries(["a red rose"]), axis=1), 1, atol=1e-4)
+
+
 def test_no_texts_make_no_vectors(use: Embedder) -> None:
     assert use.embed_passages([]).shape == (0, 512)
 
