@@ -12,9 +12,10 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,11 +152,11 @@ class Retriever:
     def run_branches(self, query: Query) -> dict[Branch, BranchRun]:
         """Run the query's branches concurrently, each within the deadline; then the aligner's."""
         deadline = time.monotonic() + self._config.branch_timeout_s
-        futures = {branch: self._pool.submit(self.run_branch, branch, query) for branch in plan(query)}
+        futures = {branch: self._submit(self.run_branch, branch, query) for branch in plan(query)}
         wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
         runs = {branch: self._collect(future) for branch, future in futures.items()}
         if aligner := self._aligner_of(query):
-            aligned = self._pool.submit(self._aligned, aligner, query.text or "", runs)
+            aligned = self._submit(self._aligned, aligner, query.text or "", runs)
             wait([aligned], timeout=max(0.0, deadline - time.monotonic()))
             if run := self._collect(aligned):
                 runs["aligner"] = run
@@ -163,6 +164,10 @@ class Retriever:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, call: Callable[..., Run], *arguments: Any) -> Future[Run]:
+        """In a thread of the pool, in the caller's context: what it logs and traces stays one request's."""
+        return self._pool.submit(copy_context().run, call, *arguments)
 
     def _collect(self, future: Future[Run]) -> Run | BranchRun:
         if not future.done():

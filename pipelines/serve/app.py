@@ -12,12 +12,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from ray import serve
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import LoggingConfig, TracingConfig
 
 from pipelines.core.errors import MmragError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.serve.config import Replicas
+from pipelines.serve import traces
+from pipelines.serve.config import Replicas, TraceConfig
 from pipelines.serve.deployments import (
     Alignment,
     Gateway,
@@ -29,24 +30,26 @@ from pipelines.serve.deployments import (
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
 
 NAME = "mmrag"
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def application(parts: Parts) -> serve.Application:
     """gateway -> retriever -> query encoder and aligner, and gateway -> generator. Raises UsageError for what
     cannot be served."""
     config = parts.serve
-    encoder = _deployed(QueryEncoder, "encoder", config.encoder).bind(parts)
+    log = LoggingConfig(log_level="WARNING", encoding=config.log.encoding, enable_access_log=False)
+    encoder = _deployed(QueryEncoder, "encoder", config.encoder, log).bind(parts)
     aligner = None
     if parts.search.aligner.model:
-        aligner = _deployed(Alignment, "aligner", config.aligner).bind(parts)
-    retrieval = _deployed(Retrieval, "retriever", config.retriever).bind(parts, encoder, aligner)
+        aligner = _deployed(Alignment, "aligner", config.aligner, log).bind(parts)
+    retrieval = _deployed(Retrieval, "retriever", config.retriever, log).bind(parts, encoder, aligner)
     if engine(parts.generator) == "vllm":
         model = parts.generator.model or str(TINY_LLAVA)
-        generator = llm_deployment(parts.generator, config.vllm, model)
+        generator = llm_deployment(parts.generator, config.vllm, model, config.log)
     else:
-        generator = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers).bind(parts)
+        generator = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers, log).bind(parts)
     ingress: Any = serve.ingress()(Gateway)
-    served: serve.Application = _deployed(ingress, "gateway", config.gateway).bind(
+    served: serve.Application = _deployed(ingress, "gateway", config.gateway, log).bind(
         parts, retrieval, generator
     )
     return served
@@ -90,7 +93,8 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
         serve.start(
             proxy_location="HeadOnly" if address else "Disabled",
             http_options={"host": host, "port": port} if address else None,
-            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+            logging_config=_QUIET,
+            tracing_config=_tracing(parts.serve.traces),
         )
         try:
             try:
@@ -110,10 +114,19 @@ def _reasons() -> str:
     return "; ".join(f"{name}: {lines[-1]}" for name, lines in told)
 
 
-def _deployed(part: type[Any], name: str, config: Replicas) -> Any:
+def _tracing(config: TraceConfig) -> TracingConfig:
+    """Raises MissingDependency here, where the user reads it, rather than in every replica."""
+    enabled, path = config.sampling_ratio > 0, traces.OTLP if config.exporter == "otlp" else ""
+    if enabled and path:
+        traces.otlp()
+    return TracingConfig(enabled=enabled, exporter_import_path=path, sampling_ratio=config.sampling_ratio)
+
+
+def _deployed(part: type[Any], name: str, config: Replicas, log: LoggingConfig) -> Any:
     made: Any = serve.deployment(part)
     return made.options(
         name=name,
+        logging_config=log,
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         max_ongoing_requests=config.max_ongoing_requests,
         autoscaling_config={

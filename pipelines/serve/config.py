@@ -39,6 +39,28 @@ class RemoteImages(BaseModel):
     timeout_s: float = Field(5.0, gt=0, le=60, description="for all of a picture, redirects among it")
 
 
+class LogConfig(BaseModel):
+    """Lines that the deployments write, into Ray's folder of logs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="INFO: a line for each call of each deployment"
+    )
+    encoding: Literal["JSON", "TEXT"] = Field("JSON", description="JSON: an object a line")
+
+
+class TraceConfig(BaseModel):
+    """OpenTelemetry spans of a request's way through the deployments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampling_ratio: float = Field(0.0, ge=0, le=1, description="share of the requests traced; 0: none")
+    exporter: Literal["file", "otlp"] = Field(
+        "file", description="file: beside the logs; otlp: to OTEL_EXPORTER_OTLP_ENDPOINT, over HTTP"
+    )
+
+
 class Replicas(BaseModel):
     """Copies of one part of the chain, and what each may use."""
 
@@ -149,6 +171,11 @@ class ServeConfig(BaseModel):
     max_concurrent: int = Field(32, ge=1, description="requests worked on at once, by one gateway")
     max_queued: int = Field(64, ge=0, description="requests that wait for one of those; more are shed: 503")
     retry_after_s: int = Field(1, ge=1, description="what a 503 tells the client to wait")
+
+    log: LogConfig = LogConfig()
+    traces: TraceConfig = Field(
+        TraceConfig(), description="of `mmrag serve`; `serve deploy` has its own file"
+    )
 
     gateway: Replicas = Field(
         Replicas(max_ongoing_requests=200), description="their limits are each one's own"

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,7 +33,7 @@ from pipelines.core.errors import BadImage, MmragError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.live import LiveIndex
-from pipelines.core.previews import Preview, content_of, read_preview
+from pipelines.core.previews import Preview, preview_at, read_preview
 from pipelines.core.prompts import Turn
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit, SearchResult
@@ -41,12 +42,15 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.gateway import create_app
 from pipelines.serve.handles import (
     Described,
+    QuestionVectors,
     RemoteAligner,
     RemoteEmbedder,
     RemoteEncoder,
     RemoteGenerator,
+    RemoteQuestions,
     RemoteSearcher,
 )
+from pipelines.serve.logs import join_serve, timed
 from pipelines.serve.metrics import cache_lookups
 
 _LOG = logging.getLogger(__name__)
@@ -75,33 +79,36 @@ class QueryEncoder:
     """Questions to vectors, those that arrive together in one batch."""
 
     def __init__(self, parts: Parts) -> None:
+        join_serve(parts.serve.log.level)
         self._index = Index(parts.index_dir, parts.index)
         self._index.check_spaces()
         self._encoder, self._embedder = self._index.encoder(), self._index.embedder()
         batch = parts.serve.encoder
-        batched: tuple[Any, ...] = (self.encode_text, self.encode_picture, self.embed_query)
+        batched: tuple[Any, ...] = (self.question, self.encode_picture)
         for method in batched:
             method.set_max_batch_size(batch.max_batch_size)
             method.set_batch_wait_timeout_s(batch.batch_wait_s)
         # Weights load with the first use: before the first question, not with it.
-        self._embedder.embed_queries(["warm"])
-        if self._encoder.has_text_tower:
-            self._encoder.encode_texts(["warm"])
+        self._questions(["warm"])
 
     async def described(self) -> Described:
         return Described(self._encoder.cache_key, self._embedder.space, self._embedder.floor)
 
     @serve.batch
-    async def encode_text(self, texts: list[str]) -> list[Vector]:
-        return list(await asyncio.to_thread(self._encoder.encode_texts, texts))
-
-    @serve.batch
-    async def embed_query(self, texts: list[str]) -> list[Vector]:
-        return list(await asyncio.to_thread(self._embedder.embed_queries, texts))
+    async def question(self, texts: list[str]) -> list[QuestionVectors]:
+        with timed(_LOG, "encode_text", batch=len(texts), requests=_batched_ids()):
+            return await asyncio.to_thread(self._questions, texts)
 
     @serve.batch
     async def encode_picture(self, files: list[bytes]) -> list[Vector | BadImage]:
-        return await asyncio.to_thread(self._pictures, files)
+        with timed(_LOG, "encode_picture", batch=len(files), requests=_batched_ids()):
+            return await asyncio.to_thread(self._pictures, files)
+
+    def _questions(self, texts: Sequence[str]) -> list[QuestionVectors]:
+        read = [text for text in texts if self._encoder.reads(text)]
+        visual = dict(zip(read, self._encoder.encode_texts(read), strict=True)) if read else {}
+        embedded = self._embedder.embed_queries(texts)
+        return [QuestionVectors(one, visual.get(text)) for text, one in zip(texts, embedded, strict=True)]
 
     def _pictures(self, files: Sequence[bytes]) -> list[Vector | BadImage]:
         """A bad picture fails its own question only."""
@@ -120,6 +127,7 @@ class Alignment:
     """Judges candidates, those of questions that arrive together in one batch."""
 
     def __init__(self, parts: Parts) -> None:
+        join_serve(parts.serve.log.level)
         with Index(parts.index_dir, parts.index) as index:
             aligner = index.aligner(parts.search.aligner)
         assert aligner is not None
@@ -131,7 +139,8 @@ class Alignment:
     @serve.batch
     async def relevance(self, questions: list[tuple[Asked, Candidates]]) -> list[Vector]:
         asked, candidates = zip(*questions, strict=True)
-        return await asyncio.to_thread(self._aligner.relevance, asked, candidates)
+        with timed(_LOG, "align", batch=len(questions), requests=_batched_ids()):
+            return await asyncio.to_thread(self._aligner.relevance, asked, candidates)
 
 
 class Retrieval:
@@ -141,18 +150,26 @@ class Retrieval:
     def __init__(
         self, parts: Parts, encoder: DeploymentHandle[Any], aligner: DeploymentHandle[Any] | None
     ) -> None:
+        join_serve(parts.serve.log.level)
         timeout_s = parts.search.branch_timeout_s
+        questions = RemoteQuestions(encoder, timeout_s)
         index = Index(
             parts.index_dir,
             parts.index,
-            encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, timeout_s),
-            embedder=lambda: RemoteEmbedder(encoder, timeout_s),
+            encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, questions, timeout_s),
+            embedder=lambda: RemoteEmbedder(encoder, questions, timeout_s),
         )
         self._live = LiveIndex(index, parts.search, RemoteAligner(aligner, timeout_s) if aligner else None)
         self._threads = ThreadPoolExecutor(parts.serve.retriever.max_ongoing_requests, "search")
 
     async def search(self, query: Query) -> SearchResult:
-        return await self._in_thread(self._live.search, query)
+        with timed(_LOG, "search") as fields:
+            result = await self._in_thread(self._live.search, query)
+            fields |= {
+                "hits": len(result.hits),
+                "degraded": [part.partition(":")[0] for part in result.degraded],
+            }
+            return result
 
     async def has_content(self, content: str, tenant: str) -> bool:
         return await self._in_thread(self._has_content, content, tenant)
@@ -167,20 +184,23 @@ class Retrieval:
         return _measured([cache_lookups(cache.hits, cache.misses)] if cache else [])
 
     async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        run = copy_context().run  # the request's id and span go with it
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run, call, *arguments)
 
 
 class TransformersGenerator:
     """Where vLLM cannot run: one answer at a time."""
 
     def __init__(self, parts: Parts) -> None:
+        join_serve(parts.serve.log.level)
         self._engine = TransformersEngine(parts.generator)
         self._engine.load()
 
     async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
-        async with aclosing(self._engine.stream(prompt, sampling)) as pieces:
-            async for piece in pieces:
-                yield piece
+        with timed(_LOG, "generate"):
+            async with aclosing(self._engine.stream(prompt, sampling)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
 
 class ServedBackend:
@@ -248,7 +268,7 @@ class ServedBackend:
         return "ok"
 
     def _preview(self, hit: Hit) -> Preview | None:
-        return read_preview(self._index.previews, content_of(hit.image_uri)) if hit.image_uri else None
+        return preview_at(self._index.previews, hit.image_uri) if hit.image_uri else None
 
 
 class Gateway:
@@ -257,8 +277,11 @@ class Gateway:
     def __init__(
         self, parts: Parts, retrieval: DeploymentHandle[Any], generator: DeploymentHandle[Any]
     ) -> None:
+        join_serve(parts.serve.log.level)
         backend = ServedBackend(parts, retrieval, generator)
-        self._app = create_app(backend, parts.serve, parts.generator.sampling, self._all_measured)
+        self._app = create_app(
+            backend, parts.serve, parts.generator.sampling, self._all_measured, adds_id=False
+        )
         self._retrieval: Any = retrieval
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -273,6 +296,11 @@ class Gateway:
         gateways: Any = serve.get_deployment_handle(context.deployment, context.app_name)
         told = await asyncio.gather(*(_measured_by_all(handle) for handle in (gateways, self._retrieval)))
         return dict([*chain.from_iterable(told), self.measured()])
+
+
+def _batched_ids() -> list[str]:
+    """Of the requests that are worked on together."""
+    return [context.request_id for context in serve.context._get_serve_batch_request_context()]
 
 
 def _measured(families: list[Metric]) -> Measured:

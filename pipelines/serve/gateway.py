@@ -52,10 +52,12 @@ def create_app(
     config: ServeConfig,
     sampling: Sampling | None = None,
     measured: Measured | None = None,
+    adds_id: bool = True,
 ) -> FastAPI:
     """`sampling`: the generator's own; None: the default configuration's.
 
     `measured` gathers what all replicas counted; None: this app is alone. Its own is `app.state.metrics`.
+    `adds_id`: X-Request-Id goes into responses here; Ray Serve's proxy does it by itself.
     """
     admission = Admission(config.max_concurrent, config.max_queued, config.retry_after_s)
     metrics = Metrics(admission)
@@ -89,7 +91,7 @@ def create_app(
         )
     if hosts.bounded:
         app.add_middleware(Addressed, hosts=hosts)
-    app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(Observed, metrics=metrics, adds_id=adds_id)
     _without_422(app)
     return app
 

@@ -6,7 +6,10 @@ A replica that is lost is asked again elsewhere; errors of ours arrive as they w
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,6 +32,7 @@ T = TypeVar("T")
 Vectors = NDArray[np.float32]
 
 _ATTEMPTS = 3
+_REMEMBERED_TEXTS = 128
 _LOST = (RayError, RayServeException)
 
 
@@ -39,6 +43,15 @@ class Described:
     cache_key: str
     text_space: Space
     floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionVectors:
+    """Of a question's text: `text` (D,) to search passages with, `visual` (S x D,) to search pictures with,
+    None where the picture encoder does not read it."""
+
+    text: Vectors
+    visual: Vectors | None
 
 
 class RemoteSearcher:
@@ -55,19 +68,48 @@ class RemoteSearcher:
         return bool(await _retried(lambda: self._handle.has_content.remote(content, tenant), "the retriever"))
 
 
+class RemoteQuestions:
+    """What the query encoder says of questions' texts: one call for each text, however many branches of a
+    search want its vectors at once. For threads without a loop."""
+
+    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
+        self._handle, self._timeout_s = handle, timeout_s
+        self._calls: OrderedDict[str, Future[QuestionVectors]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, text: str) -> QuestionVectors:
+        """Raises StoreUnavailable where the encoder does not answer; the next call asks again."""
+        with self._lock:
+            is_new = text not in self._calls
+            call = self._calls.setdefault(text, Future())
+            if len(self._calls) > _REMEMBERED_TEXTS:
+                self._calls.popitem(last=False)
+        if is_new:
+            try:
+                call.set_result(_waited(self._timeout_s, self._handle.question, text))
+            except BaseException as exc:
+                with self._lock:
+                    self._calls.pop(text, None)
+                call.set_exception(exc)
+                raise
+        return call.result()
+
+
 class RemoteEncoder(Encoder):
     """The encoder of another deployment; what needs no weights is done here. For threads without a loop."""
 
-    def __init__(self, local: Encoder, handle: DeploymentHandle[Any], timeout_s: float) -> None:
+    def __init__(
+        self, local: Encoder, handle: DeploymentHandle[Any], questions: RemoteQuestions, timeout_s: float
+    ) -> None:
         super().__init__(local.model, local.batch_size)
-        self._handle, self._timeout_s = handle, timeout_s
+        self._handle, self._questions, self._timeout_s = handle, questions, timeout_s
 
     @property
     def cache_key(self) -> str:
         return _described(self._handle, self._timeout_s).cache_key
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        return np.stack([_waited(self._timeout_s, self._handle.encode_text, text) for text in texts])
+        return np.stack([self._visual(text) for text in texts])
 
     def encode_bytes(self, data: bytes) -> Vectors:
         found: Vectors | BadImage = _waited(self._timeout_s, self._handle.encode_picture, data)
@@ -75,17 +117,22 @@ class RemoteEncoder(Encoder):
             raise found
         return found
 
+    def _visual(self, text: str) -> Vectors:
+        vector = self._questions(text).visual
+        assert vector is not None, f"{self.model.name} does not read this text"
+        return vector
+
 
 class RemoteEmbedder:
     """The text embedder of another deployment, for questions. For threads without a loop."""
 
-    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
-        self._handle, self._timeout_s = handle, timeout_s
+    def __init__(self, handle: DeploymentHandle[Any], questions: RemoteQuestions, timeout_s: float) -> None:
+        self._questions = questions
         described = _described(handle, timeout_s)
         self.space, self.floor = described.text_space, described.floor
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        return np.stack([_waited(self._timeout_s, self._handle.embed_query, text) for text in texts])
+        return np.stack([self._questions(text).text for text in texts])
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         raise NotImplementedError("passages are embedded at ingest")

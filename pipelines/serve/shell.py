@@ -7,12 +7,11 @@ Knows no route but by its prefix. Nothing that a caller said is logged.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
 import uuid
-from typing import Any, Final
+from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.serve import faults
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import Refusal, TooLarge, TooManyRequests, UploadTooSlow
+from pipelines.serve.logs import line
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.protection import EVERYONE, Caller, Hosts, Keyring, RateLimit, limited_as
 
@@ -49,8 +49,8 @@ class Observed:
     An unexpected exception is logged in full and told as nothing but a 500.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, adds_id: bool) -> None:
+        self._app, self._metrics, self._adds_id = app, metrics, adds_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,7 +65,8 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
+                if self._adds_id:
+                    headers["X-Request-Id"] = request_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -84,15 +85,16 @@ class Observed:
         route = str(getattr(scope.get("route"), "path", "other"))
         caller = scope["state"].get("caller", EVERYONE)
         self._metrics.request(route, status, seconds)
-        line: dict[str, Any] = {
-            "request": request_id,
-            "method": scope["method"],
-            "route": route,
-            "status": status,
-            "ms": round(seconds * 1000, 1),
-            "caller": caller.name,
-        }
-        log.info("%s", json.dumps(line, ensure_ascii=False))
+        line(
+            log,
+            "request",
+            request=request_id,
+            method=scope["method"],
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 1),
+            caller=caller.name,
+        )
 
 
 class Addressed:

@@ -14,7 +14,7 @@ from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.core.generator import GeneratorConfig, model_name
 from pipelines.core.local_models import read_config
 from pipelines.core.prompts import PROMPT_VERSION
-from pipelines.serve.config import VllmConfig
+from pipelines.serve.config import LogConfig, VllmConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -25,10 +25,13 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's
 _MOST_ADAPTERS_IN_A_BATCH = 4
 
 
-def llm_deployment(generator: GeneratorConfig, config: VllmConfig, model_dir: str) -> Application:
+def llm_deployment(
+    generator: GeneratorConfig, config: VllmConfig, model_dir: str, log: LogConfig | None = None
+) -> Application:
     """To be bound to other deployments; `handles.RemoteGenerator` takes its handle. `model_dir`: a directory,
     or a hub id. Imports vLLM. Raises UsageError for adapters that do not belong to the model.
     """
+    log = log or LogConfig()
     try:
         from ray.serve.llm import LLMConfig, build_llm_deployment
 
@@ -56,8 +59,11 @@ def llm_deployment(generator: GeneratorConfig, config: VllmConfig, model_dir: st
     return build_llm_deployment(
         llm_config,
         deployment_cls=AnswerServer,
-        bind_kwargs={"model_dir": model_dir, "revision": generator.revision},
-        override_serve_options={"name": DEPLOYMENT},
+        bind_kwargs={"model_dir": model_dir, "revision": generator.revision, "log_level": log.level},
+        override_serve_options={
+            "name": DEPLOYMENT,
+            "logging_config": {"log_level": "WARNING", "encoding": log.encoding, "enable_access_log": False},
+        },
     )
 
 

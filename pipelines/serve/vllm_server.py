@@ -27,8 +27,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import Prompt, Sampling, prompt_text
 from pipelines.core.prompts import IMAGE_TOKEN, Turn
+from pipelines.serve.logs import join_serve, timed
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(__name__)
 
 
 class LocalModel(CallbackBase):
@@ -42,8 +43,9 @@ class AnswerServer(LLMServer):
     """LLMServer with two more methods."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, llm_config: LLMConfig, model_dir: str, revision: str | None
+        self, llm_config: LLMConfig, model_dir: str, revision: str | None, log_level: str
     ) -> None:
+        join_serve(log_level)
         await super().__init__(llm_config)
         self._processor: Any = AutoProcessor.from_pretrained(model_dir, revision=revision)
 
@@ -60,9 +62,10 @@ class AnswerServer(LLMServer):
         )
         outputs = self._running._engine_client.generate(asked, how, uuid4().hex, lora_request=adapter)
         try:
-            async for output in outputs:
-                if text := output.outputs[0].text:
-                    yield text
+            with timed(logger, "generate"):
+                async for output in outputs:
+                    if text := output.outputs[0].text:
+                        yield text
         except VLLMClientError as exc:
             raise UsageError(f"the model cannot take this prompt: {exc}") from exc
         except EngineDeadError:

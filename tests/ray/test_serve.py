@@ -9,6 +9,7 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 MMRAG = str(Path(sys.executable).with_name("mmrag"))
 KEY = "a-key-for-tests"
+DEPLOYMENTS = {"gateway", "retriever", "encoder", "aligner", "generator"}
+_SESSION = re.compile(r"/\S*/session_[\d_-]+")
 
 
 @dataclass
@@ -45,6 +48,13 @@ class Served:
     def post(self, path: str, body: dict[str, Any], key: str = KEY) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.post(f"{self.address}/v1/{path}", json=body, headers=headers, timeout=120)
+
+    def logs(self) -> Path:
+        """Ray Serve's folder of this server's Ray."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        sessions = {found[0] for one in children if (found := _SESSION.search(_command(one)))}
+        (session,) = sessions
+        return Path(session) / "logs" / "serve"
 
     def replicas(self, name: str) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children(recursive=True)
@@ -92,6 +102,7 @@ def served(index: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
             "api_keys": keys,
             "vllm": {"kv_cache_gib": 0.25},
             "gateway": {"min_replicas": 2, "max_replicas": 2},
+            "traces": {"sampling_ratio": 1},
         },
         "search": {"aligner": {"model": "tiny-aligner"}},
     }
@@ -250,6 +261,54 @@ def test_metrics_are_those_of_both_gateways_whichever_is_asked(served: Served) -
     after = counted()
     assert len(after) == 2
     assert sum(after.values()) == before + 20
+
+
+def test_one_request_can_be_followed_through_every_deployment(served: Served) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "X-Request-Id": "followed-1"}
+    body = {"query": "a question of its own, to be followed"}
+    response = httpx.post(f"{served.address}/v1/answer", json=body, headers=headers, timeout=120)
+    assert response.headers["X-Request-Id"] == "followed-1"
+    deadline, lines = time.monotonic() + 10, []
+    while time.monotonic() < deadline and {one["deployment"] for one in lines} != DEPLOYMENTS:
+        time.sleep(0.2)
+        written = [
+            text for file in served.logs().glob("replica_*.log") for text in file.read_text().splitlines()
+        ]
+        assert not [text for text in written if "to be followed" in text]
+        told = [json.loads(text) for text in written if "followed-1" in text]
+        for one in told:
+            one["deployment"] = one["deployment"].removeprefix("mmrag_")  # the application's name
+        lines = [one for one in told if "followed-1" in (one.get("request_id"), *one.get("requests", ()))]
+    calls = {(one["deployment"], one.get("call", "request")) for one in lines}
+    assert calls == {
+        ("gateway", "request"), ("retriever", "search"), ("encoder", "encode_text"), ("aligner", "align"),
+        ("generator", "generate"),
+    }  # fmt: skip
+    assert all(one["ms"] > 0 for one in lines)
+
+
+def test_its_spans_are_one_trace(served: Served) -> None:
+    served.post("answer", {"query": "one more, to be traced"})
+    deadline, deployments = time.monotonic() + 20, set[str]()
+    while time.monotonic() < deadline and not deployments >= DEPLOYMENTS:
+        time.sleep(0.5)
+        text = "".join(file.read_text() for file in (served.logs() / "spans").glob("*.json"))
+        by_trace: dict[str, set[str]] = {}
+        for span in _json_objects(text):
+            name = str(span["attributes"].get("deployment", ""))
+            by_trace.setdefault(span["context"]["trace_id"], set()).add(name)
+        deployments = max(by_trace.values(), key=len, default=set())
+    assert deployments >= DEPLOYMENTS
+
+
+def _json_objects(text: str) -> Iterator[dict[str, Any]]:
+    decoder, at = json.JSONDecoder(), 0
+    while (at := text.find("{", at)) >= 0:
+        try:
+            found, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:  # the last one is being written
+            return
+        yield found
 
 
 @pytest.mark.parametrize("name", ["retriever", "encoder", "aligner"])
