@@ -86,7 +86,9 @@ class BatchedReplicas(Replicas):
     """Requests that arrive together are worked on together."""
 
     max_batch_size: int = Field(16, ge=1)
-    batch_wait_s: float = Field(0.002, ge=0, le=1, description="for more to come, from the first on")
+    batch_wait_s: float = Field(
+        0.0, ge=0, le=1, description="for more to come; what comes while a batch is worked on is the next one"
+    )
 
 
 class VllmConfig(BaseModel):
