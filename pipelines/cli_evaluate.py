@@ -91,8 +91,8 @@ def evaluate_retrieval(
 ) -> None:
     """Ask the index judged queries: recall, success, nDCG, MRR and mean rank, with intervals.
 
-    Overall, by language, and by branch. A measure fell when it became worse and the interval of the
-    difference, by a paired bootstrap over queries, does not reach 0.
+    Overall, by language, of each branch alone, and what is lost without it. A measure fell when it became
+    worse and the interval of the difference, by a paired bootstrap over queries, does not reach 0.
     """
     settings = effective_settings(config, assignments)
     from pipelines.console import print_retrieval, progress_bar
@@ -136,7 +136,10 @@ def evaluate_retrieval(
             {"all queries": report.overall, **report.by_language},
             {f"{branch} alone": group for branch, group in report.by_branch.items()},
         ]
-        write_page(report_file, "Retrieval", _facts(data, index, settings), tables, cases, comparison)
+        without = {str(branch): found.metrics for branch, found in report.without.items()}
+        write_page(
+            report_file, "Retrieval", _facts(data, index, settings), tables, cases, comparison, without
+        )
     said = {"data": str(data), "index": str(index), **settings.evaluate.bootstrap, **report.as_dict()}
     _conclude(said, lambda: print_retrieval(report), comparison, baseline, as_json)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipelines.evaluate.figures import Group
     from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.grounding import Report as GroundingReport
-    from pipelines.evaluate.retrieval import Report
+    from pipelines.evaluate.retrieval import Ablation, Report
     from pipelines.ingest.backup import Moved
     from pipelines.ingest.dry_run import DryRun
     from pipelines.ingest.summary import Summary
@@ -185,10 +185,12 @@ def print_status(status: dict[str, Any]) -> None:
 
 
 def print_retrieval(report: Report) -> None:
-    """A table of all queries and each language's, and one of the branches, each alone."""
+    """Tables of all queries and each language's, of each branch alone, and of what is lost without it."""
     console = Console()
     console.print(_figures({"all queries": report.overall, **report.by_language}))
     console.print(_figures({f"{branch} alone": group for branch, group in report.by_branch.items()}))
+    if report.without:
+        console.print(_differences({f"without {branch}": found for branch, found in report.without.items()}))
     if report.left_out:
         console.print(f"left out, for nothing is relevant to them: {report.left_out:,} queries")
     for missing, queries in report.degraded.items():
@@ -245,6 +247,18 @@ def _figures(groups: Mapping[str, Group]) -> Table:
         table.add_column(Text(f"{name} ({group.queries:,})"))
     for measured in next(iter(groups.values())).metrics:
         table.add_row(measured, *(_cell(measured, group) for group in groups.values()))
+    return table
+
+
+def _differences(ablations: Mapping[str, Ablation]) -> Table:
+    table = Table("")
+    for name, found in ablations.items():
+        table.add_column(Text(f"{name} ({found.queries:,})"))
+    for measured in next(iter(ablations.values())).metrics:
+        cells = [found.metrics[measured] for found in ablations.values()]
+        table.add_row(
+            measured, *(f"{one.difference:+.3f} [{one.low:+.2f}, {one.high:+.2f}]" for one in cells)
+        )
     return table
 
 

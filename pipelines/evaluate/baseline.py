@@ -121,7 +121,7 @@ def compare(
     found: dict[str, Change] = {}
     for names, rows in by_queries(shared):
         pairs = [(common[row].metrics, earlier[common[row].id]) for row in rows]
-        found |= _changes(names, pairs, config)
+        found |= changes(names, pairs, config)
     if not found:
         raise UsageError("--baseline: has none of these measures; measure in the same way (-k, judge)")
     return Comparison(
@@ -133,11 +133,12 @@ def compare(
     )
 
 
-def _changes(
+def changes(
     names: Sequence[str],
     pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
     config: EvaluateConfig,
 ) -> dict[str, Change]:
+    """Of each measure, by `pairs`: a query's figures now, and those before."""
     now, before = (np.array([[pair[side][name] for name in names] for pair in pairs]) for side in (0, 1))
     ends = metrics.paired_bootstrap(now, before, config.confidence, config.resamples, config.seed)
     means = before.mean(axis=0), now.mean(axis=0)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 from pipelines.core.errors import UsageError
 from pipelines.core.standalone import page, thumbnail_of
@@ -36,13 +37,15 @@ def write_page(
     tables: Sequence[Mapping[str, Group]],
     cases: Sequence[Case],
     comparison: Comparison | None = None,
+    ablations: Mapping[str, Mapping[str, Change]] = MappingProxyType({}),
 ) -> None:
-    """`facts` are lines of the head, by name; the groups of a table share their measures. Raises UsageError
-    where the file cannot be written."""
+    """`facts` are lines of the head, by name; the groups of a table share their measures; `ablations` are by
+    what was left out. Raises UsageError where the file cannot be written."""
     body = "\n".join([
         f"<header><h1>{escape(title)}</h1><dl>{_facts(facts)}</dl></header>",
         _comparison(comparison) if comparison else "",
         *(_table(groups) for groups in tables if groups),
+        *(_ablation(name, found) for name, found in ablations.items()),
         _cases(cases),
     ])  # fmt: skip
     style = (files("pipelines.evaluate") / "page.css").read_text("utf-8")
@@ -85,8 +88,6 @@ def _estimate(one: Estimate, scale: float) -> str:
 
 
 def _comparison(comparison: Comparison) -> str:
-    reach = max((max(abs(one.low), abs(one.high)) for one in comparison.metrics.values()), default=0) or 1.0
-    rows = "".join(_change(name, one, reach) for name, one in comparison.metrics.items())
     left = ""
     if others := comparison.only_before + comparison.only_now:
         left += f"<p class=note>Not compared: {others:,} queries that only one of the runs has.</p>"
@@ -94,8 +95,20 @@ def _comparison(comparison: Comparison) -> str:
         left += f"<p class=note>Not compared: {escape(', '.join(comparison.not_compared))}.</p>"
     return (
         f"<h2>Against the baseline <small>{comparison.queries:,} queries of both</small></h2>"
-        "<div class=scroll><table><thead><tr><th></th><th>before</th><th>now</th><th>difference</th><th></th>"
-        f"</tr></thead><tbody>{rows}</tbody></table></div>{left}"
+        f"{_changes(comparison.metrics, 'before', 'now')}{left}"
+    )
+
+
+def _ablation(name: str, found: Mapping[str, Change]) -> str:
+    return f"<h2>Without {escape(name)}</h2>{_changes(found, 'with', 'without')}"
+
+
+def _changes(changes: Mapping[str, Change], before: str, now: str) -> str:
+    reach = max((max(abs(one.low), abs(one.high)) for one in changes.values()), default=0) or 1.0
+    rows = "".join(_change(name, one, reach) for name, one in changes.items())
+    return (
+        f"<div class=scroll><table><thead><tr><th></th><th>{before}</th><th>{now}</th><th>difference</th>"
+        f"<th></th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

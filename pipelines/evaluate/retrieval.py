@@ -2,7 +2,8 @@
 
 The hits are those of `mmrag search`, as many as its branches are asked for. A branch's own ranking is what it
 would give alone, chunks crediting their pictures as in fusion; a branch that failed found nothing, which is
-counted. Judgements of documents count a document where its first hit stands: 50 hits can be fewer documents.
+counted. What a branch is worth stands beside it: the hits without it against those with it. Judgements of
+documents count a document where its first hit stands: 50 hits can be fewer documents.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pipelines.core.errors import BadImage, UsageError
 from pipelines.core.retriever import MAX_K, Branch, BranchRun, Query
 from pipelines.core.types import Hit, SearchResult
 from pipelines.evaluate import metrics
+from pipelines.evaluate.baseline import Change, changes
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.figures import OVERALL, Group, group, groups
 from pipelines.evaluate.metrics import Floats
@@ -36,12 +38,22 @@ class Searcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rankings:
-    """A query's rankings as grades, best first: of the hits, and of each branch that the query has."""
+    """A query's rankings as grades, best first: of the hits, of each branch alone, and of the hits `without`
+    it, where others are left."""
 
     judged: JudgedQuery
     hits: tuple[float, ...]
     branches: Mapping[Branch, tuple[float, ...]]
+    without: Mapping[Branch, tuple[float, ...]]
     degraded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """What becomes of the measures where one branch is left out: `before` is with it, `now` without."""
+
+    queries: int
+    metrics: Mapping[str, Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class Report:
     overall: Group
     by_language: Mapping[str, Group]
     by_branch: Mapping[Branch, Group]
+    without: Mapping[Branch, Ablation]
     degraded: Mapping[str, int]
     per_query: tuple[QueryFigures, ...]
 
@@ -120,9 +133,31 @@ def report(
         overall=by_language.pop(OVERALL),
         by_language=by_language,
         by_branch=by_branch,
+        without={
+            branch: _ablation(branch, rankings, per_query, cutoffs, depth, config)
+            for branch in by_branch
+            if any(branch in one.without for one in rankings)
+        },
         degraded=dict(Counter(message for one in rankings for message in one.degraded)),
         per_query=per_query,
     )
+
+
+def _ablation(
+    branch: Branch,
+    rankings: Sequence[Rankings],
+    per_query: Sequence[QueryFigures],
+    cutoffs: Sequence[int],
+    depth: int,
+    config: EvaluateConfig,
+) -> Ablation:
+    """Over the queries that have the branch and others."""
+    rows = [row for row, one in enumerate(rankings) if branch in one.without]
+    asked = [rankings[row] for row in rows]
+    values = measure([one.judged for one in asked], [one.without[branch] for one in asked], cutoffs, depth)
+    without = _query_figures(asked, values)
+    pairs = [(now.metrics, per_query[row].metrics) for now, row in zip(without, rows, strict=True)]
+    return Ablation(len(rows), changes(list(values), pairs, config))
 
 
 def _ask(judged: JudgedQuery, searcher: Searcher, depth: int) -> Rankings:
@@ -136,13 +171,26 @@ def _ask(judged: JudgedQuery, searcher: Searcher, depth: int) -> Rankings:
         branch: SearchResult(()) if run.failure else searcher.fused(query, {branch: run})
         for branch, run in runs.items()
     }
+    others = {branch: _without(branch, runs) for branch in runs}
+    without = {
+        branch: searcher.fused(query, left)
+        for branch, left in others.items()
+        if any(not run.failure for run in left.values())
+    }
     said = [result.degraded for result in (together, *alone.values())]
     return Rankings(
         judged,
         grades(together.hits, judged),
         {branch: grades(result.hits, judged) for branch, result in alone.items()},
+        {branch: grades(result.hits, judged) for branch, result in without.items()},
         tuple(dict.fromkeys(message for messages in said for message in messages)),
     )
+
+
+def _without(branch: Branch, runs: Mapping[Branch, BranchRun]) -> dict[Branch, BranchRun]:
+    """The aligner goes with `text_to_image`, whose pictures it reorders."""
+    gone = {branch, "aligner"} if branch == "text_to_image" else {branch}
+    return {other: run for other, run in runs.items() if other not in gone}
 
 
 def grades(hits: Sequence[Hit], judged: JudgedQuery) -> tuple[float, ...]:

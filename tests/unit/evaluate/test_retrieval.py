@@ -97,6 +97,26 @@ def test_a_branch_is_measured_on_the_queries_that_it_has(index: Index) -> None:
     }
 
 
+def test_what_a_branch_is_worth_is_measured_by_leaving_it_out(index: Index) -> None:
+    query = judged("red", "paint")
+    report = measured(index, query, judged(None, "rose", picture=picture("red")))
+    assert {branch: found.queries for branch, found in report.without.items()} == {
+        "text_to_image": 1,
+        "text": 1,
+        "lexical": 1,
+    }  # the picture alone has one branch: nothing is left without it
+    retriever = index.retriever(SearchConfig())
+    runs = retriever.run_branches(query.query(DEPTH))
+    for branch, found in report.without.items():
+        left = {other: run for other, run in runs.items() if other != branch}
+        hits = retriever.fused(query.query(DEPTH), left).hits
+        rank = list(dict.fromkeys(hit.document_id for hit in hits)).index("paint") + 1
+        assert found.metrics["mrr@50"].now == 1 / rank
+        assert found.metrics["mrr@50"].before == report.per_query[0].metrics["mrr@50"]
+        change = found.metrics["mrr@50"]
+        assert change.difference == pytest.approx(change.now - change.before)
+
+
 def test_languages_are_measured_apart(index: Index) -> None:
     report = measured(index, judged("green leaf", "leaf"), judged("green", "nothing", language="zh"))
     assert {name: group.queries for name, group in report.by_language.items()} == {"en": 1, "zh": 1}
