@@ -247,6 +247,16 @@ def test_a_box_lies_where_the_picture_shows_it(watched: Watched) -> None:
     assert drawn == pytest.approx(shown, abs=2)
 
 
+def test_a_long_name_of_a_box_ends_at_the_pictures_edge(watched: Watched) -> None:
+    watched.ask(SPACING)
+    flag = watched.answered().locator("figure .flag")
+    flag.wait_for()
+    # It stands at the box's right edge and grows to the left.
+    assert flag.evaluate("it => [it.style.right, it.style.maxWidth].map(parseFloat)") == pytest.approx(
+        [20, 80]
+    )
+
+
 @pytest.mark.parametrize("way", ["paste", "drop", "button"])
 def test_a_picture_is_sent_as_it_is_and_marked_in_its_own_pixels(watched: Watched, way: str) -> None:
     page, content = watched.page, encoded(drawing())

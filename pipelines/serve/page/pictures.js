@@ -105,8 +105,9 @@ function flag(label, i, left, top, right) {
   name.setAttribute("aria-hidden", "true");
   name.classList.toggle("below", top < 0.08);
   name.style.top = `${top * 100}%`;
-  if (left > 0.6) name.style.right = `${(1 - right) * 100}%`;
-  else name.style.left = `${left * 100}%`;
+  const [side, from] = left > 0.6 ? ["right", 1 - right] : ["left", left];
+  name.style[side] = `${from * 100}%`;
+  name.style.maxWidth = `${(1 - from) * 100}%`;
   return name;
 }
 
