@@ -19,10 +19,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCHVISION := $(if $(VLLM),$(shell sed -n 's/^\(torchvision==[^ ]*\).*/\1/p' $(VLLM)))
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-# A configuration of pip's with `user = true` fails inside an environment. Of the 28,000 modules that are installed
-# a fraction is ever imported, and compiled then: pip would compile all of them.
+# A configuration of pip's with `user = true` fails inside an environment.
 PIP := PIP_USER=0 $(BIN)/python -m pip
-INSTALL := $(PIP) install --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench docs clean
@@ -42,14 +40,14 @@ $(STAMP): pyproject.toml $(if $(VLLM),$(VLLM) scripts/torchvision_schemas.py)
 	  $(PYTHON) scripts/preflight.py --venv $(VENV) $(if $(TORCH_INDEX),--cpu-wheels) \
 	  && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing mmrag and its tools into $(VENV): some minutes, and some GB"
-	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
-	$(INSTALL) --editable '.[dev]'
+	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
+	$(PIP) install --editable '.[dev]'
 ifneq ($(VLLM),)
 	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	  && cp scripts/torchvision_schemas.py "$$site/" \
 	  && echo 'import torchvision_schemas; torchvision_schemas.install()' > "$$site/torchvision_schemas.pth"
-	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) --no-deps '$(TORCHVISION)')
-	$(INSTALL) --no-deps --requirement $(VLLM)
+	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCHVISION)')
+	$(PIP) install --no-deps --requirement $(VLLM)
 endif
 	@touch $@
 	@echo "installed; next: make demo"
