@@ -14,7 +14,7 @@ from pipelines.core import images
 from pipelines.core.errors import UsageError
 from pipelines.core.previews import preview_at, write_preview
 from pipelines.core.retriever import SearchConfig
-from pipelines.evaluate.baseline import Baseline, compare
+from pipelines.evaluate.baseline import Baseline, Change, compare
 from pipelines.evaluate.boxes import OnPicture
 from pipelines.evaluate.cases import Case, Shown, worst_answers, worst_searches
 from pipelines.evaluate.config import EvaluateConfig
@@ -144,3 +144,12 @@ def test_a_picture_that_cannot_be_read_is_said(previews: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told_first(tmp_path: Path, place: str) -> None:
     with pytest.raises(UsageError, match="--report"):
         check_place(tmp_path / place)
+
+
+def test_what_was_left_out_stands_with_what_it_cost(tmp_path: Path) -> None:
+    lost = Change(4, 0.75, 0.5, -0.25, -0.375, -0.125, True)
+    write_page(tmp_path / "r.html", "Retrieval", {}, [], (), None, {"<text>": {"ndcg@10": lost}})
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "<h2>Without &lt;text&gt;</h2>" in text
+    assert "<th>with</th><th>without</th>" in text
+    assert "-0.250 [-0.375, -0.125]" in text
