@@ -89,8 +89,13 @@ class Index:
         self.met = Lazy[Manifest](self.manifest)
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
-        self.visual = Lazy[VectorStore](lambda: self._vectors(VISUAL, self.met().space["dim"]))
-        self.text = Lazy[VectorStore](lambda: self._vectors(TEXT, self.met().text_space["dim"]))
+        self._servers: dict[str, str] = {}  # by collection, the URIs of those that are embedded
+        self.visual = Lazy[VectorStore](
+            lambda: self._vectors(VISUAL, self.met().space["dim"]), lambda _: self._is_served(VISUAL)
+        )
+        self.text = Lazy[VectorStore](
+            lambda: self._vectors(TEXT, self.met().text_space["dim"]), lambda _: self._is_served(TEXT)
+        )
         self.lexical = Lazy[LexicalStore](self._lexical)
         self.image_cache = Lazy[VectorCache](lambda: self.cache(self._checked_encoder().cache_key))
 
@@ -286,7 +291,17 @@ class Index:
         directory = self.directory / "vectors" / collection
         if not (self.writable or directory.is_dir()):
             raise StoreError(f"{directory}: no vectors here; run `mmrag ingest` first")
-        return MilvusConfig(uri=attach(directory))
+        self._servers[collection] = attach(directory)
+        return MilvusConfig(uri=self._servers[collection])
+
+    def _is_served(self, base: str) -> bool:
+        """Whether a collection's server is the one that was opened, as far as it is in our hands: an embedded
+        one that was killed is not, unless its data are gone, too."""
+        from pipelines.core.stores.embedded import serves
+
+        collection = named(base, self.met().generation)
+        uri, directory = self._servers.get(collection), self.directory / "vectors" / collection
+        return uri is None or not directory.is_dir() or serves(directory, uri)
 
     def _vectors(self, base: str, dim: int) -> VectorStore:
         from pipelines.core.stores.milvus import MilvusStore

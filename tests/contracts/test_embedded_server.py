@@ -16,9 +16,11 @@ import psutil
 import pytest
 from servers import python
 from shelf import part
+from small_index import answers, filled
 from store_contract import DIM
 
 from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.index import TEXT, VISUAL
 from pipelines.core.stores import embedded
 from pipelines.core.stores.config import MilvusConfig
 from pipelines.core.stores.milvus import MilvusStore
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.slow
 CLIENT = """
 import sys
 from pathlib import Path
+from pipelines.core.index import TEXT, VISUAL
 from pipelines.core.stores import embedded
 print(embedded.attach(Path(sys.argv[1]), idle_s=float(sys.argv[2])), flush=True)
 sys.stdin.read()
@@ -106,6 +109,26 @@ def test_a_killed_server_is_replaced_and_keeps_what_it_acknowledged(directory: P
     assert server_pid(directory) != killed
     write_one(second, "b")
     assert names(second) == {"a", "b"}
+
+
+def test_an_open_index_goes_on_with_a_new_server_where_its_own_was_killed(tmp_path: Path) -> None:
+    with filled(tmp_path) as index:
+        before = answers(index)
+        for collection in (VISUAL, TEXT):
+            os.kill(killed := server_pid(tmp_path / "vectors" / collection), signal.SIGKILL)
+            wait_until(lambda: gone(killed))
+        assert answers(index) == before
+
+
+def test_an_open_index_makes_no_server_for_a_collection_that_was_deleted(tmp_path: Path) -> None:
+    with filled(tmp_path) as index:
+        directory = tmp_path / "vectors" / TEXT
+        pid = server_pid(directory)
+        shutil.rmtree(directory)
+        wait_until(lambda: gone(pid))
+        with pytest.raises(StoreUnavailable):
+            index.text().count()
+        assert not directory.exists()
 
 
 def test_a_server_that_hangs_is_replaced(directory: Path) -> None:

@@ -93,7 +93,7 @@ class _Server:
 def attach(directory: Path, *, idle_s: float = IDLE_S, start_timeout_s: float = 30.0) -> str:
     """The URI of the vector server of `directory`, which is started if it does not run.
 
-    It keeps running at least as long as this process. Call again after StoreUnavailable: a server
+    It keeps running at least as long as this process. Call again where `serves` denies it: a server
     that was killed is started anew, on another port. Raises StoreUnavailable, with the end of the
     server's log, if it does not come up; StoreError if `directory` cannot be written.
     """
@@ -116,6 +116,12 @@ def attach(directory: Path, *, idle_s: float = IDLE_S, start_timeout_s: float = 
                 return server.uri
             server.process.end(grace_s=5.0)
         return _start(directory, idle_s, start_timeout_s).uri
+
+
+def serves(directory: Path, uri: str) -> bool:
+    """Whether the vector server of `directory` is alive and still at this URI. Looks at its process only."""
+    server = _read_server(directory.resolve())
+    return server is not None and server.uri == uri and server.process.alive
 
 
 def stop(directory: Path, *, timeout_s: float = 10.0) -> None:
