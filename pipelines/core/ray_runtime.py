@@ -20,9 +20,9 @@ _STARTING = {
     "RAY_gcs_server_port_wait_time_s": "120",  # 30 are too few where every core is busy
     # Our deployments block no event loop: without a second one a hop takes half the time.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # A request whose gateway is lost goes to another; a proxy that is lost is back after seconds, not half a minute.
+    # A request whose gateway is lost goes to another.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.proxy:middlewares",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy that is lost is back after seconds, not half a minute
 }
 _ATTEMPTS = 2
 
