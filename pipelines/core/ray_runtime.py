@@ -22,7 +22,7 @@ _STARTING = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # A request whose gateway is lost goes to another.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.proxy:middlewares",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a proxy that is lost is back after seconds, not half a minute
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a lost proxy is back after seconds
 }
 _ATTEMPTS = 2
 
