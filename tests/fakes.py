@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from PIL import Image
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.job_metrics import JobMetric
 from pipelines.core.manifest import named
 from pipelines.core.space import Space
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
@@ -149,6 +151,29 @@ def shelved_index(
 ) -> ShelvedIndex:
     encoder, words = Encoder(ColourModel(scales)), embedder or WordEmbedder()
     return ShelvedIndex(directory, IndexConfig(), encoder=lambda: encoder, embedder=lambda: words, **how)
+
+
+class Recorded:
+    """A `Record` that keeps what it is told, by the metric's name and its labels' values.
+
+    As Ray does, it refuses labels that are missing and counts of nothing.
+    """
+
+    def __init__(self) -> None:
+        self.counted: Counter[tuple[str, ...]] = Counter()
+        self.gauges: dict[tuple[str, ...], float] = {}
+        self.timed: list[tuple[tuple[str, ...], float]] = []
+
+    def __call__(self, metric: JobMetric, value: float, /, **labels: str) -> None:
+        assert set(labels) == set(metric.labels)
+        key = (metric.name, *labels.values())
+        if metric.kind == "counter":
+            assert value > 0
+            self.counted[key] += value
+        elif metric.kind == "gauge":
+            self.gauges[key] = value
+        else:
+            self.timed.append((key, value))
 
 
 def tiny_clip(directory: Path, family: str = "clip", seed: int = 0) -> Path:

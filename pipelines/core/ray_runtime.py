@@ -1,17 +1,20 @@
 """The Ray that a job runs on: the caller's, a running cluster, or one of this machine while it takes.
 
-The only module of core that imports Ray; only the job modules import it.
+Only the job modules import it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+
+from pipelines.core.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 # Read by Ray as it starts on this machine; what the caller's environment says goes first.
@@ -24,6 +27,7 @@ _STARTING = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.proxy:middlewares",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a lost proxy is back after seconds
 }
+_METRICS_PORT = "RAY_METRICS_EXPORT_PORT"  # what `ray start` has --metrics-export-port for
 _ATTEMPTS = 2
 
 
@@ -32,7 +36,8 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
     """A Ray runtime, ended with the context unless it was there before.
 
     `address` (or else RAY_ADDRESS) names a running cluster. Without one a Ray is started here that counts at
-    least `cpus` CPUs, however many there are: what waits for disks needs no core.
+    least `cpus` CPUs, however many there are: what waits for disks needs no core. Its metrics are at port
+    RAY_METRICS_EXPORT_PORT, or where that is not set at any. Raises UsageError for one that is taken.
     """
     if ray.is_initialized():
         yield
@@ -44,13 +49,30 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
     if address:
         ray.init(address=address, **quiet)
     else:
-        _start(num_cpus=max(cpus or 0, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        _start(
+            num_cpus=max(cpus or 0, os.cpu_count() or 1),
+            include_dashboard=False,
+            _metrics_export_port=_metrics_port(),
+            **quiet,
+        )
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _metrics_port() -> int | None:
+    """Ray itself would wait a minute for a port that is taken, and not say why."""
+    wanted = os.environ.get(_METRICS_PORT)
+    if not wanted:
+        return None
+    try:
+        socket.create_server(("", int(wanted))).close()
+    except (OSError, ValueError, OverflowError) as exc:
+        raise UsageError(f"{_METRICS_PORT}={wanted}: {exc}; name a free port, or none") from exc
+    return int(wanted)
 
 
 def _start(**options: Any) -> None:

@@ -26,9 +26,11 @@ from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest
+from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import metadata, ocr
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
@@ -58,7 +60,7 @@ class IndexSink(Datasink[int]):
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
         with self._open_index() as index:
             tables = (BlockAccessor.for_block(block).to_arrow() for block in blocks)
-            return sum(write_rows(rows, index, self._run) for rows in tables if len(rows))
+            return sum(write_rows(rows, index, self._run, record) for rows in tables if len(rows))
 
     @property
     def min_rows_per_write(self) -> int:
@@ -112,6 +114,7 @@ def ingest(
         encode_s = 0.0
         if plan.to_do:
             with _ray(config):
+                count_refused(plan.refused, record)
                 encode_s = _process(index, run, config, progress)
         ledger, finished = finish(index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned)
         elapsed_s = time.perf_counter() - start
@@ -182,6 +185,7 @@ def _encode_and_write(
                 "load_embedder": partial(load_embedder, index.config.embedder),
                 "image_cache": image_cache,
                 "text_cache": text_cache,
+                "record": record,
             },
             compute=ActorPoolStrategy(size=actors),
             batch_format="pyarrow",
@@ -273,7 +277,9 @@ def _reported(run: Run, total: int, progress: Progress) -> Iterator[None]:
 
     def report() -> None:
         while not ended.wait(1.0):
-            progress("encoding and writing", run.acknowledged(), total)
+            done = run.acknowledged()
+            progress("encoding and writing", done, total)
+            record(ROWS_WAITING, total - done)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()

@@ -25,9 +25,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.core.index import Index
+from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.rows import DOCUMENT, row_part
 from pipelines.ingest.sources import Rejected
 
@@ -95,24 +97,28 @@ def recover(index: Index) -> Ledger:
     return ledger
 
 
-def write_rows(rows: pa.Table, index: Index, run: Run) -> int:
+def write_rows(rows: pa.Table, index: Index, run: Run, record: Record = unrecorded) -> int:
     """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number."""
     start = time.perf_counter()
     good = rows.filter(pc.is_null(rows["reason"]))
     pictures, picture_vectors = _records(good, "image")
     chunks, chunk_vectors = _records(good, "chunk")
     if pictures:
-        index.visual().upsert(pictures, picture_vectors)
+        with timed(record, UPSERT_SECONDS, store="visual"):
+            index.visual().upsert(pictures, picture_vectors)
     if chunks:
-        index.text().upsert(chunks, chunk_vectors)
-        index.lexical().upsert(chunks)
-        index.lexical().flush()
+        with timed(record, UPSERT_SECONDS, store="text"):
+            index.text().upsert(chunks, chunk_vectors)
+        with timed(record, UPSERT_SECONDS, store="lexical"):
+            index.lexical().upsert(chunks)
+            index.lexical().flush()
     acks = rows.select(_ACK_COLUMNS)
     share = (time.perf_counter() - start) / max(1, len(rows))
     acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
     beside = run.acks / f".{uuid.uuid4().hex}"
     pq.write_table(acks, beside)
     beside.rename(run.acks / f"{len(rows)}-{beside.name[1:]}.parquet")
+    count_rows(rows, record)
     return len(rows)
 
 

@@ -22,12 +22,14 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, BadPart, StoreError
+from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.core.previews import preview_path, save_preview
 from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
 from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
 from pipelines.ingest.metadata import conflict
+from pipelines.ingest.metrics import ENCODE_SECONDS
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
 from pipelines.ingest.sources import Item, Parsed, SourceConfig, inside, parse, read_bytes
 
@@ -201,9 +203,11 @@ class Encode:
         load_embedder: Callable[[], Embedder],
         image_cache: VectorCache,
         text_cache: VectorCache,
+        record: Record = unrecorded,
     ) -> None:
         self._encoder, self._embedder = load_encoder, load_embedder
         self._image_cache, self._text_cache = image_cache, text_cache
+        self._record = record
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         start = time.perf_counter()
@@ -213,8 +217,11 @@ class Encode:
         vectors, new_pictures = _through(self._image_cache, pictures, self._encode_pictures)
         text_vectors, new_texts = _through(self._text_cache, texts, self._embed_texts)
         vectors |= text_vectors
-        share = (time.perf_counter() - start) / max(1, len(pictures) + len(texts))
+        seconds = time.perf_counter() - start
+        share = seconds / max(1, len(pictures) + len(texts))
         new = new_pictures | new_texts
+        if new:
+            self._record(ENCODE_SECONDS, seconds)
         return table(self._with_vector(row, vectors, new, share) for row in rows)
 
     def _encode_pictures(self, pictures: Mapping[str, bytes]) -> Array:

@@ -18,6 +18,7 @@ from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import load_encoder
 from pipelines.core.errors import UsageError
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.aligner_config import AlignerTraining
 from pipelines.train.aligner_data import pairs_of_file, pairs_of_index, read_rows
@@ -101,7 +102,7 @@ def _worker(settings: dict[str, Any]) -> None:
     if rank:
         train_it()
         return
-    with RunLog(out, first_step=1, steps=config.steps) as log:
+    with RunLog(out, 1, config.steps, partial(record, model="aligner")) as log:
         aligner = train_it(on_step=lambda step, loss: log.write(step, {"loss": loss}))
     summary: dict[str, Any] = {
         "pairs": len(pairs.of),

@@ -14,6 +14,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from pipelines.core.errors import MmragError
 from pipelines.core.lite_trunk import Trunk
+from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.torch_runtime import pick_dtype
 from pipelines.train.encoder_config import EncoderTraining
@@ -69,7 +70,7 @@ def _train_encoder_worker(settings: dict[str, Any]) -> None:
     if rank:
         fit(table, config, towers, worker)
         return
-    with RunLog(out, first_step=1, steps=config.steps) as log:
+    with RunLog(out, 1, config.steps, partial(record, model="encoder")) as log:
         heads = fit(table, config, towers, worker, lambda step, loss: log.write(step, {"loss": loss}))
     summary = {"rows": len(table.rows), "skipped_pictures": table.skipped}
     save(heads, config, out, summary | held_out_figures(heads, table, towers))

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipelines.core.adapter import base_identity
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.prompts import PROMPT_VERSION
+from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.conversations import data_hash
 from pipelines.train.job import own_error
@@ -196,7 +197,8 @@ def _train(config: LlavaTraining, out: Path, plan: Plan, origin: Origin) -> dict
     load_prepare = partial(_prepare, config)
     prepare, skips = load_prepare(), SkipLog(out, rank)
     held_out = partial(held_out_batches, plan.held_out, prepare, config.batch_size, rank, world, skips.add)
-    with RunLog(out, loop.steps_done + 1, config.steps) if rank == 0 else nullcontext() as log:
+    first, recorded = loop.steps_done + 1, partial(record, model="llava")
+    with RunLog(out, first, config.steps, recorded) if rank == 0 else nullcontext() as log:
         batches = _batches(config, plan, loop, prepare, load_prepare, skips)
         report = partial(_report, out, rank)
         return run(

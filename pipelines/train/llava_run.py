@@ -85,7 +85,7 @@ def run(
             stepping_s += time.perf_counter() - start
             tokens += result.tokens
         if log:
-            figures = {"loss": result.loss, "grad_norm": result.grad_norm}
+            figures = {"loss": result.loss, "grad_norm": result.grad_norm, "tokens": result.tokens}
             log.write(result.step, figures | {"learning_rate": result.learning_rate})
         if result.step % config.save_steps == 0 or result.step == config.steps:
             if held_out:

@@ -17,6 +17,8 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from pipelines.core.errors import MissingDependency
+from pipelines.core.job_metrics import Record, unrecorded
+from pipelines.train.metrics import FIGURES, STEP
 
 STEPS_FILE = "steps.jsonl"
 CURVE_FILE = "loss.png"
@@ -25,10 +27,13 @@ _AVERAGED = 50  # steps; the thick line of the curve
 
 
 class RunLog:
-    """Written by one process, the worker of rank 0. `out` is kept from run to run; `steps` are to be done."""
+    """Written by one process, the worker of rank 0. `out` is kept from run to run; `steps` are to be done.
 
-    def __init__(self, out: Path, first_step: int, steps: int) -> None:
-        self._out, self._steps = out, steps
+    `record`, which knows the label `model`, is told the same.
+    """
+
+    def __init__(self, out: Path, first_step: int, steps: int, record: Record = unrecorded) -> None:
+        self._out, self._steps, self._record = out, steps, record
         out.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_steps(out) if record["step"] < first_step]
         path = out / STEPS_FILE
@@ -45,6 +50,8 @@ class RunLog:
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+            self._record(FIGURES[name], value)
+        self._record(STEP, step)
         tell(self._out, "training", step, self._steps)
 
     def __enter__(self) -> Self:

@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray.data
 from fakes import photograph, png
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.core.errors import IndexLocked, MmragError, UsageError
 from pipelines.core.index import Index
@@ -112,8 +115,10 @@ def workshop(root: Path, clip_settings: list[str], *more: str) -> Workshop:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    with ray_runtime(cpus=2):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # of its processes to Ray's agent
+        with ray_runtime(cpus=2):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +144,40 @@ def test_the_summary_counts_what_the_folder_holds(first: tuple[Workshop, Summary
     assert summary.index["status"] == {"complete": 6, "rejected": 2}
     assert summary.elapsed_s > 0
     assert {"parse", "load", "encode", "write"} <= summary.stage_s.keys()
+
+
+def exported() -> dict[tuple[str, ...], float]:
+    """Our samples at the address where Prometheus finds them, by name and labels, over all processes."""
+    [node] = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    totals: Counter[tuple[str, ...]] = Counter()
+    for family in text_string_to_metric_families(httpx.get(url, timeout=10).text):
+        for sample in family.samples:
+            labels = (sample.labels[name] for name in ("kind", "stage", "store") if name in sample.labels)
+            if sample.name.startswith("ray_mmrag_") and "le" not in sample.labels:
+                totals[sample.name, *labels] += sample.value
+    return totals
+
+
+def test_prometheus_is_told_what_the_summary_counts(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    """The first run alone: no other has used this Ray yet."""
+    summary = first[1]
+    counts = {
+        ("ray_mmrag_ingest_documents_total",): summary.documents,
+        ("ray_mmrag_ingest_parts_total", "image"): summary.images,
+        ("ray_mmrag_ingest_parts_total", "chunk"): summary.chunks,
+        ("ray_mmrag_ingest_rejected_total", "decode"): 1,
+        ("ray_mmrag_ingest_rejected_total", "metadata"): 1,
+    }
+    times = {
+        ("ray_mmrag_ingest_encode_seconds_count",),
+        *(("ray_mmrag_ingest_upsert_seconds_count", store) for store in ("visual", "text", "lexical")),
+    }
+    deadline = time.monotonic() + 60
+    while not (found := exported()).items() >= counts.items() or not found.keys() >= times:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    assert all(1 <= found[key] <= summary.documents for key in times)
 
 
 def test_the_stores_hold_what_the_ledger_says(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:

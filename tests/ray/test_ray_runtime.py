@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 import ray
 
+from pipelines.core.errors import UsageError
 from pipelines.core.ray_runtime import ray_runtime
 
 LATE = RuntimeError("Timed out waiting for file /tmp/ray/session_x/gcs_server_port_y")
@@ -57,6 +59,24 @@ def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, ended
     monkeypatch.setattr(ray, "init", Starts(ValueError("no such option")))
     with pytest.raises(ValueError, match="no such option"), ray_runtime():
         pass
+
+
+def test_metrics_are_at_the_port_that_is_asked_for_or_the_start_is_refused(
+    monkeypatch: pytest.MonkeyPatch, ended: list[bool]
+) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("RAY_METRICS_EXPORT_PORT", str(port))
+        with (
+            pytest.raises(UsageError, match=rf"RAY_METRICS_EXPORT_PORT={port}: .*in use.*; name a free port"),
+            ray_runtime(),
+        ):
+            pass
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda address, **given: options.update(given))
+    with ray_runtime():
+        pass
+    assert options["_metrics_export_port"] == port
 
 
 @pytest.mark.parametrize("environment", ["", "10.0.0.9:6379"])

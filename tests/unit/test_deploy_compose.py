@@ -15,10 +15,12 @@ import pytest
 import yaml
 
 from pipelines.core.types import Answer
+from pipelines.ingest.metrics import METRICS as INGEST
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.protection import Admission, Hosts
 from pipelines.settings import Settings, load_settings
+from pipelines.train.metrics import METRICS as TRAIN
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
@@ -89,29 +91,31 @@ def test_the_settings_load_and_point_at_the_services(settings, compose):
 
 def test_the_server_answers_its_own_names_and_no_others(settings):
     hosts = Hosts(settings.serve)
-    for name in (b"localhost:8000", b"127.0.0.1:8000", scraped().encode()):
+    for name in (b"localhost:8000", b"127.0.0.1:8000", *map(str.encode, scraped()["mmrag"])):
         hosts.check(name)
     assert hosts.bounded
 
 
-def scraped() -> str:
+def scraped() -> dict[str, list[str]]:
+    """The targets of each job of Prometheus."""
     prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    [job] = prometheus["scrape_configs"]
-    [target] = job["static_configs"][0]["targets"]
-    return target
+    return {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]}
 
 
-def test_prometheus_scrapes_the_server_and_reads_the_rules(compose):
-    name, _, port = scraped().partition(":")
-    assert name in compose["services"]
-    assert int(port) == ServeConfig().port
+def test_prometheus_scrapes_the_server_and_every_ray_and_reads_the_rules(compose):
+    app = {name for name, service in compose["services"].items() if service["image"].startswith("mmrag:")}
+    ports = {compose["services"][name]["environment"]["RAY_METRICS_EXPORT_PORT"] for name in app}
+    assert len(ports) == 1
+    assert scraped().keys() == {"mmrag", "ray"}
+    assert scraped()["mmrag"] == [f"serve:{ServeConfig().port}"]
+    assert sorted(scraped()["ray"]) == sorted(f"{name}:{port}" for name in app for port in ports)
     prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     assert [RULES.parent / file for file in prometheus["rule_files"]] == [RULES]
 
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, set[str]]:
-    """The labels of every series that /metrics can hold."""
+    """The labels of every series that /metrics can hold, and that Ray exports of the jobs."""
     metrics = Metrics(Admission(1, 1, 1.0))
     metrics.request("/v1/answer", 200, 0.1)
     metrics.shed("busy")
@@ -120,6 +124,9 @@ def exported() -> dict[str, set[str]]:
     for family in metrics.registry.collect():
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
+    for metric in (*INGEST, *TRAIN):
+        for suffix in ("_sum", "_count", "_bucket") if metric.kind == "histogram" else ("",):
+            series[metric.exported + suffix] = {*metric.labels, *(("le",) if suffix == "_bucket" else ())}
     return series
 
 
@@ -133,7 +140,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("title", "expression"), list(expressions()))
-def test_rules_and_panels_ask_for_what_the_server_exports(title, expression, exported):
+def test_rules_and_panels_ask_for_what_is_exported(title, expression, exported):
     labels: set[str] = set()
     asked: set[str] = set()
 
@@ -153,7 +160,7 @@ def test_rules_and_panels_ask_for_what_the_server_exports(title, expression, exp
 def test_the_dashboard_shows_every_metric_in_panels_that_do_not_overlap(exported):
     panels = json.loads(DASHBOARD.read_text())["panels"]
     text = " ".join(target["expr"] for panel in panels for target in panel["targets"])
-    shown = {name.removesuffix("_bucket") for name in re.findall(r"mmrag_\w+", text)}
+    shown = {name.removesuffix("_bucket") for name in re.findall(r"(?:ray_)?mmrag_\w+", text)}
     known = {re.sub(r"_(sum|count|bucket)$", "", name) for name in exported if not name.endswith("_created")}
     assert shown == known
     cells = [
@@ -164,6 +171,15 @@ def test_the_dashboard_shows_every_metric_in_panels_that_do_not_overlap(exported
     ]
     assert len(cells) == len(set(cells))
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_the_page_on_operation_lists_what_the_jobs_export():
+    page = (DEPLOY.parent / "docs" / "how-to" / "operate.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(ray_mmrag_\w+)` \| (\w+) \| ((?:`\w+`(?:, )?)*) \|", page, re.MULTILINE)
+    assert listed == [
+        (one.exported, one.kind, ", ".join(f"`{label}`" for label in one.labels)) for one in (*INGEST, *TRAIN)
+    ]
+    assert set(re.findall(r"ray_mmrag_\w+", page)) == {name for name, _, _ in listed}
 
 
 def test_grafana_is_given_the_dashboard_and_its_source(compose):

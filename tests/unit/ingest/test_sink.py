@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fakes import DownStore, chunk_part, image_part, memory_index
+from fakes import DownStore, Recorded, chunk_part, image_part, memory_index
 
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.types import Part, store_key
 from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.metrics import count_refused
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
 from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_runs, write_rows
@@ -149,6 +150,35 @@ def test_a_vector_with_nan_is_refused_by_the_store_and_not_acknowledged(index: I
     with pytest.raises(StoreError, match="NaN"):
         write_rows(table([part_rows(image_part("a"), vector=broken)]), index, run)
     assert run.acknowledged() == 0
+
+
+def test_what_was_acknowledged_is_counted_and_each_store_timed(index: Index) -> None:
+    image, *rest = rows_of("a", 2)
+    record = Recorded()
+    write_rows(table([refuse(image, "decode", "no picture"), *rest]), index, begun(index), record)
+    assert record.counted == {
+        ("mmrag_ingest_rejected", "decode"): 1,
+        ("mmrag_ingest_parts", "chunk"): 2,
+        ("mmrag_ingest_documents",): 1,
+    }
+    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("text", "lexical")]
+    assert [key for key, _ in record.timed] == stores  # no picture was left for the other
+    assert all(0 < seconds < 60 for _, seconds in record.timed)
+
+
+def test_what_a_store_did_not_take_is_not_counted(index: Index) -> None:
+    record = Recorded()
+    index.text = lambda: DownStore()  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable):
+        write_rows(table(rows_of("a")), index, begun(index, "a"), record)
+    assert record.counted == {}
+    assert [key for key, _ in record.timed] == [("mmrag_ingest_upsert_seconds", "visual")]
+
+
+def test_what_the_listing_refused_is_counted_by_its_stage() -> None:
+    record = Recorded()
+    count_refused([Rejected(name, f"/{name}", "list", "links out") for name in "ab"], record)
+    assert record.counted == {("mmrag_ingest_rejected", "list"): 2}
 
 
 def test_progress_counts_acknowledged_rows(index: Index) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import ColourModel, WordEmbedder, picture
+from fakes import ColourModel, Recorded, WordEmbedder, picture
 from PIL import Image
 
 from pipelines.core import images
@@ -284,6 +284,19 @@ def test_a_vector_that_is_not_finite_refuses_its_row_and_no_other(machine: Machi
     assert np.isfinite(vector(rows["corpus/b.png#img-0"])).all()
     machine.model.is_broken = False
     assert np.isfinite(vector(by_id(machine.run())["corpus/a.png#img-0"])).all()  # it was not cached
+
+
+def test_a_batch_is_timed_where_something_of_it_is_new(machine: Machine) -> None:
+    (machine.folder / "a.png").write_bytes(picture("red"))
+    record, encoder = Recorded(), Encoder(machine.model)
+    machine.encode = Encode(
+        lambda: encoder, lambda: machine.embedder, machine.image_cache, machine.text_cache, record
+    )
+    machine.run()
+    machine.run()  # from the cache
+    [(key, seconds)] = record.timed
+    assert key == ("mmrag_ingest_encode_seconds",)
+    assert 0 < seconds < 60
 
 
 def test_models_load_only_when_a_row_needs_them(machine: Machine) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
+from fakes import Recorded
 from PIL import Image
 
 from pipelines.train.run_log import STEPS_FILE, RunLog, draw_curve, followed, read_steps
@@ -21,6 +23,22 @@ def test_a_run_that_is_taken_up_again_replaces_the_steps_that_it_repeats(tmp_pat
         {"step": 2, "loss": 2.0},
         {"step": 3, "loss": 30.0},
     ]
+
+
+def test_a_step_is_recorded_for_whoever_watches_the_run(tmp_path: Path) -> None:
+    record = Recorded()
+    with RunLog(tmp_path, 1, 9, partial(record, model="llava")) as log:
+        log.write(1, {"loss": 2.5, "grad_norm": 0.5, "tokens": 300, "learning_rate": 1e-3})
+        log.write(2, {"loss": 2.0, "grad_norm": 0.4, "tokens": 200, "learning_rate": 2e-3})
+        log.write(2, {"eval_loss": 2.25})
+    assert record.counted == {("mmrag_train_tokens", "llava"): 500}
+    assert record.gauges == {
+        ("mmrag_train_step", "llava"): 2,
+        ("mmrag_train_loss", "llava"): 2.0,
+        ("mmrag_train_grad_norm", "llava"): 0.4,
+        ("mmrag_train_learning_rate", "llava"): 2e-3,
+        ("mmrag_train_eval_loss", "llava"): 2.25,
+    }
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
