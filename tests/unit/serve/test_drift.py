@@ -96,13 +96,16 @@ def test_an_index_that_changes_has_moved_from_what_it_was_first() -> None:
 
 
 def test_without_a_window_nothing_is_kept_and_the_index_is_not_read() -> None:
+    asked: list[str] = []
+
     def sample(collection: str) -> np.ndarray:
-        raise AssertionError
+        asked.append(collection)
+        return np.stack([RIGHT])
 
     watching = Drift(0, sample)
     watching.add("text", [RIGHT])
-    assert watching._asked == {}
     assert told(watching) == []
+    assert (asked, watching._asked) == ([], {})
 
 
 def test_an_empty_index_is_nothing_to_compare_with() -> None:
