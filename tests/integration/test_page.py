@@ -352,8 +352,9 @@ def test_everything_can_be_done_with_the_keyboard(watched: Watched) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("dialog").wait_for(state="visible")
     page.keyboard.press("Escape")
-    page.keyboard.press("Shift+Tab")
-    assert page.evaluate("document.activeElement.className").startswith("shot")  # of the figure in the answer
+    for before in ("icon down", "icon up", "shot"):  # the thumbs, and the figure in the answer
+        page.keyboard.press("Shift+Tab")
+        assert page.evaluate("document.activeElement.className").startswith(before)
     back_to("#anew")
     page.keyboard.press("Space")
     assert page.locator(".turn").count() == 0
