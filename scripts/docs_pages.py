@@ -139,10 +139,10 @@ def _fields(schema: Schema) -> Iterator[tuple[str, ...]]:
 
 
 def _metrics() -> Iterator[tuple[str, ...]]:
-    from pipelines.serve.metrics import Metrics, cache_lookups
+    from pipelines.serve.metrics import Metrics, cache_lookups, drift
     from pipelines.serve.protection import Admission
 
-    for family in [*Metrics(Admission(1, 1, 1)).families(), cache_lookups(0, 0)]:
+    for family in [*Metrics(Admission(1, 1, 1)).families(), cache_lookups(0, 0), *drift({}, {})]:
         suffix = "_total" if family.type == "counter" else ""
         yield f"`{family.name}{suffix}`", family.type, family.documentation
 

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from pipelines.core.entailment import COVERAGE
+
 
 def _without_user(address: str) -> str:
     """The address stands in messages and reports; the key has a setting of its own, which does not."""
@@ -45,7 +47,10 @@ class EvaluateConfig(BaseModel):
         "lexical", description="what says whether evidence supports a statement: its words, or the judge"
     )
     coverage: float = Field(
-        0.75, gt=0, le=1, description="share of a statement's words that its evidence must hold, for lexical"
+        COVERAGE,
+        gt=0,
+        le=1,
+        description="share of a statement's words that its evidence must hold, for lexical",
     )
     judge: JudgeConfig | None = Field(None, description="asked for accuracy, completeness, verifiability")
 

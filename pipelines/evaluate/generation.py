@@ -20,15 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from pipelines.core.entailment import Entailment, Verdict
+from pipelines.core.statements import statements, without_marks
+from pipelines.core.support import support
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.entailment import Entailment, Verdict
 from pipelines.evaluate.figures import Group, groups
 from pipelines.evaluate.given import Given
 from pipelines.evaluate.judge import ASPECTS, RUBRIC_VERSION, NoScores, Scores
 from pipelines.evaluate.overlap import exact_match, rouge_l, token_f1
 from pipelines.evaluate.questions import JudgedQuestion
-from pipelines.evaluate.statements import statements, without_marks
-from pipelines.evaluate.support import support
 
 WORST = 10
 _WORST_BY = ("refusal_accuracy", "token_f1", "judge_accuracy", "citation_recall")
@@ -130,9 +130,7 @@ def figures(
     if not failed and not given.refused:
         cited = support(statements(given.text), given.evidence, entails)
         verdicts = cited.verdicts
-        for name, value in (("citation_recall", cited.recall), ("citation_precision", cited.precision)):
-            if value is not None:
-                found[name] = value
+        found |= cited.figures
     scores = judge.scores(question, given) if judge and not failed else None
     if isinstance(scores, Scores):
         found |= {f"judge_{aspect}": scores.means[aspect] for aspect in ASPECTS}

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
+from pipelines.core.entailment import Piece
 from pipelines.core.errors import UsageError
 from pipelines.core.prompts import NO_ANSWER
 from pipelines.core.types import Answer, answer_dict, is_part_id
 from pipelines.evaluate.boxes import OnPicture
-from pipelines.evaluate.entailment import Piece
 from pipelines.evaluate.lines import explained, lines
 
 _PARQUET = b"PAR1"

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from pipelines.core.entailment import Piece, Verdict
 from pipelines.core.errors import BadImage, UsageError
 from pipelines.core.previews import preview_at, preview_of
 from pipelines.core.prompts import NO_QUESTION
+from pipelines.core.statements import statements
 from pipelines.evaluate.chat import Part, picture, words
-from pipelines.evaluate.entailment import Piece, Verdict
 from pipelines.evaluate.given import Given
 from pipelines.evaluate.questions import JudgedQuestion
-from pipelines.evaluate.statements import statements
 
 RUBRIC_VERSION: Final = "1"
 """Raise it with any change of the words below: figures under different words are not compared."""

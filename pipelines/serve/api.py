@@ -20,6 +20,7 @@ from pipelines.serve.faults import public
 
 IMAGES: Final = "/v1/images/"
 CONTENT: Final = r"^[0-9a-f]{64}$"
+REQUEST_ID: Final = r"[A-Za-z0-9._-]{1,64}"
 PNG: Final = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElF"
     "TkSuQmCC"
@@ -92,6 +93,19 @@ class AnswerRequest(SearchRequest):
         [], max_length=1000, description="the conversation so far, oldest first"
     )
     annotate: bool = Field(False, description="also give the pictures with their boxes drawn")
+
+
+class FeedbackRequest(Strict):
+    """Whether an answer was good."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"request_id": "7f0c2b1e-5d0f-4a53-9b1c-2f6f0a4d3c11", "rating": "up"}]
+        }
+    )
+
+    request_id: str = Field(pattern=f"^{REQUEST_ID}$", description="`X-Request-Id` of the answer's response")
+    rating: Literal["up", "down"]
 
 
 class LineBody(BaseModel):

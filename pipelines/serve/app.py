@@ -50,7 +50,7 @@ def application(parts: Parts) -> serve.Application:
         generator = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers, log).bind(parts)
     ingress: Any = serve.ingress()(Gateway)
     served: serve.Application = _deployed(ingress, "gateway", config.gateway, log).bind(
-        parts, retrieval, generator
+        parts, retrieval, generator, encoder
     )
     return served
 

@@ -27,6 +27,7 @@ from pipelines.serve.chat import ChatRequest, Completion
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import DeadlinePassed, Overloaded
 from pipelines.serve.metrics import Metrics
+from pipelines.serve.monitor import Asker, Monitor
 from pipelines.serve.protection import Admission, Caller, patience, scoped
 from pipelines.serve.remote import RemotePictures
 
@@ -41,9 +42,10 @@ class Asking:
         sampling: Sampling,
         admission: Admission,
         metrics: Metrics,
+        monitor: Monitor,
     ) -> None:
         self._backend, self._config, self._sampling = backend, config, sampling
-        self._admission, self._metrics = admission, metrics
+        self._admission, self._metrics, self._monitor = admission, metrics, monitor
         remote = config.remote_images
         self._remote = RemotePictures(remote.timeout_s, config.max_picture_bytes) if remote.enabled else None
 
@@ -84,12 +86,14 @@ class Asking:
         sampling = chat.sampling(body, adapter, self._sampling)
         return Question(query, self._history(asked.history), sampling), Completion(name)
 
-    def events(self, question: Question) -> AbstractAsyncContextManager[AsyncGenerator[Event, None]]:
+    def events(
+        self, question: Question, asker: Asker
+    ) -> AbstractAsyncContextManager[AsyncGenerator[Event, None]]:
         """The answer as it comes; leaving ends the work."""
-        return aclosing(self._counted(question))
+        return aclosing(self._counted(question, asker))
 
-    async def answer(self, question: Question) -> Answer:
-        async with self.events(question) as events:
+    async def answer(self, question: Question, asker: Asker) -> Answer:
+        async with self.events(question, asker) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     return event
@@ -116,11 +120,12 @@ class Asking:
         contents = [api.picture_of(hit) for hit in answer.hits if hit.citation_id == image]
         return await self._backend.picture(contents[0], caller.tenant) if contents and contents[0] else None
 
-    async def _counted(self, question: Question) -> AsyncGenerator[Event, None]:
+    async def _counted(self, question: Question, asker: Asker) -> AsyncGenerator[Event, None]:
         async with aclosing(self._backend.answer(question)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     self._metrics.answer(event)
+                    self._monitor.answered(asker, question, event)
                 yield event
 
     async def _query(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from pipelines.core.entailment import COVERAGE
 
 _MIB = 2**20
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+")
@@ -59,6 +62,30 @@ class TraceConfig(BaseModel):
     exporter: Literal["file", "otlp"] = Field(
         "file", description="file: beside the logs; otlp: to OTEL_EXPORTER_OTLP_ENDPOINT, over HTTP"
     )
+
+
+class MonitorConfig(BaseModel):
+    """How good served answers are, and how far questions have moved from the index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sample: float = Field(0.0, ge=0, le=1, description="share of the answers that are measured; 0: none")
+    coverage: float = Field(
+        COVERAGE, gt=0, le=1, description="share of a statement's words that its evidence must hold"
+    )
+    file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        None, description="of a gateway: a JSON line for each measured answer and each rating; null: none"
+    )
+    keep_text: bool = Field(False, description="question and answer stand in those lines, too")
+    drift_window: int = Field(
+        0, ge=0, le=10_000, description="questions that are compared with the index at a time; 0: none"
+    )
+
+    @model_validator(mode="after")
+    def _has_where_to_keep_it(self) -> Self:
+        if self.keep_text and self.file is None:
+            raise ValueError("keep_text needs a file to keep it in: set monitor.file")
+        return self
 
 
 class Replicas(BaseModel):
@@ -178,6 +205,8 @@ class ServeConfig(BaseModel):
     traces: TraceConfig = Field(
         TraceConfig(), description="of `mmrag serve`; `serve deploy` has its own file"
     )
+
+    monitor: MonitorConfig = MonitorConfig()
 
     gateway: Replicas = Field(
         Replicas(max_ongoing_requests=200), description="their limits are each one's own"

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit, SearchResult
 from pipelines.serve.backend import Event, Health
 from pipelines.serve.config import ServeConfig
+from pipelines.serve.drift import Drift, sampled
 from pipelines.serve.gateway import create_app
 from pipelines.serve.handles import (
     Described,
@@ -88,6 +90,7 @@ class QueryEncoder:
         for method in batched:
             method.set_max_batch_size(batch.max_batch_size)
             method.set_batch_wait_timeout_s(batch.batch_wait_s)
+        self._drift = Drift(parts.serve.monitor.drift_window, partial(sampled, self._index))
         # Weights load with the first use: before the first question, not with it.
         self._questions(["warm"])
 
@@ -97,12 +100,20 @@ class QueryEncoder:
     @serve.batch
     async def question(self, texts: list[str]) -> list[QuestionVectors]:
         with timed(_LOG, "encode_text", batch=len(texts), requests=_batched_ids()):
-            return await asyncio.to_thread(self._questions, texts)
+            found = await asyncio.to_thread(self._questions, texts)
+        self._drift.add("text", [one.text for one in found])
+        self._drift.add("text_to_image", [one.visual for one in found if one.visual is not None])
+        return found
 
     @serve.batch
     async def encode_picture(self, files: list[bytes]) -> list[Vector | BadImage]:
         with timed(_LOG, "encode_picture", batch=len(files), requests=_batched_ids()):
-            return await asyncio.to_thread(self._pictures, files)
+            found = await asyncio.to_thread(self._pictures, files)
+        self._drift.add("image_to_image", [one for one in found if not isinstance(one, BadImage)])
+        return found
+
+    def measured(self) -> Measured:
+        return _measured(self._drift.families())
 
     def _questions(self, texts: Sequence[str]) -> list[QuestionVectors]:
         read = [text for text in texts if self._encoder.reads(text)]
@@ -275,14 +286,18 @@ class Gateway:
     """HTTP in, answers out."""
 
     def __init__(
-        self, parts: Parts, retrieval: DeploymentHandle[Any], generator: DeploymentHandle[Any]
+        self,
+        parts: Parts,
+        retrieval: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        encoder: DeploymentHandle[Any],
     ) -> None:
         join_serve(parts.serve.log.level)
         backend = ServedBackend(parts, retrieval, generator)
         self._app = create_app(
             backend, parts.serve, parts.generator.sampling, self._all_measured, adds_id=False
         )
-        self._retrieval: Any = retrieval
+        self._others: list[Any] = [retrieval, *([encoder] if parts.serve.monitor.drift_window else [])]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
@@ -291,10 +306,10 @@ class Gateway:
         return _measured(self._app.state.metrics.families())
 
     async def _all_measured(self) -> Mapping[str, Sequence[Metric]]:
-        """Of all gateways and retrievers, but for those that are just ending or do not answer in time."""
+        """Of all gateways, retrievers and encoders, but for those that just end or do not answer in time."""
         context = serve.get_replica_context()
         gateways: Any = serve.get_deployment_handle(context.deployment, context.app_name)
-        told = await asyncio.gather(*(_measured_by_all(handle) for handle in (gateways, self._retrieval)))
+        told = await asyncio.gather(*(_measured_by_all(handle) for handle in (gateways, *self._others)))
         return dict([*chain.from_iterable(told), self.measured()])
 
 

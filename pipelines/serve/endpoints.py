@@ -14,12 +14,13 @@ from starlette.types import Receive, Scope, Send
 from pipelines.core.answer import Retrieved, Said
 from pipelines.core.errors import MmragError
 from pipelines.serve import api, chat, faults
-from pipelines.serve.api import AnswerRequest, SearchRequest
+from pipelines.serve.api import AnswerRequest, FeedbackRequest, SearchRequest
 from pipelines.serve.asking import Asking
 from pipelines.serve.backend import Backend, Health
 from pipelines.serve.chat import ChatRequest
 from pipelines.serve.faults import Json, NotFound
 from pipelines.serve.metrics import CONTENT_TYPE, exposition
+from pipelines.serve.monitor import Asker, Monitor
 from pipelines.serve.shell import caller_of
 
 _HEALTH_S: Final = 25.0
@@ -32,8 +33,8 @@ Measured = Callable[[], Awaitable[Mapping[str, Sequence[Metric]]]]
 
 
 class Endpoints:
-    def __init__(self, backend: Backend, asking: Asking, measured: Measured) -> None:
-        self._backend, self._asking, self._measured = backend, asking, measured
+    def __init__(self, backend: Backend, asking: Asking, monitor: Monitor, measured: Measured) -> None:
+        self._backend, self._asking, self._monitor, self._measured = backend, asking, monitor, measured
 
     async def search(self, body: SearchRequest, request: Request) -> Response:
         """Find pictures and passages by words, by a picture, or by both."""
@@ -46,7 +47,7 @@ class Endpoints:
         caller = caller_of(request.scope)
         async with self._asking.work(request.receive):
             question = await self._asking.question(body, caller)
-            answer = await self._asking.answer(question)
+            answer = await self._asking.answer(question, _asker(request))
             found = api.answer_body(answer)
             if body.annotate:
                 found["annotated"] = await self._asking.annotated(answer, question.query.image, caller)
@@ -58,8 +59,15 @@ class Endpoints:
             return Spoken(self._asking, body, request)
         async with self._asking.work(request.receive):
             question, completion = await self._asking.chat_question(body, caller_of(request.scope))
-            answer = await self._asking.answer(question)
+            answer = await self._asking.answer(question, _asker(request))
         return Json(completion.whole(answer))
+
+    async def feedback(self, body: FeedbackRequest, request: Request) -> Response:
+        """Say whether an answer was good; a later rating of the same replaces it. It counts for an answer
+        that the caller's own tenant asked for, and for no other."""
+        rated = Asker(body.request_id, caller_of(request.scope).tenant)
+        await asyncio.to_thread(self._monitor.rated, rated, body.rating)
+        return Response(status_code=204)
 
     async def models(self, request: Request) -> Response:
         """The models that a chat can name."""
@@ -140,7 +148,7 @@ class Spoken(Response):
         question, completion = await self._asking.chat_question(self._body, caller_of(self._request.scope))
         found: Retrieved | None = None
         begun = False
-        async with self._asking.events(question) as events:
+        async with self._asking.events(question, _asker(self._request)) as events:
             async for event in events:
                 if isinstance(event, Retrieved):
                     found = event  # told with the first word: a generator that is down is a 503 until then
@@ -149,6 +157,10 @@ class Spoken(Response):
                     begun = True
                     yield completion.first(found)
                 yield completion.piece(event.text) if isinstance(event, Said) else completion.last(event)
+
+
+def _asker(request: Request) -> Asker:
+    return Asker(request.state.request_id, caller_of(request.scope).tenant)
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.endpoints import Endpoints, Measured
 from pipelines.serve.faults import Refusal
 from pipelines.serve.metrics import Metrics
+from pipelines.serve.monitor import Monitor
 from pipelines.serve.protection import Admission, Hosts
 from pipelines.serve.shell import Addressed, Guarded, Observed
 
@@ -65,7 +66,8 @@ def create_app(
     async def own() -> Mapping[str, Sequence[Metric]]:
         return {"": metrics.families()}
 
-    asking = Asking(backend, config, sampling or GeneratorConfig().sampling, admission, metrics)
+    monitor = Monitor(config.monitor, metrics)
+    asking = Asking(backend, config, sampling or GeneratorConfig().sampling, admission, metrics, monitor)
     app = FastAPI(
         title="mmrag",
         version=__version__,
@@ -76,7 +78,8 @@ def create_app(
     app.state.metrics = metrics
     hosts = Hosts(config)
     everywhere = (421,) if hosts.bounded else ()
-    _add_routes(app, Endpoints(backend, asking, measured or own), everywhere, keyed=bool(config.api_keys))
+    endpoints = Endpoints(backend, asking, monitor, measured or own)
+    _add_routes(app, endpoints, everywhere, keyed=bool(config.api_keys))
     if config.page:
         _add_page(app)
     _add_errors(app, asking)
@@ -123,6 +126,8 @@ def _add_routes(app: FastAPI, endpoints: Endpoints, everywhere: Sequence[int], *
         responses={200: {"description": "Whole, or with `stream` as events", "content": spoken}},
         **post,
     )
+    noted = {204: {"description": "The rating is recorded"}}
+    v1("feedback", endpoints.feedback, None, 400, 408, 413, 429, status_code=204, responses=noted, **post)
     v1("models", endpoints.models, chat.ModelsBody, 503)
     jpeg = {200: {"description": "JPEG", "content": {"image/jpeg": {}}}}
     v1("images/{content}", endpoints.image, None, 400, 404, 503, responses=jpeg, response_class=Response)

@@ -1,4 +1,4 @@
-"""What /metrics tells: counts and times, in a registry of each gateway replica's own. Names no caller."""
+"""What /metrics tells: counts, times and figures, in a registry of each gateway replica. Names no caller."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pipelines.core.types import Answer
 from pipelines.serve.protection import Admission
+from pipelines.serve.sample import Sample
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_SHARES = tuple(tenth / 10 for tenth in range(11))
+_COSINES = tuple(twentieth / 20 for twentieth in range(21))
+_COUNTS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)
 
 
 class Metrics:
@@ -49,6 +53,41 @@ class Metrics:
         self._shed = Counter(
             "mmrag_shed", "Requests refused to keep the others going", ("why",), registry=self.registry
         )
+        self._sampled = Counter(
+            "mmrag_sampled_answers",
+            "Answers drawn to be measured: those that were, were skipped (too many at once), or failed",
+            ("result",),
+            registry=self.registry,
+        )
+        self._figures = Histogram(
+            "mmrag_answer_figures",
+            "Of measured answers: citation_recall and citation_precision, as `mmrag evaluate` has them",
+            ("measure",),
+            registry=self.registry,
+            buckets=_SHARES,
+        )
+        self._statements = Counter(
+            "mmrag_statements",
+            "Statements of measured answers, by whether the evidence they cite supports them",
+            ("verdict",),
+            registry=self.registry,
+        )
+        self._evidence = Histogram(
+            "mmrag_evidence_hits",
+            "Pieces of evidence of measured answers",
+            registry=self.registry,
+            buckets=_COUNTS,
+        )
+        self._cosines = Histogram(
+            "mmrag_best_cosine",
+            "Of measured answers: the cosine of the question and the nearest piece of evidence",
+            ("branch",),
+            registry=self.registry,
+            buckets=_COSINES,
+        )
+        self._ratings = Counter(
+            "mmrag_ratings", "Thumbs of users, up and down", ("rating",), registry=self.registry
+        )
         Gauge("mmrag_in_flight", "Requests worked on", registry=self.registry).set_function(
             lambda: admission.working
         )
@@ -80,6 +119,21 @@ class Metrics:
     def shed(self, why: str) -> None:
         self._shed.labels(why).inc()
 
+    def sampled(self, result: str) -> None:
+        self._sampled.labels(result).inc()
+
+    def measured(self, sample: Sample) -> None:
+        for measure, value in sample.figures.items():
+            self._figures.labels(measure).observe(value)
+        for verdict, count in sample.statements.items():
+            self._statements.labels(verdict).inc(count)
+        self._evidence.observe(len(sample.evidence))
+        for branch, cosine in sample.best_cosine.items():
+            self._cosines.labels(branch).observe(cosine)
+
+    def rated(self, rating: str) -> None:
+        self._ratings.labels(rating).inc()
+
 
 def cache_lookups(hits: int, misses: int) -> Metric:
     """A retriever's family: how often a question's picture had been asked about before."""
@@ -89,6 +143,26 @@ def cache_lookups(hits: int, misses: int) -> Metric:
     family.add_metric(("hit",), hits)
     family.add_metric(("miss",), misses)
     return family
+
+
+def drift(questions: Mapping[str, float], index: Mapping[str, float]) -> list[Metric]:
+    """A query encoder's families: distances by branch and by collection, where there are any yet."""
+    gauges = [
+        GaugeMetricFamily(
+            "mmrag_question_drift",
+            "Fréchet distance of the last window of questions' vectors from those in the index",
+            labels=("branch",),
+        ),
+        GaugeMetricFamily(
+            "mmrag_index_drift",
+            "Fréchet distance of the index's vectors from those when this replica first looked",
+            labels=("collection",),
+        ),
+    ]
+    for gauge, distances in zip(gauges, (questions, index), strict=True):
+        for label, distance in distances.items():
+            gauge.add_metric((label,), distance)
+    return list[Metric](gauges)
 
 
 class _Gathered(Collector):

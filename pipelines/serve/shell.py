@@ -17,6 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serve import faults
+from pipelines.serve.api import REQUEST_ID
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import Refusal, TooLarge, TooManyRequests, UploadTooSlow
 from pipelines.serve.logs import line
@@ -26,7 +27,7 @@ from pipelines.serve.protection import EVERYONE, Caller, Hosts, Keyring, RateLim
 log = logging.getLogger(__name__)
 
 GUARDED: Final = "/v1/"
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(REQUEST_ID.encode())
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "

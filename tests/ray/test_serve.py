@@ -103,6 +103,7 @@ def served(index: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
             "vllm": {"kv_cache_gib": 0.25},
             "gateway": {"min_replicas": 2, "max_replicas": 2},
             "traces": {"sampling_ratio": 1},
+            "monitor": {"sample": 1, "file": str(index.parent / "monitor.jsonl"), "drift_window": 2},
         },
         "search": {"aligner": {"model": "tiny-aligner"}},
     }
@@ -261,6 +262,28 @@ def test_metrics_are_those_of_both_gateways_whichever_is_asked(served: Served) -
     after = counted()
     assert len(after) == 2
     assert sum(after.values()) == before + 20
+
+
+def test_an_answer_and_its_rating_meet_by_the_id_that_the_response_told(served: Served) -> None:
+    request_id = served.post("answer", {"query": "the red pump?"}).headers["X-Request-Id"]
+    assert served.post("feedback", {"request_id": request_id, "rating": "up"}).status_code == 204
+    deadline, lines = time.monotonic() + 10, list[dict[str, Any]]()
+    while time.monotonic() < deadline and len(lines) < 2:
+        time.sleep(0.2)
+        every = map(json.loads, (served.index.parent / "monitor.jsonl").read_text().splitlines())
+        lines = [line for line in every if line["request_id"] == request_id]
+    assert len(lines) == 2
+    assert {key for line in lines for key in line} >= {"rating", "evidence", "answered_at", "rated_at"}
+
+
+def test_questions_are_compared_with_the_index(served: Served) -> None:
+    deadline, found = time.monotonic() + 60, ""
+    while time.monotonic() < deadline and "mmrag_question_drift{" not in found:
+        for word in ("wheel", "fan"):
+            served.post("search", {"query": f"{word} at {time.monotonic()}"})
+        found = httpx.get(f"{served.address}/metrics", timeout=60).text
+    assert 'mmrag_question_drift{branch="text",replica=' in found
+    assert 'mmrag_index_drift{collection="text",replica=' in found
 
 
 def test_one_request_can_be_followed_through_every_deployment(served: Served) -> None:

@@ -17,8 +17,9 @@ import yaml
 from pipelines.core.types import Answer
 from pipelines.ingest.metrics import METRICS as INGEST
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.metrics import Metrics
+from pipelines.serve.metrics import Metrics, cache_lookups, drift
 from pipelines.serve.protection import Admission, Hosts
+from pipelines.serve.sample import Sample
 from pipelines.settings import Settings, load_settings
 from pipelines.train.metrics import METRICS as TRAIN
 
@@ -120,8 +121,15 @@ def exported() -> dict[str, set[str]]:
     metrics.request("/v1/answer", 200, 0.1)
     metrics.shed("busy")
     metrics.answer(Answer("", (), (), (), ("elastic: down",), {"retrieve": 1.0}, True, {"citations": 1}))
+    metrics.sampled("measured")
+    verdicts = {"supported": 1}
+    metrics.measured(
+        Sample(False, {"citation_recall": 1.0}, verdicts, {}, ("d#img-0",), {"text": 0.5}, (), 1.0)
+    )
+    metrics.rated("up")
+    others = [cache_lookups(1, 1), *drift({"text": 0.1}, {"text": 0.0})]
     series: dict[str, set[str]] = {}
-    for family in metrics.registry.collect():
+    for family in [*metrics.registry.collect(), *others]:
         for sample in family.samples:
             series.setdefault(sample.name, set()).update(sample.labels)
     for metric in (*INGEST, *TRAIN):
@@ -160,9 +168,12 @@ def test_rules_and_panels_ask_for_what_is_exported(title, expression, exported):
 def test_the_dashboard_shows_every_metric_in_panels_that_do_not_overlap(exported):
     panels = json.loads(DASHBOARD.read_text())["panels"]
     text = " ".join(target["expr"] for panel in panels for target in panel["targets"])
-    shown = {name.removesuffix("_bucket") for name in re.findall(r"(?:ray_)?mmrag_\w+", text)}
-    known = {re.sub(r"_(sum|count|bucket)$", "", name) for name in exported if not name.endswith("_created")}
-    assert shown == known
+    known = {name for name in exported if not name.endswith("_created")}
+    shown, told = (
+        {re.sub(r"_(sum|count|bucket)$", "", name) for name in names}
+        for names in (re.findall(r"(?:ray_)?mmrag_\w+", text), known)
+    )
+    assert shown == told
     cells = [
         (x, y)
         for at in (panel["gridPos"] for panel in panels)

@@ -13,12 +13,14 @@ export class Failure extends Error {
   }
 }
 
-// The deltas of the answer, as they arrive. Throws Failure; an AbortError where `signal` says stop.
-export async function* ask(question, key, signal) {
+// The deltas of the answer, as they arrive; `identified(id)` is told what it is rated by. Throws Failure; an AbortError
+// where `signal` says stop.
+export async function* ask(question, key, signal, identified) {
   const body = JSON.stringify({ ...question, stream: true });
   const headers = { "content-type": "application/json", ...authorization(key) };
   const response = await reach("v1/chat/completions", { method: "POST", headers, body, signal });
   if (!response.ok) throw await failure(response);
+  identified(response.headers.get("x-request-id") ?? "");
   let finished = false;
   for await (const data of events(response.body)) {
     if (data === "[DONE]") {
@@ -32,6 +34,14 @@ export async function* ask(question, key, signal) {
     if (choice?.finish_reason) finished = true;
   }
   if (!finished) throw new Failure("broken");
+}
+
+// Whether the answer of this id was good: "up" or "down". Throws Failure.
+export async function rate(id, rating, key) {
+  const body = JSON.stringify({ request_id: id, rating });
+  const headers = { "content-type": "application/json", ...authorization(key) };
+  const response = await reach("v1/feedback", { method: "POST", headers, body });
+  if (!response.ok) throw await failure(response);
 }
 
 // The picture behind an `image_uri`, with the size of the original that its boxes are measured in.

@@ -1,6 +1,6 @@
 // The page: what is asked, the conversation, language and keys. Knows the contract of `mmrag serve` through client.js.
 
-import { ask, Failure, picture as fetched } from "./client.js";
+import { ask, Failure, picture as fetched, rate } from "./client.js";
 import { closeOnClickBeside, make, prepare, view } from "./pictures.js";
 import { calm, Reply } from "./reply.js";
 import { EXAMPLES, current, hush, name, say, speak, word } from "./words.js";
@@ -50,7 +50,7 @@ function submit() {
     return;
   }
   const turn = { asked };
-  turn.reply = new Reply({ ...asked, chips: chips(asked) }, { fetchPicture, reuse: attach });
+  turn.reply = new Reply({ ...asked, chips: chips(asked) }, { fetchPicture, reuse: attach, rate: sendRating });
   turns.push(turn);
   at("conversation").append(turn.reply.element);
   question.value = "";
@@ -81,7 +81,7 @@ async function run(turn) {
   tell("searching");
   turn.answered = "";
   try {
-    for await (const delta of ask(body(turn), key.value.trim(), stop.signal)) {
+    for await (const delta of ask(body(turn), key.value.trim(), stop.signal, (id) => (reply.request = id))) {
       if (!turns.includes(turn)) return;
       reply.take(delta);
     }
@@ -139,6 +139,19 @@ function fetchPicture(uri) {
   pictures.set(uri, known);
   known.catch(() => pictures.delete(uri));
   return known;
+}
+
+// Whether it arrived.
+async function sendRating(id, rating) {
+  complain("");
+  try {
+    await rate(id, rating, key.value.trim());
+  } catch {
+    complain("rate_failed");
+    return false;
+  }
+  tell("rated");
+  return true;
 }
 
 at("anew").addEventListener("click", () => {

@@ -1,9 +1,11 @@
 // What a reply is made of: the server's records, checked, and the small elements that show them. Knows no state.
 
 import { make, marks } from "./pictures.js";
-import { say, seconds } from "./words.js";
+import { name, say, seconds } from "./words.js";
 
 const TIMINGS = ["retrieve", "generate", "total"];
+const SVG = "http://www.w3.org/2000/svg";
+const THUMB = "M6.5 9v7.5h-3V9zm0 .3L10 2.8c1.2 0 2 .9 2 2.1V8h3.9c1 0 1.7.9 1.5 1.9l-1.1 5.4c-.2.7-.8 1.2-1.5 1.2H6.5";
 
 export function title(hit) {
   const head = make("p", "head");
@@ -104,6 +106,34 @@ export function times(timings) {
     if (Number.isFinite(timings[stage])) line.append(say(make("span"), stage, { s: seconds(timings[stage]) }));
   }
   return line;
+}
+
+// Up and down; the one that `rate(rating)` says has arrived stays pressed.
+export function thumbs(rate) {
+  const group = name(make("div", "thumbs"), "rate");
+  group.setAttribute("role", "group");
+  for (const rating of ["up", "down"]) {
+    const button = name(make("button", `icon ${rating}`), `rate_${rating}`);
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.append(thumb());
+    button.addEventListener("click", async () => {
+      if (button.getAttribute("aria-pressed") === "true" || !(await rate(rating))) return;
+      for (const each of group.children) each.setAttribute("aria-pressed", String(each === button));
+    });
+    group.append(button);
+  }
+  return group;
+}
+
+function thumb() {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 20 20");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", THUMB);
+  svg.append(path);
+  return svg;
 }
 
 export function countDown(button, wait_s) {

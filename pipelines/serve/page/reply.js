@@ -2,7 +2,7 @@
 // server's is ever parsed as HTML. Knows nothing of how an answer is fetched.
 
 import {
-  clipped, cleaned, countDown, details, figure, fromCitation, fromHit, isBox, lost, sort, times, title,
+  clipped, cleaned, countDown, details, figure, fromCitation, fromHit, isBox, lost, sort, thumbs, times, title,
 } from "./parts.js";
 import { framed, make, view } from "./pictures.js";
 import { hush, name, say, word } from "./words.js";
@@ -16,10 +16,12 @@ let turns = 0;
 export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export class Reply {
-  // `asked`: {text, picture, chips}. `fetchPicture(uri)` gives a picture or throws; `reuse(picture)` asks with it again.
-  constructor(asked, { fetchPicture, reuse }) {
+  // `asked`: {text, picture, chips}. `fetchPicture(uri)` gives a picture or throws; `reuse(picture)` asks with it again;
+  // `rate(request, rating)` says whether the rating arrived.
+  constructor(asked, { fetchPicture, reuse, rate }) {
     this.asked = asked;
     this.fetchPicture = fetchPicture;
+    this.rate = rate;
     this.element = make("article", "turn");
     this.id = `turn-${++turns}`;
     this.element.setAttribute("aria-labelledby", this.id);
@@ -30,6 +32,7 @@ export class Reply {
   // Back to an empty answer, as before the first word came.
   reset() {
     this.text = "";
+    this.request = "";
     this.waiting = "";
     this.last = {};
     this.cited = new Set();
@@ -72,6 +75,7 @@ export class Reply {
     if (stopped) this.end.append(say(make("p", "note"), "stopped"));
     if (Array.isArray(degraded) && degraded.length) this.end.append(lost(degraded));
     if (timings && typeof timings === "object") this.end.append(times(timings));
+    if (this.text.trim() && !stopped && this.request) this.end.append(thumbs((rating) => this.rate(this.request, rating)));
     this.element.dataset.state = stopped ? "stopped" : "done";
   }
 

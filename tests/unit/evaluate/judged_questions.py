@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.evaluate.entailment import Piece
+from pipelines.core.entailment import Piece
 from pipelines.evaluate.given import Given
 from pipelines.evaluate.questions import JudgedQuestion
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from judged_questions import answer, question
 
+from pipelines.core.entailment import Lexical, Piece
 from pipelines.core.errors import JudgeUnavailable, UsageError
 from pipelines.evaluate import grounding
 from pipelines.evaluate.baseline import Baseline, compare
 from pipelines.evaluate.boxes import OnPicture
 from pipelines.evaluate.config import EvaluateConfig, JudgeConfig
-from pipelines.evaluate.entailment import Lexical, Piece
 from pipelines.evaluate.generation import Report, evaluate, figures
 from pipelines.evaluate.given import Given
 from pipelines.evaluate.judge import NoScores, Scores

@@ -13,11 +13,11 @@ import pytest
 from judged_questions import question
 
 from pipelines.core.answer import Question
+from pipelines.core.entailment import Piece
 from pipelines.core.errors import BadImage, GeneratorUnavailable, UsageError
 from pipelines.core.types import Answer, Citation, Hit, PlacedBox
 from pipelines.evaluate.asking import ask_all, keeping, matched
 from pipelines.evaluate.boxes import OnPicture
-from pipelines.evaluate.entailment import Piece
 from pipelines.evaluate.given import Given, given, read_answers
 
 HITS = (

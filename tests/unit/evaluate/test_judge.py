@@ -17,12 +17,12 @@ from judged_questions import answer, question
 from pydantic import SecretStr, ValidationError
 
 from pipelines.core import images
+from pipelines.core.entailment import Piece
 from pipelines.core.errors import JudgeUnavailable, UsageError
 from pipelines.core.previews import preview_of, preview_path, save_preview
 from pipelines.evaluate import chat
 from pipelines.evaluate.chat import Chat, retry_after_s
 from pipelines.evaluate.config import EvaluateConfig, JudgeConfig
-from pipelines.evaluate.entailment import Piece
 from pipelines.evaluate.judge import (
     ENTAILMENT,
     NOTHING_TO_FIND,

@@ -315,6 +315,7 @@ async def test_the_document_names_every_status_and_no_422(client: httpx.AsyncCli
         "/v1/search",
         "/v1/answer",
         "/v1/chat/completions",
+        "/v1/feedback",
         "/v1/models",
         "/v1/images/{content}",
         "/healthz",
@@ -322,6 +323,9 @@ async def test_the_document_names_every_status_and_no_422(client: httpx.AsyncCli
     }
     statuses = set(document["paths"]["/v1/chat/completions"]["post"]["responses"])
     assert statuses == {"200", "400", "404", "408", "413", "421", "429", "503"}
+    statuses = set(document["paths"]["/v1/feedback"]["post"]["responses"])
+    assert statuses == {"204", "400", "408", "413", "421", "429"}
+    assert document["components"]["schemas"]["FeedbackRequest"]["examples"]
     assert "422" not in json.dumps(document["paths"])
     assert "散热器" in json.dumps(document["components"]["schemas"]["SearchRequest"], ensure_ascii=False)
     assert "securitySchemes" not in document["components"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipelines.evaluate.entailment import Lexical, Piece, Verdict
-from pipelines.evaluate.statements import Statement, statements, without_marks
-from pipelines.evaluate.support import support
+from pipelines.core.entailment import Lexical, Piece, Verdict
+from pipelines.core.statements import Statement, statements, without_marks
+from pipelines.core.support import support
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from pipelines.evaluate.entailment import Entailment, Piece, Verdict
-from pipelines.evaluate.statements import Statement
+from pipelines.core.entailment import Entailment, Piece, Verdict
+from pipelines.core.statements import Statement
 
 _RIGHT: Final = "supported"
 _WRONG: Final = "unsupported"
@@ -47,6 +47,12 @@ class Support:
         if self.decided:
             return self.relevant / self.decided
         return None if self.undecided or not self.verdicts else 0.0
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """`citation_recall` and `citation_precision`, each where something was decided."""
+        both = {"citation_recall": self.recall, "citation_precision": self.precision}
+        return {name: value for name, value in both.items() if value is not None}
 
 
 def support(statements: Sequence[Statement], evidence: Mapping[int, Piece], entails: Entailment) -> Support:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from pipelines.evaluate.overlap import HAN, tokens
+from pipelines.core.tokens import HAN, tokens
+from pipelines.core.types import Hit
 
 Verdict = Literal["supported", "unsupported", "unseen", "unparsable"]
 """`unseen`: the evidence is a picture, or is not at hand, and what would have to be seen was not.
 `unparsable`: the judge's reply was neither yes nor no. Neither is ever counted as right."""
+
+COVERAGE: Final = 0.75
+"""Share of a statement's words that its evidence must hold, where nothing else is set."""
 
 _NUMBER = re.compile(r"(?:^-)?\d+(?:\.\d+)*")
 _STOP_WORDS = {
@@ -37,6 +41,11 @@ class Piece:
     picture: str | None = None
 
 
+def pieces(hits: Sequence[Hit]) -> dict[int, Piece]:
+    """An answer's evidence, by the number it is cited by."""
+    return {hit.citation_id: Piece(hit.id, hit.text, hit.kind == "image", hit.image_uri) for hit in hits}
+
+
 class Entailment(Protocol):
     def __call__(self, statement: str, evidence: Sequence[Piece]) -> Verdict:
         """Whether the pieces together support the statement. Nothing supports anything without evidence."""
@@ -49,7 +58,7 @@ class Lexical:
     What words do not support, and a picture may, is `unseen`, and so is evidence without any text.
     """
 
-    def __init__(self, coverage: float) -> None:
+    def __init__(self, coverage: float = COVERAGE) -> None:
         self._coverage = coverage
 
     def __call__(self, statement: str, evidence: Sequence[Piece]) -> Verdict:
