@@ -34,7 +34,7 @@ KINDS = {
     "query encoder": "ServeReplica:mmrag:encoder",
     "aligner": "ServeReplica:mmrag:aligner",
     "generator": "ServeReplica:mmrag:generator",
-    "generator's engine": "VLLM::EngineCore",
+    "generator's engine": "multiprocessing.spawn",  # below the generator's replica
     "vector stores": "pipelines.core.stores.embedded",
     "HTTP proxy": "ray::ProxyActor",
 }

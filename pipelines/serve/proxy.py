@@ -27,9 +27,9 @@ def middlewares() -> list[Middleware]:
 
 
 class AskedAgain:
-    """What returns without an answer was given to a replica that ended: it is asked for again, which is safe:
-    no request changes anything. An answer that has begun is broken off; a body of more than 64 MiB, which no
-    gateway takes by its defaults, is not kept for a second time."""
+    """What returns without an answer was given to a replica that ended: it is asked for again. At worst a
+    rating is counted twice; no other request changes anything. An answer that has begun is broken off; a body
+    of more than 64 MiB, which no gateway takes by its defaults, is not kept for a second time."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
