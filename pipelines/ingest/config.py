@@ -53,6 +53,9 @@ class IngestConfig(BaseModel):
         4, ge=1, le=256, description="parallel writers on server stores; embedded ones have 1"
     )
     rows_per_write: int = Field(512, ge=1, le=100_000)
+    store_patience_s: float = Field(
+        300.0, ge=0, description="for a store that stops answering during the job; one that never did ends it"
+    )
     max_pruned_fraction: float = Field(
         0.5,
         ge=0,

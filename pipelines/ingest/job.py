@@ -54,13 +54,16 @@ _MAX_CPU_ENCODERS = 8  # each holds the models
 class IndexSink(Datasink[int]):
     """Ray's face of `sink.write_rows`. Each write task opens the stores for itself."""
 
-    def __init__(self, open_index: Callable[[], Index], run: Run, rows_per_write: int) -> None:
-        self._open_index, self._run, self._rows_per_write = open_index, run, rows_per_write
+    def __init__(self, open_index: Callable[[], Index], run: Run, config: IngestConfig) -> None:
+        self._open_index, self._run = open_index, run
+        self._rows_per_write, self._patience_s = config.rows_per_write, config.store_patience_s
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
         with self._open_index() as index:
             tables = (BlockAccessor.for_block(block).to_arrow() for block in blocks)
-            return sum(write_rows(rows, index, self._run, record) for rows in tables if len(rows))
+            return sum(
+                write_rows(rows, index, self._run, record, self._patience_s) for rows in tables if len(rows)
+            )
 
     @property
     def min_rows_per_write(self) -> int:
@@ -116,7 +119,9 @@ def ingest(
             with _ray(config):
                 count_refused(plan.refused, record)
                 encode_s = _process(index, run, config, progress)
-        ledger, finished = finish(index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned)
+        ledger, finished = finish(
+            index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned, config.store_patience_s
+        )
         elapsed_s = time.perf_counter() - start
         summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned))
         if finished.unfinished:
@@ -195,7 +200,7 @@ def _encode_and_write(
         )
     )
     open_index = partial(Index, index.directory, index.config, writable=True, building=index.building)
-    sink = IndexSink(open_index, run, config.rows_per_write)
+    sink = IndexSink(open_index, run, config)
     writers = 1 if index.embedded else config.writers
     rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
 

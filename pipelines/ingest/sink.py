@@ -30,6 +30,7 @@ from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
+from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT, row_part
 from pipelines.ingest.sources import Rejected
 
@@ -97,12 +98,29 @@ def recover(index: Index) -> Ledger:
     return ledger
 
 
-def write_rows(rows: pa.Table, index: Index, run: Run, record: Record = unrecorded) -> int:
-    """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number."""
+def write_rows(
+    rows: pa.Table, index: Index, run: Run, record: Record = unrecorded, patience_s: float = 0.0
+) -> int:
+    """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number.
+
+    Raises StoreUnavailable where a store does not answer for `patience_s`.
+    """
     start = time.perf_counter()
     good = rows.filter(pc.is_null(rows["reason"]))
-    pictures, picture_vectors = _records(good, "image")
-    chunks, chunk_vectors = _records(good, "chunk")
+    patiently(lambda: _upsert(good, index, record), patience_s)
+    acks = rows.select(_ACK_COLUMNS)
+    share = (time.perf_counter() - start) / max(1, len(rows))
+    acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
+    beside = run.acks / f".{uuid.uuid4().hex}"
+    pq.write_table(acks, beside)
+    beside.rename(run.acks / f"{len(rows)}-{beside.name[1:]}.parquet")
+    count_rows(rows, record)
+    return len(rows)
+
+
+def _upsert(rows: pa.Table, index: Index, record: Record) -> None:
+    pictures, picture_vectors = _records(rows, "image")
+    chunks, chunk_vectors = _records(rows, "chunk")
     if pictures:
         with timed(record, UPSERT_SECONDS, store="visual"):
             index.visual().upsert(pictures, picture_vectors)
@@ -112,14 +130,6 @@ def write_rows(rows: pa.Table, index: Index, run: Run, record: Record = unrecord
         with timed(record, UPSERT_SECONDS, store="lexical"):
             index.lexical().upsert(chunks)
             index.lexical().flush()
-    acks = rows.select(_ACK_COLUMNS)
-    share = (time.perf_counter() - start) / max(1, len(rows))
-    acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
-    beside = run.acks / f".{uuid.uuid4().hex}"
-    pq.write_table(acks, beside)
-    beside.rename(run.acks / f"{len(rows)}-{beside.name[1:]}.parquet")
-    count_rows(rows, record)
-    return len(rows)
 
 
 def _records(rows: pa.Table, kind: str) -> tuple[list[Part], NDArray[np.float32]]:
@@ -149,8 +159,10 @@ def finish(
     known: Ledger,
     refused: Sequence[Rejected] = (),
     pruned: Sequence[str] = (),
+    patience_s: float = 0.0,
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
+    Raises StoreUnavailable where a store does not answer for `patience_s`.
 
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
     `pruned` are deleted everywhere.
@@ -160,15 +172,14 @@ def finish(
     done = ledgers.SCHEMA.empty_table()
     if acks is not None:
         done = _documents(acks, run)
-        index.visual().flush()
-        index.text().flush()
-        index.lexical().flush()
-        _delete_stale(index, acks, [key for key in done["document_key"].to_pylist() if key in known])
+        again = [key for key in done["document_key"].to_pylist() if key in known]
+        patiently(lambda: _flush(index), patience_s)
+        patiently(lambda: _delete_stale(index, acks, again), patience_s)
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
         letters += [tuple(row.values()) for row in bad.to_pylist()]
     if letters:
         _write_dead_letters(index.directory / "rejected", run, letters)
-    delete_from_stores(index, pruned)
+    patiently(lambda: delete_from_stores(index, pruned), patience_s)
     unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
     updated = known.updated(pa.concat_tables([done, unfinished])).without(pa.array(pruned, pa.string()))
     updated.save(run.root / ledgers.FILE)
@@ -251,6 +262,11 @@ def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
 
 
+def _flush(index: Index) -> None:
+    for store in (index.visual(), index.text(), index.lexical()):
+        store.flush()
+
+
 def _delete_stale(index: Index, acks: pa.Table, document_keys: Sequence[str]) -> None:
     """Delete what earlier versions of these documents left behind."""
     good = acks.filter(pc.and_(pc.is_null(acks["reason"]), pc.not_equal(acks["kind"], DOCUMENT)))
@@ -269,8 +285,7 @@ def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(document_keys[start : start + _DELETE_BATCH])
     if document_keys:
-        for store in (index.visual(), index.text(), index.lexical()):
-            store.flush()
+        _flush(index)
 
 
 def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:

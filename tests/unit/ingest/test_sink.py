@@ -14,6 +14,7 @@ from fakes import DownStore, Recorded, chunk_part, image_part, memory_index
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.types import Part, store_key
+from pipelines.ingest import patience
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import count_refused
 from pipelines.ingest.plan import make_plan
@@ -97,6 +98,32 @@ def test_the_parts_keep_everything_that_they_said(index: Index) -> None:
     part = chunk_part("a", "红 red", images=[0], metadata={"year": 2020, "ok": False}, tenant="acme")
     write_rows(table([part_rows(part)]), index, begun(index))
     assert index.lexical().fetch([part.key]) == {part.key: part}
+
+
+@pytest.mark.parametrize("method", ["upsert", "flush", "delete_documents"])
+@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+def test_a_store_that_comes_back_loses_nothing(
+    index: Index, monkeypatch: pytest.MonkeyPatch, name: str, method: str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    ingest(index, rows_of("a", chunks=2))
+    store = getattr(index, name)()
+    original, failures = getattr(store, method), [StoreUnavailable("gone"), StoreUnavailable("gone")]
+
+    def flaky(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(store, method, flaky)
+    run = begun(index, "a", name="run-2")
+    write_rows(table(rows_of("a", chunks=1, digest="d2")), index, run, patience_s=60)
+    finished = finish(index, run, ledger(index), patience_s=60)[1]
+    assert waits == [0.5, 1.0]
+    assert (finished.documents, finished.unfinished) == (1, 0)
+    assert ids(index.visual()) == ["a#img-0"]
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0"]
 
 
 def test_writing_the_same_rows_again_changes_nothing(index: Index) -> None:
