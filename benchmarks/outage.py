@@ -1,0 +1,164 @@
+"""A vector store that is killed in the middle of an ingest and comes back: what is lost, and what it delays.
+
+    python benchmarks/outage.py [--images 1000] [--outage-s 30] [--store server|embedded]
+
+Draws nameplates and ingests them twice, each time into stores of their own: once undisturbed, and once with
+SIGKILL for every vector server after the first rows are written. `server` is milvus-lite at an address, which
+this script starts again after the outage; `embedded` the index's own, which the job starts again by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.serve import MMRAG, corpus
+from pipelines.core.index import Index, IndexConfig, StoresConfig
+from pipelines.core.stores.config import MilvusConfig
+
+_SERVER = """
+import sys, threading
+from milvus_lite.adapter.grpc.server import start_server_in_thread
+start_server_in_thread(sys.argv[1], "127.0.0.1", int(sys.argv[2]))
+threading.Event().wait()
+"""
+_EMBEDDED = "pipelines.core.stores.embedded"
+_START_S = 60
+
+
+class Server:
+    """milvus-lite at one address, however often it is started."""
+
+    def __init__(self, data: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = int(free.getsockname()[1])
+        self._data = data
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", _SERVER, self._data, str(self._port)])
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise SystemExit("milvus-lite did not start")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def vectors_at(store: str, data: Path) -> Iterator[Server | None]:
+    if store == "embedded":
+        yield None
+        return
+    server = Server(data)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def ingest(manifest: Path, index: Path, server: Server | None) -> subprocess.Popen[bytes]:
+    stores = ["--set", f"stores.milvus.uri={server.uri}"] if server else []
+    words = [MMRAG, "ingest", manifest, "--index", index, "--set", "ingest.rows_per_write=32", *stores]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def timed(job: subprocess.Popen[bytes], start: float) -> float:
+    if job.wait():
+        raise SystemExit(f"the ingest ended with status {job.returncode}")
+    return time.perf_counter() - start
+
+
+def disturb(job: subprocess.Popen[bytes], index: Path, server: Server | None, outage_s: float) -> int:
+    """Kill after the first acknowledged rows; how many. Starts again what the job does not."""
+    while not any(index.glob("runs/*/acks/*.parquet")):
+        if job.poll() is not None:
+            raise SystemExit("the ingest ended before anything was killed")
+        time.sleep(0.05)
+    if server:
+        server.kill()
+        time.sleep(outage_s)
+        server.start()
+        return 1
+    victims = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if _EMBEDDED in (words := one.info["cmdline"] or []) and any(str(index) in word for word in words)
+    ]
+    for victim in victims:
+        victim.kill()
+    return len(victims)
+
+
+def stored(index_dir: Path, server: Server | None) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Vectors by key of both collections."""
+    stores = StoresConfig(milvus=MilvusConfig(uri=server.uri)) if server else StoresConfig()
+    with Index(index_dir, IndexConfig(stores=stores)) as index:
+        return {
+            name: {
+                part.key: vector
+                for parts, vectors in store.scan()
+                for part, vector in zip(parts, vectors, strict=True)
+            }
+            for name, store in (("visual", index.visual()), ("text", index.text()))
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--outage-s", type=float, default=30)
+    parser.add_argument("--store", choices=("server", "embedded"), default="server")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest, _ = corpus(folder / "corpus", arguments.images)
+        took: list[float] = []
+        found = []
+        killed = 0
+        for run in ("undisturbed", "disturbed"):
+            index = folder / run
+            with vectors_at(arguments.store, folder / f"{run}.data") as server:
+                start = time.perf_counter()
+                job = ingest(manifest, index, server)
+                if run == "disturbed":
+                    killed = disturb(job, index, server, arguments.outage_s)
+                took.append(timed(job, start))
+                found.append(stored(index, server))
+    print(f"{arguments.store}: {killed} killed; {took[0]:.1f} s undisturbed, {took[1]:.1f} s disturbed")
+    outage = arguments.outage_s if arguments.store == "server" else 0.0
+    print(f"later than the outage explains: {took[1] - took[0] - outage:.1f} s")
+    for collection, first in found[0].items():
+        second = found[1][collection]
+        lost, extra = first.keys() - second.keys(), second.keys() - first.keys()
+        apart = max(
+            (float(np.abs(first[key] - second[key]).max()) for key in first.keys() & second), default=0
+        )
+        print(f"{collection}: {len(first)} rows, {len(lost)} lost, {len(extra)} extra, {apart:g} apart")
+
+
+if __name__ == "__main__":
+    main()
