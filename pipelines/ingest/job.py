@@ -86,7 +86,7 @@ def ingest(
     than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
-    listing = list_items(source_names, config.sources)
+    listing = list_items(source_names, config.sources, whole=rebuild)
     ocr.require(config.ocr)
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
