@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray.data
 from fakes import photograph, png
+from hostile_inputs import write_hostile_corpus
 
 from pipelines.core.errors import IndexLocked, MmragError, UsageError
 from pipelines.core.index import Index
@@ -213,6 +216,55 @@ def test_too_many_refusals_fail_the_job_after_it_is_written(
         assert made.ledger()["corpus/bad.png"]["status"] == "rejected"
     finally:
         made.stop()
+
+
+# A hostile corpus.
+
+
+def test_a_hostile_corpus_loses_no_good_row_and_no_bad_one_unsaid_in_bounded_memory(
+    local_ray: None, tmp_path: Path, clip_settings: list[str]
+) -> None:
+    hostile = write_hostile_corpus(tmp_path / "hostile")
+    settings = load_settings(None, clip_settings)
+    made = Workshop(tmp_path / "hostile", tmp_path / "kb", settings, clip_settings)
+    with watched_memory() as peak_bytes:
+        summary = ingest(hostile.sources, made.directory, settings.index, settings.ingest)
+    try:
+        letters = pq.read_table(made.directory / "rejected" / f"{summary.run}.parquet").to_pylist()
+        ledger = list(made.ledger().values())
+        assert hostile.complaints(ledger, letters) == []
+        with made.open() as index:
+            status = index_status(index)
+        assert status["stores"] == status["expected"]
+        assert status["dead_letters"] == summary.rejected == len(letters)
+        assert max(peak_bytes) < 1.5e9
+        would = dry_run(hostile.sources, made.directory, settings.index, settings.ingest, retry_rejected=True)
+        assert (would.new, would.changed) == (0, sum(row["rejected"] > 0 for row in ledger))
+    finally:
+        made.stop()
+
+
+@contextmanager
+def watched_memory() -> Iterator[list[int]]:
+    """The most memory, in bytes, that each process below this one held meanwhile: full when it is left."""
+    peaks: dict[int, int] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            for process in descendants(os.getpid()):
+                with suppress(psutil.Error):
+                    peaks[process.pid] = max(peaks.get(process.pid, 0), process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    peak_bytes: list[int] = []
+    try:
+        yield peak_bytes
+    finally:
+        ended.set()
+        thread.join()
+        peak_bytes += peaks.values()
 
 
 # The next run, after changes.
