@@ -53,6 +53,12 @@ class IngestConfig(BaseModel):
         4, ge=1, le=256, description="parallel writers on server stores; embedded ones have 1"
     )
     rows_per_write: int = Field(512, ge=1, le=100_000)
+    near_duplicates: Literal["report", "off"] = Field(
+        "report", description="look for pictures that look the same: near-duplicates.parquet of the index"
+    )
+    near_duplicate_bits: int = Field(
+        4, ge=0, le=8, description="of their 64-bit perceptual hashes that may differ"
+    )
     max_pruned_fraction: float = Field(
         0.5,
         ge=0,

@@ -53,10 +53,11 @@ class Job:
 
     def encoded(self, rows: pa.Table) -> pa.Table:
         index = self.index
-        images, texts = index.cache("images"), index.cache("texts")
+        images, signs, texts = (index.cache(name) for name in ("images", "signs", "texts"))
         said = (json.loads(row["metadata"]) for row in rows.to_pylist() if row["kind"] == DOCUMENT)
         self.types = metadata.extend(self.types, said)
-        load = LoadPictures(index.encoder().scales, images, index.previews, CONFIG.sources.max_file_bytes)
+        max_bytes = CONFIG.sources.max_file_bytes
+        load = LoadPictures(index.encoder().scales, images, signs, index.previews, max_bytes)
         return Encode(index.encoder, index.embedder, images, texts)(load(CheckParts(self.types)(rows)))
 
     def ledger(self) -> Ledger:
