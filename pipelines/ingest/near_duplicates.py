@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.perceptual_hash import BITS
 
 PICTURES = "pictures.parquet"
-REPORT = "near-duplicates.parquet"
 
 PICTURES_SCHEMA = pa.schema(
     [

@@ -15,8 +15,9 @@ from typing import Any
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
+from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.ledger import FILE, Ledger
-from pipelines.ingest.near_duplicates import PICTURES, REPORT
+from pipelines.ingest.near_duplicates import PICTURES
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.sink import recover
 

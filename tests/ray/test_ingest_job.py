@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -27,6 +27,7 @@ from hostile_inputs import write_hostile_corpus
 from pipelines.core.errors import IndexLocked, MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job
@@ -161,6 +162,19 @@ def test_one_picture_in_two_documents_is_encoded_once(
     assert summary.encoded_images == 5
     pictures = contents["pictures"]
     assert pictures["corpus/p4.png#img-0"] == pictures["corpus/p4-again.png#img-0"]
+
+
+@pytest.mark.parametrize(("how", "copies"), [("show", 2), ("collapse", 1)])
+def test_a_search_shows_both_or_one_of_pictures_that_look_the_same(
+    first: tuple[Workshop, Summary, dict[str, Any]], how: Literal["show", "collapse"], copies: int
+) -> None:
+    made = first[0]
+    query = Query(image=png(photograph(4, 64)), k=5)
+    with made.open() as index:
+        hits = index.retriever(SearchConfig(near_duplicates=how)).search(query).hits
+    names = [Path(hit.document_id).stem for hit in hits]
+    assert sum(name.startswith("p4") for name in names) == copies
+    assert len(names) == 5
 
 
 def test_each_refused_part_is_one_dead_letter_of_four_columns(

@@ -15,9 +15,11 @@ from fakes import photograph
 from PIL import Image, ImageEnhance
 
 from pipelines.core import images
+from pipelines.core.near_duplicates import FILE as REPORT
+from pipelines.core.near_duplicates import load_likeness
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
-from pipelines.ingest.near_duplicates import REPORT, Alike, first_alike, read_report, remember, write_report
+from pipelines.ingest.near_duplicates import Alike, first_alike, read_report, remember, write_report
 from pipelines.ingest.perceptual_hash import SIDE, packed, signs
 from pipelines.ingest.rows import DOCUMENT
 
@@ -133,6 +135,8 @@ def test_same_files_and_near_pictures_are_told_apart(tmp_path: Path) -> None:
     assert write_report(tmp_path, ledger_of(first), 4) == Alike(same=1, near=1)
     assert report(tmp_path) == [("b#img-0", "a#img-0", 2, False), ("c#img-0", "a#img-0", 0, True)]
     assert read_report(tmp_path) == Alike(same=1, near=1)
+    key = {name: store_key("", f"{name}#img-0") for name in "abc"}
+    assert load_likeness(tmp_path) == {key["b"]: key["a"], key["c"]: key["a"]}
 
 
 def test_pictures_without_structure_are_alike_only_as_files(tmp_path: Path) -> None:
@@ -160,4 +164,5 @@ def test_a_later_run_replaces_a_document_and_what_was_deleted_does_not_count(tmp
 
 def test_an_index_without_pictures_has_an_empty_report(tmp_path: Path) -> None:
     assert read_report(tmp_path) is None
+    assert load_likeness(tmp_path) == {}
     assert write_report(tmp_path, ledger_of(), 4) == Alike(0, 0)
