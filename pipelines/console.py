@@ -88,6 +88,10 @@ def print_summary(summary: Summary, index: Path) -> None:
     if summary.rejected:
         refused += f"; reasons in {index / 'rejected' / summary.run}.parquet"
     table.add_row("rejected", refused)
+    if summary.same_pictures or summary.near_duplicates:
+        same, near = summary.same_pictures or 0, summary.near_duplicates or 0
+        said = f"{same:,} images are the same file as another, {near:,} look like one"
+        table.add_row("duplicates", f"{said}; they stand in near-duplicates.parquet of the index")
     table.add_row("time", f"{summary.elapsed_s:.1f} s, {summary.images_per_s:.1f} images/s")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stage_s.items())
     table.add_row("by stage", stages or "nothing to do")
@@ -169,6 +173,10 @@ def print_status(status: dict[str, Any]) -> None:
     counted += [f"{n:,} {name}" for name, n in totals["status"].items()]
     ledger = ", ".join(counted)
     console.print(f"{status['index']}: {ledger}; dead letters {status['dead_letters']:,}", highlight=False)
+    if alike := status["near_duplicates"]:
+        same, near = alike["same"], alike["near"]
+        said = f"images that are the same file as another: {same:,}; that look like one: {near:,}"
+        console.print(said, highlight=False)
     if status["generation"]:
         kept = status["kept_generation"]
         kept_too = "" if kept is None else f"; {kept} is kept for its readers until the next ingest"

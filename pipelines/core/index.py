@@ -32,6 +32,7 @@ from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import IndexLocked, StoreError, UsageError
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
+from pipelines.core.near_duplicates import load_likeness
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
 from pipelines.core.retriever import Knowledge, Retriever, SearchConfig
@@ -208,6 +209,7 @@ class Index:
             image_cache=self.image_cache,
             image_uri=self.image_uri,
             lines=self.lines,
+            likeness=Lazy[Mapping[str, str]](lambda: load_likeness(self.home)),
             aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
         )
         retriever = Retriever(knowledge, config)

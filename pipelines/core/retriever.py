@@ -53,6 +53,9 @@ class SearchConfig(BaseModel):
     rank_constant: int = Field(60, ge=0)
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
     branch_timeout_s: float = Field(30.0, gt=0)
+    near_duplicates: Literal["show", "collapse"] = Field(
+        "show", description="of pictures that look the same, as ingest reported, all or the best hit alone"
+    )
     aligner: AlignerConfig = AlignerConfig()
 
 
@@ -79,6 +82,7 @@ class Knowledge:
     image_cache: Callable[[], VectorCache]
     image_uri: Callable[[Part], str]
     lines: Callable[[Part], Sequence[Line]] = lambda picture: ()
+    likeness: Callable[[], Mapping[str, str]] = dict
     aligner: Callable[[], Aligner | None] = lambda: None
 
 
@@ -278,11 +282,13 @@ class Retriever:
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
         """The first k fused items as hits, and what was missing for them. A credited picture that no
         visual branch returned is fetched; where it was refused at ingest, or its store is down, its
-        chunk stands for itself."""
+        chunk stands for itself. Where near-duplicates collapse, the first of those that look the same is
+        the one hit."""
         parts = {f.part.key: f.part for results in found.values() for f in results}
         chunk_of = credits_of(found)
         own_scores = {str(branch): [f.score for f in results] for branch, results in found.items()}
-        hits: dict[str, Hit] = {}
+        like = self._knowledge.likeness() if self._config.near_duplicates == "collapse" else {}
+        hits: dict[str, Hit] = {}  # by the key of what they look like
         unfetched: tuple[str, ...] = ()
         for start in range(0, len(fused), k):
             page = fused[start : start + k]
@@ -294,9 +300,10 @@ class Retriever:
                     unfetched = (f"pictures of passages: {exc}",)
             for f in page:
                 part = parts.get(f.item) or chunk_of[f.item]
-                if part.key not in hits and len(hits) < k:
+                shown = like.get(part.key, part.key)
+                if shown not in hits and len(hits) < k:
                     scores = {branch: own_scores[branch][rank - 1] for branch, rank in f.ranks.items()}
-                    hits[part.key] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1, scores)
+                    hits[shown] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1, scores)
             if len(hits) >= k:
                 break
         return tuple(hits.values()), unfetched

@@ -56,6 +56,12 @@ class IngestConfig(BaseModel):
     store_patience_s: float = Field(
         300.0, ge=0, description="for a store that stops answering during the job; one that never did ends it"
     )
+    near_duplicates: Literal["report", "off"] = Field(
+        "report", description="look for pictures that look the same: near-duplicates.parquet of the index"
+    )
+    near_duplicate_bits: int = Field(
+        4, ge=0, le=8, description="of their 64-bit perceptual hashes that may differ"
+    )
     max_pruned_fraction: float = Field(
         0.5,
         ge=0,

@@ -46,7 +46,7 @@ def dry_run(
     rebuild: bool = False,
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
-    listing = list_items(source_names, config.sources)
+    listing = list_items(source_names, config.sources, whole=rebuild)
     ocr.require(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
         home = _rebuilt(index, listing, config) if rebuild else _home(index)

@@ -28,7 +28,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.ingest import metadata, ocr
+from pipelines.ingest import metadata, near_duplicates, ocr, perceptual_hash
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
@@ -91,7 +91,7 @@ def ingest(
     than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
-    listing = list_items(source_names, config.sources)
+    listing = list_items(source_names, config.sources, whole=rebuild)
     ocr.require(config.ocr)
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
@@ -123,7 +123,10 @@ def ingest(
             index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned, config.store_patience_s
         )
         elapsed_s = time.perf_counter() - start
-        summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned))
+        alike = None
+        if config.near_duplicates == "report":
+            alike = near_duplicates.write_report(index.home, ledger, config.near_duplicate_bits)
+        summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike)
         if finished.unfinished:
             raise MmragError(
                 f"{finished.unfinished} documents were not written to every store; run the same command again"
@@ -178,7 +181,13 @@ def _encode_and_write(
         .repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
         .map_batches(CheckParts(types), batch_format="pyarrow")
         .map_batches(
-            LoadPictures(encoder.scales, image_cache, index.previews, config.sources.max_file_bytes),
+            LoadPictures(
+                encoder.scales,
+                image_cache,
+                index.cache(perceptual_hash.RULES),
+                index.previews,
+                config.sources.max_file_bytes,
+            ),
             batch_format="pyarrow",
             batch_size=config.load_batch,
             num_cpus=_LOAD_CPUS,

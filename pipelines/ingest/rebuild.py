@@ -15,7 +15,9 @@ from typing import Any
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
+from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.near_duplicates import PICTURES
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.sink import recover
 
@@ -122,7 +124,8 @@ def drop_generation(index: Index, generation: int) -> None:
     """Delete what belongs to a generation alone: stores, ledger, runs."""
     index.drop(generation)
     home = home_of(index.directory, generation)
-    (home / FILE).unlink(missing_ok=True)
+    for name in (FILE, PICTURES, REPORT):
+        (home / name).unlink(missing_ok=True)
     shutil.rmtree(home / "runs", ignore_errors=True)
     if generation:
         shutil.rmtree(home, ignore_errors=True)

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("text", pa.string()),
         ("content", pa.string()),  # SHA-256 of the picture's file
+        ("perceptual", pa.uint64()),  # hash of what the picture shows, see perceptual_hash.py
         ("image_ids", pa.list_(pa.string())),
         ("metadata", pa.string()),  # JSON
         ("scope", pa.string()),  # document rows: the SOURCE that it was listed in

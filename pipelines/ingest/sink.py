@@ -28,16 +28,18 @@ from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
+from pipelines.ingest import near_duplicates
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
-from pipelines.ingest.rows import DOCUMENT, row_part
+from pipelines.ingest.rows import DOCUMENT, SCHEMA, row_part
 from pipelines.ingest.sources import Rejected
 
 _ACK_COLUMNS = (
-    "document_key", "key", "kind", "document_id", "tenant", "source", "scope", "inputs", "stamp",
-    "digest", "num_parts", "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
+    "document_key", "key", "kind", "id", "document_id", "tenant", "source", "content", "perceptual", "scope",
+    "inputs", "stamp", "digest", "num_parts", "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
 )  # fmt: skip
+_ACKS = pa.schema([*(SCHEMA.field(name) for name in _ACK_COLUMNS), ("write_s", pa.float64())])
 _FROM_DOCUMENT = ("document_key", "document_id", "tenant", "source", "scope", "inputs", "stamp", "digest")
 _DELETE_BATCH = 200
 
@@ -167,7 +169,9 @@ def finish(
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
     `pruned` are deleted everywhere.
     """
-    acks = _distinct(pads.dataset(run.acks, format="parquet").to_table()) if run.acknowledged() else None
+    acks = None
+    if run.acknowledged():
+        acks = _distinct(pads.dataset(run.acks, schema=_ACKS, format="parquet").to_table())
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done = ledgers.SCHEMA.empty_table()
     if acks is not None:
@@ -182,6 +186,8 @@ def finish(
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
     unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
     updated = known.updated(pa.concat_tables([done, unfinished])).without(pa.array(pruned, pa.string()))
+    if acks is not None:
+        near_duplicates.remember(run.root, acks, updated)
     updated.save(run.root / ledgers.FILE)
     run.end()
     return updated, _summary(acks, done, len(unfinished), len(letters))

@@ -26,6 +26,7 @@ from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.core.previews import preview_path, save_preview
 from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
+from pipelines.ingest import perceptual_hash
 from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
 from pipelines.ingest.metadata import conflict
@@ -158,37 +159,48 @@ class CheckParts:
 
 
 class LoadPictures:
-    """Image rows -> content hash, preview, and pixels at every scale; or the vector, if it is cached."""
+    """Image rows -> content hash, preview, perceptual hash, and pixels at every scale.
 
-    def __init__(self, scales: Sequence[int], cache: VectorCache, previews: Path, max_bytes: int) -> None:
-        self._scales, self._cache, self._previews, self._max_bytes = scales, cache, previews, max_bytes
+    Instead of pixels the vector, if it is cached; `signs` caches the perceptual hashes.
+    """
+
+    def __init__(
+        self, scales: Sequence[int], cache: VectorCache, signs: VectorCache, previews: Path, max_bytes: int
+    ) -> None:
+        self._scales, self._cache, self._signs = scales, cache, signs
+        self._previews, self._max_bytes = previews, max_bytes
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return table(self._load(row) if _is_open(row, "image") else row for row in batch.to_pylist())
+        new: dict[str, Array] = {}
+        rows = [self._load(row, new) if _is_open(row, "image") else row for row in batch.to_pylist()]
+        self._signs.put(new)
+        return table(rows)
 
-    def _load(self, row: Row) -> Row:
+    def _load(self, row: Row, new: dict[str, Array]) -> Row:
         start = time.perf_counter()
         try:
-            loaded = self._read(row)
+            loaded = self._read(row, new)
         except BadImage as exc:
             loaded = refuse(row, "decode", f"{row['address']}: {exc}")
         except BadPart as exc:
             loaded = refuse(row, "read", str(exc))
         return loaded | {"load_s": time.perf_counter() - start}
 
-    def _read(self, row: Row) -> Row:
+    def _read(self, row: Row, new: dict[str, Array]) -> Row:
+        """The loaded row; signs that had to be computed go to `new`."""
         data = read_bytes(row["address"], self._max_bytes)
         content = hashlib.sha256(data).hexdigest()
-        cached = self._cache.get([content]).get(content)
-        known = {} if cached is None else {"vector": cached.tobytes()}
-        if known and preview_path(self._previews, content).exists():
-            return row | {"content": content} | known
+        vector, signs = (cache.get([content]).get(content) for cache in (self._cache, self._signs))
+        known = row | {"content": content} | ({} if vector is None else {"vector": vector.tobytes()})
+        if vector is not None and signs is not None and preview_path(self._previews, content).exists():
+            return known | {"perceptual": perceptual_hash.packed(signs)}
         picture = images.decode(data)
         save_preview(self._previews, content, picture)
-        if known:
-            return row | {"content": content} | known
-        pixels = b"".join(scale.tobytes() for scale in images.pyramid(picture, self._scales))
-        return row | {"content": content, "pixels": pixels}
+        scales = self._scales if vector is None else ()
+        *pixels, small = images.pyramid(picture, (*scales, perceptual_hash.SIDE))
+        new[content] = perceptual_hash.signs(small)
+        known |= {"perceptual": perceptual_hash.packed(new[content])}
+        return known | {"pixels": b"".join(scale.tobytes() for scale in pixels)} if pixels else known
 
 
 class Encode:

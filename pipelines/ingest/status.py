@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.near_duplicates import read_report
 from pipelines.ingest.sink import unfinished_runs
 
 
@@ -32,6 +34,7 @@ def index_status(index: Index) -> dict[str, Any]:
         "space": dict(manifest.space),
         "text_space": dict(manifest.text_space),
         "metadata_types": dict(index.manifest().metadata_types),
+        "near_duplicates": asdict(alike) if (alike := read_report(index.home)) else None,
         "dead_letters": pads.dataset(rejected, format="parquet").count_rows() if rejected.is_dir() else 0,
         "unfinished_runs": [run.name for run in unfinished_runs(index.home)],
     }

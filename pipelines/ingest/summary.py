@@ -7,13 +7,18 @@ from typing import Any
 
 from pipelines.core.errors import MmragError
 from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.near_duplicates import Alike
 from pipelines.ingest.plan import Plan
 from pipelines.ingest.sink import Finished, Run
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run found and did. Times in seconds; a stage's time adds up over its parallel workers."""
+    """What a run found and did. Times in seconds; a stage's time adds up over its parallel workers.
+
+    Of all pictures of the index, `same_pictures` are the same file as an earlier one and `near_duplicates`
+    look like one; None where that was not looked for.
+    """
 
     run: str
     documents: int
@@ -30,6 +35,8 @@ class Summary:
     images_per_s: float
     stage_s: dict[str, float]
     index: dict[str, Any]
+    same_pictures: int | None
+    near_duplicates: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,6 +50,7 @@ def summarise(
     elapsed_s: float,
     encode_s: float,
     pruned: int,
+    alike: Alike | None,
 ) -> Summary:
     return Summary(
         run=run.name,
@@ -60,6 +68,8 @@ def summarise(
         images_per_s=round(finished.images / encode_s, 2) if encode_s else 0.0,
         stage_s={stage: round(seconds, 3) for stage, seconds in finished.stage_s.items()},
         index=ledger.totals(),
+        same_pictures=alike.same if alike else None,
+        near_duplicates=alike.near if alike else None,
     )
 
 

@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -22,11 +24,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray.data
 from fakes import photograph, png
+from hostile_inputs import write_hostile_corpus
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.core.errors import IndexLocked, MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job
@@ -142,6 +146,7 @@ def test_the_summary_counts_what_the_folder_holds(first: tuple[Workshop, Summary
     assert summary.chunks == len(contents["chunks"]) >= 4
     assert summary.rejected == 2
     assert summary.index["status"] == {"complete": 6, "rejected": 2}
+    assert (summary.same_pictures, summary.near_duplicates) == (1, 0)  # p4-again, of p4
     assert summary.elapsed_s > 0
     assert {"parse", "load", "encode", "write"} <= summary.stage_s.keys()
 
@@ -198,6 +203,19 @@ def test_one_picture_in_two_documents_is_encoded_once(
     assert pictures["corpus/p4.png#img-0"] == pictures["corpus/p4-again.png#img-0"]
 
 
+@pytest.mark.parametrize(("how", "copies"), [("show", 2), ("collapse", 1)])
+def test_a_search_shows_both_or_one_of_pictures_that_look_the_same(
+    first: tuple[Workshop, Summary, dict[str, Any]], how: Literal["show", "collapse"], copies: int
+) -> None:
+    made = first[0]
+    query = Query(image=png(photograph(4, 64)), k=5)
+    with made.open() as index:
+        hits = index.retriever(SearchConfig(near_duplicates=how)).search(query).hits
+    names = [Path(hit.document_id).stem for hit in hits]
+    assert sum(name.startswith("p4") for name in names) == copies
+    assert len(names) == 5
+
+
 def test_each_refused_part_is_one_dead_letter_of_four_columns(
     first: tuple[Workshop, Summary, dict[str, Any]],
 ) -> None:
@@ -252,6 +270,55 @@ def test_too_many_refusals_fail_the_job_after_it_is_written(
         assert made.ledger()["corpus/bad.png"]["status"] == "rejected"
     finally:
         made.stop()
+
+
+# A hostile corpus.
+
+
+def test_a_hostile_corpus_loses_no_good_row_and_no_bad_one_unsaid_in_bounded_memory(
+    local_ray: None, tmp_path: Path, clip_settings: list[str]
+) -> None:
+    hostile = write_hostile_corpus(tmp_path / "hostile")
+    settings = load_settings(None, clip_settings)
+    made = Workshop(tmp_path / "hostile", tmp_path / "kb", settings, clip_settings)
+    with watched_memory() as peak_bytes:
+        summary = ingest(hostile.sources, made.directory, settings.index, settings.ingest)
+    try:
+        letters = pq.read_table(made.directory / "rejected" / f"{summary.run}.parquet").to_pylist()
+        ledger = list(made.ledger().values())
+        assert hostile.complaints(ledger, letters) == []
+        with made.open() as index:
+            status = index_status(index)
+        assert status["stores"] == status["expected"]
+        assert status["dead_letters"] == summary.rejected == len(letters)
+        assert max(peak_bytes) < 1.5e9
+        would = dry_run(hostile.sources, made.directory, settings.index, settings.ingest, retry_rejected=True)
+        assert (would.new, would.changed) == (0, sum(row["rejected"] > 0 for row in ledger))
+    finally:
+        made.stop()
+
+
+@contextmanager
+def watched_memory() -> Iterator[list[int]]:
+    """The most memory, in bytes, that each process below this one held meanwhile: full when it is left."""
+    peaks: dict[int, int] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            for process in descendants(os.getpid()):
+                with suppress(psutil.Error):
+                    peaks[process.pid] = max(peaks.get(process.pid, 0), process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    peak_bytes: list[int] = []
+    try:
+        yield peak_bytes
+    finally:
+        ended.set()
+        thread.join()
+        peak_bytes += peaks.values()
 
 
 # The next run, after changes.

@@ -1,14 +1,16 @@
 """Where documents come from: SOURCE arguments in, items out, and each item's document.
 
 `list_items` runs on the driver, streams, and is cheap: it decodes no picture and parses no page.
-`parse` runs anywhere and reads one document's texts. A source that cannot be read at all raises
-SourceError; whatever is wrong with one document is data. Nothing here knows Ray, stores or pixels.
+`parse` runs anywhere and reads one document's texts. A source that is missing or of no known form raises
+SourceError, and so do sources none of which can be read; whatever else is wrong with one is data. Nothing
+here knows Ray, stores or pixels.
 
 In a passage, a line break parts its heading from its text; there is no other line break in it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ __all__ = [
     "read_bytes",
 ]
 
+log = logging.getLogger(__name__)
+
 _Lister = Callable[[str, SourceConfig], Iterator[Item | Rejected]]
 
 _ACCEPTED = (
@@ -79,15 +83,17 @@ class Listing:
         return self.found
 
 
-def list_items(sources: Sequence[str], config: SourceConfig) -> Listing:
+def list_items(sources: Sequence[str], config: SourceConfig, *, whole: bool = False) -> Listing:
     """Every document of the sources, in a stable order. Of equal (tenant, id) the first one stands.
 
     Raises SourceError at once for a source that is missing or of no known form (MissingDependency
-    where its form needs an extra), and while it streams for one that turns out to be unreadable.
+    where its form needs an extra). One that turns out to be unreadable while it streams is refused at the
+    end; if none can be read, or a folder cannot be listed, or all must be read (`whole`), SourceError is
+    raised.
     """
     classified = dict(_classify(source, config) for source in sources)
     scopes = {address: lister is list_folder for address, lister in classified.items()}
-    return Listing(_distinct(_listed(classified, config)), scopes)
+    return Listing(_distinct(_listed(classified, config, whole)), scopes)
 
 
 def parse(item: Item, config: SourceConfig) -> Parsed:
@@ -98,9 +104,27 @@ def parse(item: Item, config: SourceConfig) -> Parsed:
     return _PARSERS[item.form](item, config)
 
 
-def _listed(classified: Mapping[str, _Lister], config: SourceConfig) -> Iterator[Item | Rejected]:
+def _listed(
+    classified: Mapping[str, _Lister], config: SourceConfig, whole: bool
+) -> Iterator[Item | Rejected]:
+    unreadable: dict[str, SourceError] = {}
     for address, lister in classified.items():
-        yield from lister(address, config)
+        is_empty = True
+        try:
+            for found in lister(address, config):
+                is_empty = False
+                yield found
+        except SourceError as exc:
+            if whole or lister is list_folder:
+                raise
+            unreadable[address] = exc
+            if len(unreadable) == len(classified):
+                raise  # a wrong command, rather than a bad file
+        else:
+            if is_empty:
+                log.warning("%s: holds no document", address)
+    for address, error in unreadable.items():
+        yield Rejected(files.base_name(address), address, "list", str(error))
 
 
 def _distinct(found: Iterator[Item | Rejected]) -> Iterator[Item | Rejected]:

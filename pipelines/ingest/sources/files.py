@@ -135,7 +135,7 @@ def _why(exc: BaseException) -> str:
     if isinstance(exc, PermissionError):
         return "may not be read (permission denied)"
     if isinstance(exc, OSError) and exc.errno == errno.ELOOP:
-        return "is a symbolic link"
+        return "is a symbolic link, or leads round in a circle of them"
     if isinstance(exc, OSError) and exc.strerror:
         return f"cannot be read ({exc.strerror})"
     return f"cannot be read ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from pipelines.core.errors import BadPart
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.records import SourceConfig
-from pipelines.ingest.sources.rows import Cells, load_object
+from pipelines.ingest.sources.rows import TOO_MANY_DIGITS, Cells, load_object
 from pipelines.ingest.sources.text import decode
 
 _SPACE = re.compile(r"[ \t\r\n,]*")
@@ -116,8 +116,8 @@ def _value(window: _Window) -> tuple[int, str]:
         return 0, "JSON is nested too deeply"
     except json.JSONDecodeError as exc:
         return 0, f"broken JSON: {exc.msg} at character {exc.pos - window.at + 1}"
-    except ValueError as exc:  # a number of more digits than Python converts
-        return 0, f"broken JSON: {exc}"
+    except ValueError:
+        return 0, TOO_MANY_DIGITS
 
 
 def _cells(number: int, text: str, max_bytes: int) -> Cells:

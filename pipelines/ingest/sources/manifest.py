@@ -127,7 +127,7 @@ def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
     for line, cells in _csv_rows(address, config):
         if isinstance(cells, str):
             if not names:
-                raise SourceError(f"{address}:{line}: the header {cells}")
+                raise SourceError(f"{address}:{line}: the header cannot be read: {cells}")
             continue
         if not names:
             names = cells
@@ -225,7 +225,9 @@ def _csv_rows(address: str, config: SourceConfig) -> Iterator[tuple[int, list[st
                 return
             except _RowTooLongError:
                 reason = _too_long(config)
-            except (csv.Error, BadText) as exc:
+            except csv.Error as exc:
+                reason = f"broken CSV: {exc}; is every quote closed?"
+            except BadText as exc:
                 reason = str(exc)
             if reason:
                 yield feed.first, reason

@@ -50,7 +50,7 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
         budget = max(_FREE_BYTES, _MAX_RATIO * table.size)
         first = 1
         for group in range(table.file.num_row_groups):
-            row = first
+            row, rows_said = first, table.file.metadata.row_group(group).num_rows
             try:
                 table.check(group)
                 for cells in _rows(table, group, first, address):
@@ -61,11 +61,16 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
                         yield Cells(cells.line, reason=reason)
                         return
                     yield cells
+                if row < first + rows_said:
+                    raise BadPart(f"it holds {row - first:,} of the {rows_said:,} rows that it claims")
             except BadPart as exc:
                 yield Cells(row, reason=f"and the rest of its row group: {exc}")
             except _DAMAGE as exc:
                 yield Cells(row, reason=f"and the rest of its row group cannot be read ({_line(exc)})")
-            first += table.file.metadata.row_group(group).num_rows
+            first += rows_said
+        if first - 1 != table.file.metadata.num_rows:
+            said = f"{first - 1:,} rows, and the file of {table.file.metadata.num_rows:,}"
+            yield Cells(first, reason=f"its row groups tell of {said}; write it anew")
 
 
 def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
@@ -166,7 +171,7 @@ def _row(row: RecordBatch, line: int, held: str, address: str) -> Cells:
         values = row.to_pylist(maps_as_pydicts="strict")[0]
     # Not UTF-8 in a text column; a map with a key twice; a time that Python has no year for.
     except _DAMAGE as exc:
-        return Cells(line, reason=f"cannot be read ({exc})")
+        return Cells(line, reason=f"cannot be read ({_line(exc)})")
     if not held:
         return Cells(line, values)
     found = values.pop(held, None)
@@ -255,4 +260,6 @@ def _state(address: str) -> tuple[int, ...]:
 
 
 def _line(exc: BaseException) -> str:
+    if isinstance(exc, UnicodeDecodeError):
+        return "it holds text that is not UTF-8"
     return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

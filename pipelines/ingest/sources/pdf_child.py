@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
         except pypdfium2.PdfiumError as exc:
             locked = "password" in str(exc).lower()
             raise _BadPdfError(
-                "is locked by a password; save it without" if locked else f"no readable PDF ({exc})"
+                "is locked by a password; save it without"
+                if locked
+                else "no readable PDF: damaged, cut off, or of another form"
             ) from exc
         except MemoryError as exc:
             raise _BadPdfError(f"wants more than {MEMORY_BYTES:,} bytes of memory") from exc

@@ -20,6 +20,7 @@ from pipelines.ingest.sources import files, inside
 from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten, storable, tidy
 
+TOO_MANY_DIGITS = "broken JSON: holds a number of more digits than are read"
 KNOWN = frozenset(
     {"id", "image", "images", "text", "caption", "source", "tenant", "metadata", "conversations"}
 )
@@ -97,8 +98,8 @@ def load_object(text: str) -> Mapping[str, object]:
         raise BadPart("JSON is nested too deeply") from exc
     except json.JSONDecodeError as exc:
         raise BadPart(f"broken JSON: {exc.msg} at character {exc.pos + 1}") from exc
-    except ValueError as exc:  # a number of more digits than Python converts
-        raise BadPart(f"broken JSON: {exc}") from exc
+    except ValueError as exc:
+        raise BadPart(TOO_MANY_DIGITS) from exc
     if not isinstance(value, dict):
         raise BadPart(f"JSON is {_kind(value)}, not an object")
     return value
@@ -126,11 +127,14 @@ def _id(value: object) -> str:
 
 
 def _paths(value: object, name: str) -> tuple[str, ...]:
-    found = [value] if isinstance(value, str) else value
-    if found is None:
+    if value is None:
         return ()
-    if not isinstance(found, Sequence) or not all(isinstance(path, str) for path in found):
+    if not isinstance(value, str | list | tuple):
         raise BadPart(f"field {name!r} is {_kind(value)}; it must be a path or a list of paths")
+    found = [value] if isinstance(value, str) else value
+    for path in found:
+        if not isinstance(path, str):
+            raise BadPart(f"field {name!r} holds {_kind(path)}; it must be a path or a list of paths")
     if not all(files.is_utf8(path) for path in found):
         raise BadPart(f"field {name!r} holds a path with broken characters")
     return tuple(path.strip() for path in found if path.strip())
@@ -177,6 +181,8 @@ def _kind(value: object) -> str:
         return f"{value}"
     if isinstance(value, int) and not isinstance(value, bool):
         return "a number beyond 64 bits" if abs(value) >= _INT64 else "a number"
+    if value is None:
+        return "null"
     names = {bool: "true or false", float: "a number", str: "a text", list: "a list", dict: "an object"}
     return names.get(type(value), f"a {type(value).__name__}")
 

@@ -481,3 +481,19 @@ def test_an_aligner_that_does_not_end_is_left_behind_at_the_deadline(aligned: Wo
     over.set()
     assert result.degraded == ("aligner: no answer within 0.5 s",)
     assert result.hits[0].id == "rose#img-0"
+
+
+# Near-duplicates.
+
+
+def test_of_pictures_that_look_the_same_one_hit_stands_for_all_where_they_collapse(world: World) -> None:
+    world.add_pictures(rose="red", copy="red", leaf="green")
+    world.knowledge = replace(
+        world.knowledge, likeness=lambda: {image_part("copy").key: image_part("rose").key}
+    )
+    assert {hit.document_id for hit in world.search(image=RED, k=2).hits} == {"rose", "copy"}
+    world.retriever = None
+    world.config = world.config.model_copy(update={"near_duplicates": "collapse"})
+    first, second = world.search(image=RED, k=2).hits
+    assert first.document_id in ("rose", "copy")
+    assert (second.document_id, second.citation_id) == ("leaf", 2)

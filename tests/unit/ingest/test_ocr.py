@@ -339,6 +339,7 @@ def test_a_model_that_is_not_in_the_wheel_is_not_fetched(monkeypatch: pytest.Mon
 
 def test_a_picture_is_refused_once(desk: Desk) -> None:
     (desk.folder / "bad.png").write_bytes(b"no picture")
-    load = LoadPictures((2,), VectorCache(desk.root / "v.sqlite", "v"), desk.root / "previews", MIB)
+    caches = [VectorCache(desk.root / "v.sqlite", name) for name in ("vectors", "signs")]
+    load = LoadPictures((2,), *caches, desk.root / "previews", MIB)
     rows = load(pa.Table.from_pylist(desk.parse())).to_pylist()
     assert [row["stage"] for row in rows if row["reason"]] == ["decode"]

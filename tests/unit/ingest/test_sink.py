@@ -262,6 +262,7 @@ def test_finishing_removes_the_run_and_leaves_no_other_file(index: Index) -> Non
     assert sorted(p.name for p in index.directory.iterdir()) == [
         "index.json",
         "ledger.parquet",
+        "pictures.parquet",
         "runs",
         "writer.lock",
     ]

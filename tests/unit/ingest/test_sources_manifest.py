@@ -91,7 +91,7 @@ def test_moving_a_row_to_another_line_leaves_it_as_it_was(folder: Path) -> None:
         ({"id": True, "text": "t"}, "field 'id' is true or false"),
         ({"id": "x" * 2000, "text": "t"}, "more than 1024 bytes"),
         ({"id": "x", "image": 3}, "field 'image' is a number"),
-        ({"id": "x", "images": [["a.png"]]}, "field 'images' is a list"),
+        ({"id": "x", "images": [["a.png"]]}, "field 'images' holds a list"),
         ({"id": "x", "text": ["t"]}, "field 'text' is a list"),
         ({"id": "x", "text": "t", "metadata": "m"}, "field 'metadata' is a text; it must be an object"),
         ({"id": "x", "text": "t", "price": {"eur": 3}}, "metadata field 'price' is an object"),
@@ -285,3 +285,9 @@ def test_a_manifest_streams(folder: Path) -> None:
     stream = iter(list_items([str(path)], CONFIG))
     assert isinstance(next(stream), Item)
     assert isinstance(next(stream), Rejected)
+
+
+def test_a_source_without_a_document_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "m.csv").write_text("id,text\n")
+    assert read(folder / "m.csv") == ([], [])
+    assert caplog.messages == [f"{folder}/m.csv: holds no document"]

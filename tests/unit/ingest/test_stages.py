@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import ColourModel, Recorded, WordEmbedder, picture
+from fakes import ColourModel, Recorded, WordEmbedder, photograph, picture, png
 from PIL import Image
 
 from pipelines.core import images
@@ -21,6 +21,7 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
 from pipelines.core.previews import preview_path
 from pipelines.core.types import Part, store_key
+from pipelines.ingest import perceptual_hash
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.plan import ITEMS
@@ -39,7 +40,8 @@ class Machine:
         encoder = Encoder(self.model)
         self.image_cache = VectorCache(root / "cache.sqlite", "images")
         self.text_cache = VectorCache(root / "cache.sqlite", "texts")
-        self.load = LoadPictures(SCALES, self.image_cache, root / "previews", 1 << 20)
+        self.signs = VectorCache(root / "cache.sqlite", perceptual_hash.RULES)
+        self.load = LoadPictures(SCALES, self.image_cache, self.signs, root / "previews", 1 << 20)
         self.encode = Encode(lambda: encoder, lambda: self.embedder, self.image_cache, self.text_cache)
         self.folder = root / "corpus"
         self.folder.mkdir()
@@ -233,6 +235,18 @@ def test_a_picture_whose_vector_is_cached_is_not_decoded_but_gets_its_preview(ma
     assert vector(row).tolist() == [1] * 6
     assert row["pixels"] is None
     assert preview_path(machine.root / "previews", content).exists()
+
+
+def test_a_pictures_perceptual_hash_is_that_of_its_pixels_and_cached(machine: Machine) -> None:
+    image = photograph(1, 64)
+    (machine.folder / "it.png").write_bytes(png(image))
+    small = images.resize_squashed(images.decode(png(image)), perceptual_hash.SIDE)
+    wanted = perceptual_hash.packed(perceptual_hash.signs(small))
+    first = by_id(machine.run())["corpus/it.png#img-0"]
+    second = by_id(machine.load(machine.parse()))["corpus/it.png#img-0"]
+    assert (first["perceptual"], second["perceptual"]) == (wanted, wanted)
+    assert second["pixels"] is None
+    assert machine.signs.hits == 1
 
 
 # Vectors.

@@ -1,0 +1,161 @@
+"""Which pictures of an index are the same, or look the same, by their perceptual hashes. Knows no store.
+
+Beside the ledger lie `pictures.parquet`, the hash of every picture, and the report `near-duplicates.parquet`:
+a row for each picture that is like an earlier one of its tenant. A remembered picture counts as long as its
+document stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.core.near_duplicates import FILE as REPORT
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.perceptual_hash import BITS
+
+PICTURES = "pictures.parquet"
+
+PICTURES_SCHEMA = pa.schema(
+    [
+        ("document_key", pa.string()),
+        ("document_id", pa.string()),
+        ("tenant", pa.string()),
+        ("id", pa.string()),
+        ("content", pa.string()),  # SHA-256 of its file
+        ("perceptual", pa.uint64()),  # null: without structure
+    ]
+)
+REPORT_SCHEMA = pa.schema(
+    [
+        ("tenant", pa.string()),
+        ("picture", pa.string()),
+        ("like", pa.string()),  # the first picture that it is like
+        ("distance", pa.int32()),  # bits of their hashes that differ
+        ("is_same_file", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """How many pictures are the same file as an earlier one, and how many others look like one."""
+
+    same: int
+    near: int
+
+
+def remember(home: Path, acks: pa.Table, ledger: Ledger) -> None:
+    """Keep the hashes of the acknowledged pictures instead of what was known of their documents."""
+    is_good = pc.and_(pc.equal(acks["kind"], "image"), pc.is_null(acks["reason"]))
+    known = _standing(home, ledger)
+    known = known.filter(pc.invert(pc.is_in(known["document_key"], pc.unique(acks["document_key"]))))
+    _replace(pa.concat_tables([known, acks.filter(is_good).select(PICTURES_SCHEMA.names)]), home / PICTURES)
+
+
+def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
+    """Find and write what is alike among the remembered pictures of the ledger's documents."""
+    rows = _standing(home, ledger).sort_by([("tenant", "ascending"), ("id", "ascending")])
+    tenants = pc.unique(rows["tenant"]).to_pylist()
+    of_tenants = (rows.filter(pc.equal(rows["tenant"], tenant)).combine_chunks() for tenant in tenants)
+    report = pa.concat_tables([REPORT_SCHEMA.empty_table(), *(_alike(of, max_bits) for of in of_tenants)])
+    _replace(report, home / REPORT)
+    return counted(report)
+
+
+def _standing(home: Path, ledger: Ledger) -> pa.Table:
+    """What is remembered of documents that are in the ledger."""
+    if not (home / PICTURES).exists():
+        return PICTURES_SCHEMA.empty_table()
+    rows = pq.read_table(home / PICTURES)
+    return rows.filter(pc.is_in(rows["document_key"], ledger.rows["document_key"].combine_chunks()))
+
+
+def read_report(home: Path) -> Alike | None:
+    """What the last report counted; None where there is none."""
+    return counted(pq.read_table(home / REPORT)) if (home / REPORT).exists() else None
+
+
+def counted(report: pa.Table) -> Alike:
+    same = pc.sum(report["is_same_file"]).as_py() or 0
+    return Alike(same, len(report) - same)
+
+
+def _alike(rows: pa.Table, max_bits: int) -> pa.Table:
+    """The report of one tenant's pictures. Of equal files the first stands for all."""
+    contents = rows["content"].to_numpy(zero_copy_only=False)
+    _, first_of, file_of = np.unique(contents, return_index=True, return_inverse=True)
+    first = first_of[file_of]  # of each picture, the first one that is the same file
+    hashes = rows["perceptual"]
+    chosen = np.flatnonzero(
+        (first == np.arange(len(rows))) & hashes.is_valid().to_numpy(zero_copy_only=False)
+    )
+    values = hashes.take(pa.array(chosen)).to_numpy().astype(np.uint64)
+    like = np.arange(len(rows))
+    like[chosen] = chosen[first_alike(values, max_bits)]
+    like = like[first]
+    found = np.flatnonzero(like != np.arange(len(rows)))
+    bits = hashes.fill_null(0).to_numpy().astype(np.uint64)
+    columns = {
+        "tenant": rows["tenant"].take(pa.array(found)),
+        "picture": rows["id"].take(pa.array(found)),
+        "like": rows["id"].take(pa.array(like[found])),
+        "distance": np.bitwise_count(bits[found] ^ bits[like[found]]).astype(np.int32),
+        "is_same_file": contents[found] == contents[like[found]],
+    }
+    return pa.table(columns, schema=REPORT_SCHEMA)
+
+
+def first_alike(hashes: NDArray[np.uint64], max_bits: int) -> NDArray[np.intp]:
+    """Of each hash, the first that stands for itself and differs from it in at most `max_bits`; else its own.
+
+    So nothing is like another over a third: every hash is that near to the one named.
+    """
+    unique, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    earlier, later = _pairs(unique, max_bits)
+    earlier, later = first[earlier], first[later]
+    earlier, later = np.minimum(earlier, later), np.maximum(earlier, later)
+    like = np.arange(len(hashes))
+    for pair in np.lexsort((earlier, later)):  # an earlier hash is settled before what may be like it
+        before, after = earlier[pair], later[pair]
+        if like[before] == before and like[after] == after:
+            like[after] = before
+    return like[first[which]]
+
+
+def _pairs(hashes: NDArray[np.uint64], max_bits: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The places of all pairs of distinct hashes that differ in at most `max_bits`.
+
+    Of `max_bits` + 1 bands of bits two such hashes share one (the pigeonhole principle): only those that
+    share a band are compared.
+    """
+    edges = np.linspace(0, BITS, max_bits + 2).astype(int)
+    found = [np.empty((2, 0), np.intp)]
+    for low, high in pairwise(edges):
+        band = (hashes >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
+        order = np.argsort(band, kind="stable")
+        sorted_band, sorted_hashes = band[order], hashes[order]
+        places = np.arange(len(hashes))
+        for ahead in range(1, len(hashes)):
+            places = places[places + ahead < len(hashes)]
+            places = places[sorted_band[places] == sorted_band[places + ahead]]
+            if not len(places):
+                break
+            distance = np.bitwise_count(sorted_hashes[places] ^ sorted_hashes[places + ahead])
+            near = places[distance <= max_bits]
+            found.append(np.stack([order[near], order[near + ahead]]))
+    pairs = np.unique(np.sort(np.concatenate(found, axis=1), axis=0), axis=1)
+    return pairs[0], pairs[1]
+
+
+def _replace(table: pa.Table, path: Path) -> None:
+    beside = path.with_suffix(".tmp")
+    pq.write_table(table, beside)
+    beside.replace(path)
