@@ -7,6 +7,7 @@ document stands in the ledger.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,11 @@ from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.perceptual_hash import BITS
 
+log = logging.getLogger(__name__)
+
 PICTURES = "pictures.parquet"
+_MOST_COMPARED = 10_000
+"""Of pages that hardly differ there may be any number, and to compare all with all takes its square."""
 
 PICTURES_SCHEMA = pa.schema(
     [
@@ -134,7 +139,7 @@ def _pairs(hashes: NDArray[np.uint64], max_bits: int) -> tuple[NDArray[np.intp],
     """The places of all pairs of distinct hashes that differ in at most `max_bits`.
 
     Of `max_bits` + 1 bands of bits two such hashes share one (the pigeonhole principle): only those that
-    share a band are compared.
+    share a band are compared, each with the next `_MOST_COMPARED` at most.
     """
     edges = np.linspace(0, BITS, max_bits + 2).astype(int)
     found = [np.empty((2, 0), np.intp)]
@@ -147,6 +152,11 @@ def _pairs(hashes: NDArray[np.uint64], max_bits: int) -> tuple[NDArray[np.intp],
             places = places[places + ahead < len(hashes)]
             places = places[sorted_band[places] == sorted_band[places + ahead]]
             if not len(places):
+                break
+            if ahead > _MOST_COMPARED:
+                log.warning(
+                    "%d pictures have too much in common with others: not all were compared", len(places)
+                )
                 break
             distance = np.bitwise_count(sorted_hashes[places] ^ sorted_hashes[places + ahead])
             near = places[distance <= max_bits]

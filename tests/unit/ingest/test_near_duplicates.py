@@ -18,6 +18,7 @@ from pipelines.core import images
 from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.core.near_duplicates import load_likeness
 from pipelines.core.types import store_key
+from pipelines.ingest import near_duplicates
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.near_duplicates import Alike, first_alike, read_report, remember, write_report
 from pipelines.ingest.perceptual_hash import SIDE, packed, signs
@@ -97,6 +98,17 @@ def test_many_hashes_cost_little() -> None:
     like = first_alike(hashes, 4)
     assert time.process_time() - start < 10
     assert like[100_000:101_000].tolist() == list(range(1000))
+
+
+def test_pages_that_hardly_differ_are_not_all_compared(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alike = np.arange(64, dtype=np.uint64) << np.uint64(58)  # all but their first 6 bits are the same
+    assert len(set(first_alike(alike, 4).tolist())) < 4
+    assert not caplog.messages
+    monkeypatch.setattr(near_duplicates, "_MOST_COMPARED", 5)
+    assert (first_alike(alike, 4) != np.arange(64)).sum() > 32
+    assert any("not all were compared" in message for message in caplog.messages)
 
 
 def acks(*pictures: tuple[str, str, int | None], tenant: str = "") -> pa.Table:
