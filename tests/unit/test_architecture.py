@@ -79,3 +79,18 @@ def test_opening_a_store_leaves_other_peoples_logging_alone():
         "assert out.getvalue() == 'heard\\n'"
     )
     assert "pymilvus" in loaded_by(statement)
+
+
+def test_without_its_extra_elasticsearch_is_said_to_be_missing():
+    statement = (
+        "import sys\n"
+        "sys.modules['elasticsearch'] = None\n"
+        "from pipelines.core.errors import MissingDependency\n"
+        "try:\n"
+        "    import pipelines.core.stores.elastic\n"
+        "except MissingDependency as exc:\n"
+        "    assert str(exc) == \"stores.elastic needs: pip install 'mmrag[elastic]'\"\n"
+        "else:\n"
+        "    raise AssertionError"
+    )
+    loaded_by(statement)

@@ -71,8 +71,8 @@ def test_every_node_type_installs_the_project_and_only_gpu_nodes_the_gpu_extra(p
     assert cpu == prepared["head_setup_commands"][: len(cpu)]
     # A type's commands replace the common ones; all but the last are the same.
     assert gpu[:-1] == cpu[:-1]
-    assert cpu[-1].endswith("install ~/mmrag")
-    assert gpu[-1].endswith('install "$HOME/mmrag[gpu]"')
+    assert cpu[-1].endswith('install "$HOME/mmrag[elastic]"')
+    assert gpu[-1].endswith('install "$HOME/mmrag[elastic,gpu]"')
     extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
     assert "\ngpu = [" in extras
 

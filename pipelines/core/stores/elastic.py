@@ -13,16 +13,19 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
-from elasticsearch import ApiError, Elasticsearch, TransportError
-from elasticsearch.helpers import streaming_bulk
-
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import MissingDependency, StoreError, StoreUnavailable
 from pipelines.core.filters import Filter
 from pipelines.core.stores import facets
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.records import check_parts, from_row, last_of_each, to_row
 from pipelines.core.stores.words import query_words
 from pipelines.core.types import Found, Part
+
+try:
+    from elasticsearch import ApiError, Elasticsearch, TransportError
+    from elasticsearch.helpers import streaming_bulk
+except ImportError as exc:
+    raise MissingDependency("stores.elastic needs: pip install 'mmrag[elastic]'") from exc
 
 MAX_K: Final = 10_000  # index.max_result_window
 _TRANSIENT: Final = (429, 502, 503, 504)
