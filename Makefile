@@ -24,6 +24,7 @@ LOCKS := requirements/constraints
 SUPPLY := build/supply
 # A configuration of pip's with `user = true` fails inside an environment.
 PIP := PIP_USER=0 $(BIN)/python -m pip
+SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench docs lock audit sbom licences clean
@@ -43,15 +44,17 @@ $(STAMP): pyproject.toml $(LOCKS)-cpu.txt $(if $(VLLM),$(VLLM) scripts/torchvisi
 	  $(PYTHON) scripts/preflight.py --venv $(VENV) $(if $(TORCH_INDEX),--cpu-wheels) \
 	  && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing mmrag and its tools into $(VENV): some minutes, and some GB"
-	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
-	$(PIP) install --constraint $(LOCKS)-cpu.txt --editable '.[dev]'
+	$(if $(TORCH_INDEX),$(PIP) install --no-compile --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
+	$(PIP) install --no-compile --constraint $(LOCKS)-cpu.txt --editable '.[dev]'
 ifneq ($(VLLM),)
-	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	@site=$(SITE) \
 	  && cp scripts/torchvision_schemas.py "$$site/" \
 	  && echo 'import torchvision_schemas; torchvision_schemas.install()' > "$$site/torchvision_schemas.pth"
-	$(if $(TORCH_INDEX),$(PIP) install --index-url $(TORCH_INDEX) --no-deps '$(TORCHVISION)')
-	$(PIP) install --no-deps --requirement $(VLLM)
+	$(if $(TORCH_INDEX),$(PIP) install --no-compile --index-url $(TORCH_INDEX) --no-deps '$(TORCHVISION)')
+	$(PIP) install --no-compile --no-deps --requirement $(VLLM)
 endif
+	@# pip compiles on one core. What does not compile are templates, and files for other Pythons.
+	@$(BIN)/python -m compileall -q -j 0 "$(SITE)" >/dev/null 2>&1 || true
 	@touch $@
 	@echo "installed; next: make demo"
 
