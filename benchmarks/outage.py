@@ -31,7 +31,7 @@ from pipelines.core.stores.config import MilvusConfig
 _SERVER = """
 import sys, threading
 from milvus_lite.adapter.grpc.server import start_server_in_thread
-start_server_in_thread(sys.argv[1], "127.0.0.1", int(sys.argv[2]))
+kept = start_server_in_thread(sys.argv[1], "127.0.0.1", int(sys.argv[2]))
 threading.Event().wait()
 """
 _EMBEDDED = "pipelines.core.stores.embedded"
@@ -83,7 +83,7 @@ def vectors_at(store: str, data: Path) -> Iterator[Server | None]:
 def ingest(manifest: Path, index: Path, server: Server | None) -> subprocess.Popen[bytes]:
     stores = ["--set", f"stores.milvus.uri={server.uri}"] if server else []
     words = [MMRAG, "ingest", manifest, "--index", index, "--set", "ingest.rows_per_write=32", *stores]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
 
 def timed(job: subprocess.Popen[bytes], start: float) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -37,6 +38,7 @@ GROUPS = {"generator": "vllm", "retriever": "retriever"}
 @contextmanager
 def cluster(cpus: int, folder: Path, dashboard: bool = False) -> Iterator[None]:
     """A Ray of this machine that everything started meanwhile joins. `serve deploy` needs its dashboard."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -48,18 +50,34 @@ def cluster(cpus: int, folder: Path, dashboard: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run([RAY, "stop", "--force"], check=True, stdout=subprocess.DEVNULL)
+        _kill_all_of(folder)
+
+
+def _kill_all_of(folder: Path) -> None:
+    """Every process of the Ray that lives in the folder: `ray stop` would end all of the machine's."""
+    named = [one for one in psutil.process_iter() if str(folder) in _command(one)]
+    for process in {*named, *(child for one in named for child in _below(one))}:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def replicas(part: str) -> int:
     """Processes that are up, those still loading among them."""
-    count = 0
-    for process in psutil.process_iter():
-        try:
-            count += f"ServeReplica:mmrag:{part}" in " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-    return count
+    return sum(f"ServeReplica:mmrag:{part}" in _command(process) for process in psutil.process_iter())
 
 
 async def step(address: str, questions: Sequence[str], concurrent: int, seconds: float, part: str) -> str:

@@ -37,7 +37,8 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
 
     `address` (or else RAY_ADDRESS) names a running cluster. Without one a Ray is started here that counts at
     least `cpus` CPUs, however many there are: what waits for disks needs no core. Its metrics are at port
-    RAY_METRICS_EXPORT_PORT, or where that is not set at any. Raises UsageError for one that is taken.
+    RAY_METRICS_EXPORT_PORT, or where that is not set at any. Raises UsageError for one that is taken, and for
+    a cluster that does not let this process join.
     """
     if ray.is_initialized():
         yield
@@ -47,7 +48,7 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        ray.init(address=address, **quiet)
+        _join(address, **quiet)
     else:
         _start(
             num_cpus=max(cpus or 0, os.cpu_count() or 1),
@@ -61,6 +62,19 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str, **options: Any) -> None:
+    try:
+        ray.init(address=address, **options)
+    except ConnectionError as exc:
+        refused = "AuthenticationError" in repr(exc.__cause__)
+        why = (
+            "it asks for another token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to that of its nodes"
+            if refused
+            else "is it up, and does this machine reach it?"
+        )
+        raise UsageError(f"the Ray cluster at {address} cannot be joined; {why}") from exc
 
 
 def _metrics_port() -> int | None:

@@ -55,6 +55,22 @@ def test_late_twice_is_an_error(monkeypatch: pytest.MonkeyPatch, ended: list[boo
         pass
 
 
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [("AuthenticationError: RPC error: InvalidAuthToken", "RAY_AUTH_TOKEN"), ("timed out", "is it up")],
+)
+def test_a_cluster_that_cannot_be_joined_is_named(
+    monkeypatch: pytest.MonkeyPatch, ended: list[bool], cause: str, advice: str
+) -> None:
+    refused = ConnectionError("Failed to connect to Ray cluster")
+    refused.__cause__ = RuntimeError(f"Failed to connect to GCS. Last connection error: {cause}")
+    monkeypatch.setattr(ray, "init", Starts(refused))
+    with pytest.raises(UsageError, match=f"10.0.0.1:6379 cannot be joined.*{advice}"):
+        with ray_runtime("10.0.0.1:6379"):
+            pass
+    assert not ended
+
+
 def test_another_error_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, ended: list[bool]) -> None:
     monkeypatch.setattr(ray, "init", Starts(ValueError("no such option")))
     with pytest.raises(ValueError, match="no such option"), ray_runtime():
