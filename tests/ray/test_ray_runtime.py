@@ -65,9 +65,9 @@ def test_a_cluster_that_cannot_be_joined_is_named(
     refused = ConnectionError("Failed to connect to Ray cluster")
     refused.__cause__ = RuntimeError(f"Failed to connect to GCS. Last connection error: {cause}")
     monkeypatch.setattr(ray, "init", Starts(refused))
-    with pytest.raises(UsageError, match=f"10.0.0.1:6379 cannot be joined.*{advice}"):
-        with ray_runtime("10.0.0.1:6379"):
-            pass
+    told = f"10.0.0.1:6379 cannot be joined.*{advice}"
+    with pytest.raises(UsageError, match=told), ray_runtime("10.0.0.1:6379"):
+        pass
     assert not ended
 
 
