@@ -1,6 +1,6 @@
 """Fetch emoji artwork, its names and Openclipart, and write the training file of the `lite` encoder.
 
-    python benchmarks/data/emoji.py --out DIR [--held-out-fold 0]
+    python -m benchmarks.data.emoji --out DIR [--held-out-fold 0]
 
 DIR/train.jsonl        rows for `mmrag train encoder`: google, twitter and Openclipart pictures
 DIR/concepts.json      the 1,852 concepts with names, tags and fold, for benchmarks/joint_encoder.py
@@ -28,19 +28,61 @@ import collections
 import hashlib
 import json
 import re
-import subprocess
 import sys
-import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from .judged import write_rows
+from .packages import Package, fetch, members, unpack
+
 TRAINED_VENDORS = ("google", "twitter")
 MEASURED_VENDORS = ("apple", "facebook")
-EMOJI_VERSION = "16.0.0"
-EMOJIBASE = "emojibase-data@17.0.0"
+PACKAGES = (
+    Package(
+        "npm",
+        "emoji-datasource-google",
+        "16.0.0",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    ),
+    Package(
+        "npm",
+        "emoji-datasource-twitter",
+        "16.0.0",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    ),
+    Package(
+        "npm",
+        "emoji-datasource-apple",
+        "16.0.0",
+        "b34d1665e136f163b0d4433318df151895b785186e8c729b2211b43017945075",
+    ),
+    Package(
+        "npm",
+        "emoji-datasource-facebook",
+        "16.0.0",
+        "017038cf5a4e7fcf03dd9133cbed43d4c281c4b3ce7b927c7160261b92b8821e",
+    ),
+    Package(
+        "npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"
+    ),
+)
+CLIPART_PACKAGES = {
+    "png": Package(
+        "debian",
+        "openclipart-png",
+        "1:0.18+dfsg-19",
+        "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+    ),
+    "svg": Package(
+        "debian",
+        "openclipart-svg",
+        "1:0.18+dfsg-19",
+        "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+    ),
+}
 LANGUAGES = ("en", "zh", "zh-hant")
 FOLDS = 5
 
@@ -82,24 +124,13 @@ class Clipart:
 
 def fetch_emoji(out: Path) -> None:
     """The four vendors' 64-pixel pictures, emoji.json and emojibase's names, from the npm registry."""
-    packages = [f"emoji-datasource-{vendor}@{EMOJI_VERSION}" for vendor in TRAINED_VENDORS + MEASURED_VENDORS]
-    for package in [*packages, EMOJIBASE]:
-        archive = out / "downloads" / (package.replace("@", "-") + ".tgz")
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        if not archive.exists():
-            print(f"fetching {package}", file=sys.stderr)
-            subprocess.run(
-                ["npm", "pack", "--silent", package],
-                cwd=archive.parent,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                target = _target(member.name, package)
-                if target and member.isfile() and not (out / target).exists():
-                    (out / target).parent.mkdir(parents=True, exist_ok=True)
-                    (out / target).write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+    for package in PACKAGES:
+        archive = fetch(package, out / "downloads")
+        for name, data in members(archive, lambda name, package=package: bool(_target(name, package.name))):
+            target = out / _target(name, package.name)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
 
 
 def _target(member: str, package: str) -> str | None:
@@ -140,21 +171,17 @@ def read_concepts(out: Path) -> list[Concept]:
 
 def fetch_clipart(out: Path) -> None:
     """Debian's Openclipart pictures, and their SVG twins, whose metadata hold title, keywords and licence."""
-    downloads = out / "downloads"
-    for package in ("openclipart-png", "openclipart-svg"):
-        if not list(downloads.glob(f"{package}_*.deb")):
-            print(f"fetching {package}", file=sys.stderr)
-            subprocess.run(
-                ["apt-get", "download", package], cwd=downloads, check=True, stdout=subprocess.DEVNULL
-            )
-        if not (downloads / package).exists():
-            [archive] = downloads.glob(f"{package}_*.deb")
-            subprocess.run(["dpkg", "-x", archive.name, package], cwd=downloads, check=True)
+    for form, package in CLIPART_PACKAGES.items():
+        unpack(fetch(package, out / "downloads"), f"usr/share/openclipart/{form}", _clipart(out, form))
+
+
+def _clipart(out: Path, form: str) -> Path:
+    return out / "downloads" / "openclipart" / form
 
 
 def read_clipart(out: Path) -> list[Clipart]:
     """Public-domain pictures with a usable English name, copied small and on white under pictures/."""
-    base = out / "downloads/openclipart-svg/usr/share/openclipart/svg"
+    base = _clipart(out, "svg")
     entries = []
     for svg in sorted(base.rglob("*.svg")):
         name = svg.relative_to(base).with_suffix("").as_posix()
@@ -184,7 +211,7 @@ def read_clipart(out: Path) -> list[Clipart]:
         words = [_clean(word) for word in keywords if not word.startswith("0x") and "theme" not in word]
         tags = tuple(dict.fromkeys(word for word in words if len(word) > 1 and word not in _GENERIC_KEYWORDS))
         picture = f"pictures/clipart/{name}.png"
-        if _shrink(out / f"downloads/openclipart-png/usr/share/openclipart/png/{name}.png", out / picture):
+        if _shrink(_clipart(out, "png") / f"{name}.png", out / picture):
             found.append(
                 Clipart(picture, label, tags, frozenset(_words(" ".join((label, file_name, *tags)))))
             )
@@ -225,10 +252,6 @@ def build(out: Path) -> tuple[list[Concept], list[Clipart]]:
     fetch_emoji(out)
     fetch_clipart(out)
     return read_concepts(out), read_clipart(out)
-
-
-def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
 def _shrink(source: Path, target: Path) -> bool:
