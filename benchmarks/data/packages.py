@@ -2,12 +2,14 @@
 
 Fetched by the registry's own client, so that mirrors and proxies hold. An archive is nobody's word: another
 SHA-256 than the one written here is refused, and so are names that lead out, too many files and too many
-bytes; links and devices are passed over. Knows nothing of what the files mean.
+bytes. A symbolic link to a file that is unpacked beside it becomes that file; other links, and devices, are
+passed over. Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import shutil
 import subprocess
 import sys
@@ -21,12 +23,15 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 Registry = Literal["npm", "pypi", "debian"]
-_Member = tuple[str, int, Callable[[], bytes]]
+_Member = tuple[str, int, Callable[[], bytes] | str]
+"""Name, size, and how to read it, or what it is a symbolic link to."""
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_BYTES = 4 * 2**30
 """Of all files of an archive, unpacked."""
+_MAX_LINKS = 8
+"""From a link to a link and on."""
 _SUFFIX: dict[Registry, str] = {"npm": ".tgz", "pypi": ".whl", "debian": ".deb"}
 
 
@@ -90,19 +95,26 @@ def _check(package: Package, archive: Path) -> None:
         raise PackageError(f"{archive}: has SHA-256 {found}; wanted {package.sha256}")
 
 
-def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Name and contents of each file of a .tgz, .whl or .deb that is wanted. Raises PackageError."""
+def members(
+    archive: Path, wanted: Callable[[str], bool], links: dict[str, str] | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Name and contents of each file of a .tgz, .whl or .deb that is wanted; `links` gets the symbolic links
+    with the names that they lead to. Raises PackageError."""
     total = 0
     try:
-        for number, (raw_name, size, read) in enumerate(_files(archive), start=1):
+        for number, (raw_name, size, content) in enumerate(_files(archive), start=1):
             name = _inside(raw_name, archive)
             total += size
             if number > MAX_MEMBERS or total > MAX_BYTES:
                 raise PackageError(f"{archive}: has more files or bytes than are unpacked")
-            if wanted(name):
-                if size > MAX_MEMBER_BYTES:
-                    raise PackageError(f"{archive}: {name} has more than {MAX_MEMBER_BYTES:,} bytes")
-                yield name, read()
+            if not wanted(name):
+                continue
+            if size > MAX_MEMBER_BYTES:
+                raise PackageError(f"{archive}: {name} has more than {MAX_MEMBER_BYTES:,} bytes")
+            if not isinstance(content, str):
+                yield name, content()
+            elif links is not None:
+                links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), content))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as exc:
         raise PackageError(f"{archive}: cannot be read ({exc})") from exc
 
@@ -113,11 +125,22 @@ def unpack(archive: Path, below: str, folder: Path) -> Path:
         return folder
     beside = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    for name, data in members(archive, lambda name: name.startswith(f"{below}/")):
-        target = beside / name.removeprefix(f"{below}/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    if not beside.is_dir():
+    written: dict[str, Path] = {}
+    links: dict[str, str] = {}
+
+    def place(name: str) -> Path:
+        written[name] = beside / name.removeprefix(f"{below}/")
+        written[name].parent.mkdir(parents=True, exist_ok=True)
+        return written[name]
+
+    for name, data in members(archive, lambda name: name.startswith(f"{below}/"), links):
+        place(name).write_bytes(data)
+    for name, target in links.items():
+        for _ in range(_MAX_LINKS):
+            target = links.get(target, target)
+        if target in written and name not in written:
+            place(name).hardlink_to(written[target])
+    if not written:
         raise PackageError(f"{archive}: has nothing below {below}")
     return beside.rename(folder)
 
@@ -145,6 +168,8 @@ def _of_tar(tar: tarfile.TarFile) -> Iterator[_Member]:
     for member in tar:
         if member.isreg():
             yield member.name, member.size, lambda member=member: tar.extractfile(member).read()
+        elif member.issym():
+            yield member.name, 0, member.linkname
 
 
 def _inside(name: str, archive: Path) -> str:

@@ -114,19 +114,46 @@ def test_what_is_not_wanted_counts_but_is_not_read(tmp_path, monkeypatch) -> Non
         list(packages.members(tmp_path / "a.tgz", "x".__eq__))
 
 
-def test_links_and_devices_are_passed_over(tmp_path) -> None:
+def with_links(files: dict[str, bytes], links: dict[str, tuple[bytes, str]]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        for name, kind in {
-            "link": tarfile.SYMTYPE,
-            "hard": tarfile.LNKTYPE,
-            "pipe": tarfile.FIFOTYPE,
-        }.items():
+        for name, (kind, target) in links.items():
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
+            member.type, member.linkname = kind, target
             tar.addfile(member)
-    (tmp_path / "a.tgz").write_bytes(stream.getvalue())
-    assert not list(packages.members(tmp_path / "a.tgz", everything))
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def test_a_link_to_a_file_beside_it_becomes_that_file(tmp_path) -> None:
+    soft = tarfile.SYMTYPE
+    links = {"p/deep/b": (soft, "../a"), "p/c": (soft, "deep/b"), "p/gone": (soft, "nothing")}
+    (tmp_path / "a.tgz").write_bytes(with_links({"p/a": b"1"}, links))
+    out = packages.unpack(tmp_path / "a.tgz", "p", tmp_path / "out")
+    found = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+    assert found == {"a", "deep/b", "c"}
+    assert {(out / name).read_bytes() for name in found} == {b"1"}
+    assert not any(file.is_symlink() for file in out.rglob("*"))
+
+
+def test_other_links_and_devices_are_passed_over(tmp_path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    links = {
+        "p/up": (tarfile.SYMTYPE, "../../secret"),
+        "p/absolute": (tarfile.SYMTYPE, str(secret)),
+        "p/folder": (tarfile.SYMTYPE, ".."),
+        "p/ring": (tarfile.SYMTYPE, "gnir"),
+        "p/gnir": (tarfile.SYMTYPE, "ring"),
+        "p/hard": (tarfile.LNKTYPE, str(secret)),
+        "p/pipe": (tarfile.FIFOTYPE, ""),
+    }
+    (tmp_path / "a.tgz").write_bytes(with_links({"p/folder/a": b"1"}, links))
+    out = packages.unpack(tmp_path / "a.tgz", "p", tmp_path / "out")
+    assert [file.relative_to(out).as_posix() for file in out.rglob("*")] == ["folder", "folder/a"]
 
 
 @pytest.mark.parametrize("suffix", ["tgz", "whl"])
