@@ -23,7 +23,7 @@ PACKAGE = Package(
 def fetch_data(work: Path) -> Path:
     """The package's data folder: `train` and `test`, each with images/N.png and questions.json."""
     archive = fetch(PACKAGE, work / "downloads")
-    return unpack(archive, "easy_vqa/data", work / "downloads" / "easy-vqa")
+    return unpack(archive, "easy_vqa/data", work / "downloads" / "easy-vqa-data")
 
 
 def build(work: Path, out: Path) -> None:
