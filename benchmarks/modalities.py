@@ -1,15 +1,18 @@
 """What do captions, OCR and pictures add? The same questions to three systems that differ in settings alone.
 
-    python benchmarks/modalities.py [--questions 15] [--seed 0] [--price-per-hour 1.0] [--keep DIR]
+    python benchmarks/modalities.py [--questions 12] [--seed 0] [--price-per-hour 1.0] [--keep DIR]
 
 - `text`: the corpus without its pictures and captions; the branches that search text.
 - `read`: captions, and what OCR reads in the pictures, as text beside it. A question's own picture is read
   too, and its words are put before the question. No picture is searched or shown.
-- `full`: the same index, pictures searched and shown to the model.
+- `shown`: the same index, found by its words alone, the first picture shown to the model. A question's own
+  picture is searched with and shown.
+- `full`: by default settings: for a text, too, pictures are searched by their vectors.
 
 Draws the corpus (benchmarks/data/machines.py), ingests it once without and once with pictures, and asks in a
 process for each system, one question after the other. Answers come from tiny-llava by transformers, without
-Ray. Prints two Markdown tables, and what `full` adds to `read`. --keep: write each system's answers there.
+Ray. Prints two Markdown tables, and what each system adds to the one before it. --keep: write each system's
+answers there.
 """
 
 from __future__ import annotations
@@ -61,17 +64,18 @@ COLUMNS = {
 @dataclass(frozen=True, slots=True)
 class System:
     """`corpus`: its manifest, and the name of its index. `photographs`: what becomes of a question's own.
-    Where these are shown, pictures are searched."""
+    Where these are searched with, so are texts."""
 
     corpus: str
-    photographs: Literal["dropped", "read", "shown"]
+    photographs: Literal["dropped", "read", "searched"]
     settings: tuple[str, ...]
 
 
 SYSTEMS = {
     "text": System("texts", "dropped", ("generator.max_pictures=0",)),
     "read": System("whole", "read", ("ingest.ocr.kind=rapidocr", "generator.max_pictures=0")),
-    "full": System("whole", "shown", ("ingest.ocr.kind=rapidocr",)),
+    "shown": System("whole", "searched", ("ingest.ocr.kind=rapidocr", "search.alpha_text=0")),
+    "full": System("whole", "searched", ("ingest.ocr.kind=rapidocr",)),
 }
 
 
@@ -99,7 +103,7 @@ class Watched:
     """An Answerer that says how long each question took, and which documents its evidence was of."""
 
     answerer: Answerer
-    photographs: Literal["dropped", "read", "shown"]
+    photographs: Literal["dropped", "read", "searched"]
     ocr: OcrConfig
     waited_s: list[float] = field(default_factory=list)
     documents: list[set[str]] = field(default_factory=list)
@@ -116,7 +120,7 @@ class Watched:
         return answer
 
     def _as_asked(self, query: Query) -> Query:
-        if query.image is None or self.photographs == "shown":
+        if query.image is None or self.photographs == "searched":
             return query
         words = []
         if self.photographs == "read":
@@ -131,7 +135,7 @@ def ask(name: str, work: Path, made: Sequence[machines.Made], keep: Path | None)
     questions = read_questions(work / "questions.jsonl", {})
     with peak_memory(os.getpid()) as memory, Index(work / f"{system.corpus}-index", settings.index) as index:
         retriever = index.retriever(settings.search)
-        searched = retriever if system.photographs == "shown" else TextBranches(retriever)
+        searched = retriever if system.photographs == "searched" else TextBranches(retriever)
         answerer = local_answerer(index, searched, settings)
         some = questions[:: max(1, len(questions) // 12)]  # of every kind: all models load
         ask_all(some, Watched(answerer, system.photographs, settings.ingest.ocr))
@@ -224,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--questions", type=int, default=15, help="of each kind and language")
+    parser.add_argument("--questions", type=int, default=12, help="of each kind and language")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--price-per-hour", type=float, default=1.0, help="of the machine")
     parser.add_argument("--keep", type=Path, help="write each system's answers into this directory")
