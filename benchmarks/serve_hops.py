@@ -36,6 +36,7 @@ PATHS = {
     "asked by two of its threads": "/threads",
 }
 _TEXT = "x" * 500
+_ROW = "medians: "
 
 
 def serve_graph(port: int, rounds: int, requests: int) -> None:
@@ -99,7 +100,8 @@ def serve_graph(port: int, rounds: int, requests: int) -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     graph = deployed(serve.ingress(app)(Gateway)).bind(deployed(Retriever).bind(deployed(Encoder).bind()))
     serve.run(graph, logging_config={"log_level": "WARNING", "enable_access_log": False})
-    print(" | ".join(f"{ms:.1f}" for ms in medians(f"http://127.0.0.1:{port}", rounds, requests)), flush=True)
+    found = medians(f"http://127.0.0.1:{port}", rounds, requests)
+    print(_ROW + " | ".join(f"{ms:.1f}" for ms in found), flush=True)
     serve.shutdown()
 
 
@@ -141,7 +143,8 @@ def main() -> None:
         )
         if run.returncode:
             raise SystemExit(run.stderr[-3000:])
-        print(f"| {name} | {run.stdout.splitlines()[-1]} |", flush=True)
+        (row,) = (line for line in run.stdout.splitlines() if line.startswith(_ROW))  # Ray prints, too
+        print(f"| {name} | {row.removeprefix(_ROW)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Split a document's passages into chunks to embed and to find. Pure: reads nothing, knows no store.
 
 A passage is `body` or `heading⏎body` (see `sources`). Every piece of a long one keeps its heading;
-short neighbours of the same pictures and source become one chunk, under one heading where they share it.
+short neighbours of the same pictures and source become one chunk, under one heading where they share it. So
+do a picture's caption and what OCR read in it, as a hit shows one chunk.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipelines.core.types import Document, Part, Passage, part_id
 from pipelines.ingest.sources.text import storable, tidy
 
-RULES = "chunk/1"
+RULES = "chunk/2"
 """The version of these rules, for the parts fingerprint."""
 
 # Where a text may be cut, best first: after a sentence, after a clause, between words.
@@ -58,18 +59,21 @@ class ChunkConfig(BaseModel):
 
 def chunks(document: Document, config: ChunkConfig) -> tuple[Part, ...]:
     """The document's chunks in reading order, each with the ids of the pictures that it belongs to."""
+    passages = tuple(
+        replace(passage, source=passage.source or document.source) for passage in document.passages
+    )
     return tuple(
         Part(
             id=part_id(document.id, "chunk", ordinal),
             kind="chunk",
             document_id=document.id,
-            source=passage.source or document.source,
+            source=passage.source,
             text=passage.text,
             image_ids=tuple(part_id(document.id, "image", image) for image in passage.images),
             metadata=document.metadata,
             tenant=document.tenant,
         )
-        for ordinal, passage in enumerate(merged(document.passages, config))
+        for ordinal, passage in enumerate(merged(passages, config))
     )
 
 

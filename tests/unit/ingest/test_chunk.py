@@ -77,6 +77,17 @@ def test_short_neighbours_with_the_same_pictures_are_one_chunk() -> None:
     assert split("x" * 20, "y" * 20, config=config) == ["x" * 20, "y" * 20]
 
 
+def test_a_caption_and_what_ocr_read_in_its_picture_are_one_chunk() -> None:
+    caption, line = Passage("Plate of the pump", (0,)), Passage("380 V", (0,), "pump.png")
+    config = ChunkConfig(max_chars=60, max_bytes=200, merge_chars=30)
+    of_picture, of_page = (
+        chunks(Document("d", source, (caption, line), ("pump.png",)), config)
+        for source in ("pump.png", "page.html")
+    )
+    assert [(chunk.text, chunk.source) for chunk in of_picture] == [("Plate of the pump\n380 V", "pump.png")]
+    assert [chunk.source for chunk in of_page] == ["page.html", "pump.png"]
+
+
 def test_overlap_repeats_the_end_of_the_piece_before() -> None:
     config = ChunkConfig(max_chars=60, max_bytes=200, merge_chars=0, overlap_chars=10)
     assert split("First of all comes this rather long sentence. Then another.", config=config) == [

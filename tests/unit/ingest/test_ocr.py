@@ -270,16 +270,16 @@ def test_the_rows_of_a_picture_with_text(desk: Desk) -> None:
     (desk.folder / "plate.txt").write_text("The plate of the pump.")
     rows = {row["id"]: row for row in desk.parse()}
     document = rows.pop("corpus/plate.png")
-    assert list(rows) == [f"corpus/plate.png#{part}" for part in ("img-0", "txt-0", "txt-1")]
-    assert row_part(rows["corpus/plate.png#txt-1"]) == Part(
-        "corpus/plate.png#txt-1",
+    assert list(rows) == [f"corpus/plate.png#{part}" for part in ("img-0", "txt-0")]
+    assert row_part(rows["corpus/plate.png#txt-0"]) == Part(
+        "corpus/plate.png#txt-0",
         "chunk",
         "corpus/plate.png",
         str(desk.folder / "plate.png"),
-        "Pump LK-847\n380 V",
+        "The plate of the pump.\nPump LK-847\n380 V",
         image_ids=("corpus/plate.png#img-0",),
     )
-    assert (document["kind"], document["num_parts"]) == (DOCUMENT, 3)
+    assert (document["kind"], document["num_parts"]) == (DOCUMENT, 2)
 
 
 def test_a_failure_is_one_refused_row(desk: Desk) -> None:
