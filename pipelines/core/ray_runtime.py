@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 _STARTING = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its own log lines are not for users
     "RAY_gcs_server_port_wait_time_s": "120",  # 30 are too few where every core is busy
-    # Our deployments block no event loop: without a second one a hop takes half the time.
+    # Our deployments block no event loop: they need no second one.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # A request whose gateway is lost goes to another.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.proxy:middlewares",
