@@ -35,7 +35,7 @@ from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of
 from pipelines.core.near_duplicates import load_likeness
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
-from pipelines.core.retriever import Knowledge, Retriever, SearchConfig
+from pipelines.core.retriever import Knowledge, Retriever, SearchConfig, Watch
 from pipelines.core.space import require_same_space
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
@@ -198,7 +198,9 @@ class Index:
             self.directory, self.config, writable=writable, encoder=self.encoder, embedder=self.embedder
         )
 
-    def retriever(self, config: SearchConfig, aligner: Aligner | None = None) -> Retriever:
+    def retriever(
+        self, config: SearchConfig, aligner: Aligner | None = None, watch: Watch = lambda branch, vector: None
+    ) -> Retriever:
         """Searches this index; `aligner` stands for the configured one where it runs elsewhere."""
         knowledge = Knowledge(
             encoder=self._checked_encoder,
@@ -211,6 +213,7 @@ class Index:
             lines=self.lines,
             likeness=Lazy[Mapping[str, str]](lambda: load_likeness(self.home)),
             aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
+            watch=watch,
         )
         retriever = Retriever(knowledge, config)
         self._stack.callback(retriever.close)

@@ -18,7 +18,7 @@ from pipelines.core.aligner import Aligner
 from pipelines.core.errors import SpaceMismatch
 from pipelines.core.index import Index
 from pipelines.core.manifest import WRITTEN, Manifest
-from pipelines.core.retriever import Query, Retriever, SearchConfig
+from pipelines.core.retriever import Query, Retriever, SearchConfig, Watch
 from pipelines.core.types import SearchResult
 
 LOOK_EVERY_S: Final = 1.0
@@ -39,8 +39,14 @@ class LiveIndex:
     `aligner` stands for the configured one where it runs elsewhere.
     """
 
-    def __init__(self, index: Index, config: SearchConfig, aligner: Aligner | None = None) -> None:
-        self._config, self._aligner = config, aligner
+    def __init__(
+        self,
+        index: Index,
+        config: SearchConfig,
+        aligner: Aligner | None = None,
+        watch: Watch = lambda branch, vector: None,
+    ) -> None:
+        self._config, self._aligner, self._watch = config, aligner, watch
         self._lock = threading.Lock()
         self._opened = self._with_retriever(index)
         self._seen: tuple[int, ...] = ()
@@ -118,4 +124,4 @@ class LiveIndex:
             before.index.close()
 
     def _with_retriever(self, index: Index) -> _Opened:
-        return _Opened(index, index.retriever(self._config, self._aligner))
+        return _Opened(index, index.retriever(self._config, self._aligner, self._watch))

@@ -39,6 +39,8 @@ VISUAL: tuple[Branch, ...] = ("image_to_image", "text_to_image")
 TEXT: tuple[Branch, ...] = ("text", "lexical")
 MAX_K = 1000
 Run = TypeVar("Run")
+Watch = Callable[[Branch, NDArray[np.float32]], None]
+"""Is shown the vector (D,) that a branch searches with, in the branch's thread."""
 _REMEMBERED_QUESTIONS = 128
 
 
@@ -84,6 +86,7 @@ class Knowledge:
     lines: Callable[[Part], Sequence[Line]] = lambda picture: ()
     likeness: Callable[[], Mapping[str, str]] = dict
     aligner: Callable[[], Aligner | None] = lambda: None
+    watch: Watch = lambda branch, vector: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +199,15 @@ class Retriever:
         text = query.text or ""
         if branch == "lexical":
             return know.lexical().search(text, n, query.where)
+        if branch == "image_to_image":
+            vector = self.picture_vector(query.image or b"")
+        else:
+            vector = self._text_of(text) if branch == "text" else self._visual_of(text)
+        know.watch(branch, vector)
         if branch == "text":
-            found = know.text().search(self._text_of(text), n, query.where)
+            found = know.text().search(vector, n, query.where)
             floor = know.embedder().floor
             return [f for f in found if f.score >= floor]
-        vector = (
-            self.picture_vector(query.image or b"") if branch == "image_to_image" else self._visual_of(text)
-        )
         return know.visual().search(vector, n, query.where)
 
     def _aligner_of(self, query: Query) -> Aligner | None:

@@ -38,8 +38,10 @@ from pipelines.serve.client import ask, served
 from pipelines.settings import Settings
 
 _K = 10
-# The demo's server is for its own questions, wherever the settings' server listens and whoever may ask it.
+# The demo's server is for its own questions, wherever the settings' server listens and whoever may ask it, on
+# whatever machine this is.
 _OPEN = (
+    "--set=serve.layout=compact",
     "--host=127.0.0.1",
     "--set=serve.api_keys=[]",
     "--set=serve.allowed_hosts=[]",

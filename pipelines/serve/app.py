@@ -24,7 +24,7 @@ from pipelines.serve.deployments import (
     Gateway,
     Parts,
     QueryEncoder,
-    Retrieval,
+    Retriever,
     TransformersGenerator,
 )
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
@@ -34,25 +34,31 @@ _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def application(parts: Parts) -> serve.Application:
-    """gateway -> retriever -> query encoder and aligner, and gateway -> generator. Raises UsageError for what
-    cannot be served."""
+    """gateway -> retriever -> query encoder and aligner, and gateway -> generator; in the compact layout
+    gateway -> generator. Raises UsageError for what cannot be served."""
     config = parts.serve
     log = LoggingConfig(log_level="WARNING", encoding=config.log.encoding, enable_access_log=False)
-    encoder = _deployed(QueryEncoder, "encoder", config.encoder, log).bind(parts)
-    aligner = None
-    if parts.search.aligner.model:
-        aligner = _deployed(Alignment, "aligner", config.aligner, log).bind(parts)
-    retrieval = _deployed(Retrieval, "retriever", config.retriever, log).bind(parts, encoder, aligner)
+    retrieval = _retrieval(parts, log) if config.layout == "graph" else None
     if engine(parts.generator) == "vllm":
         model = parts.generator.model or str(TINY_LLAVA)
         generator = llm_deployment(parts.generator, config.vllm, model, config.log)
     else:
         generator = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers, log).bind(parts)
     ingress: Any = serve.ingress()(Gateway)
-    served: serve.Application = _deployed(ingress, "gateway", config.gateway, log).bind(
-        parts, retrieval, generator, encoder
-    )
+    gateway = _deployed(ingress, "gateway", config.gateway, log)
+    served: serve.Application = gateway.bind(parts, retrieval, generator)
     return served
+
+
+def _retrieval(parts: Parts, log: LoggingConfig) -> serve.Application:
+    config = parts.serve
+    encoder = _deployed(QueryEncoder, "encoder", config.encoder, log).bind(parts)
+    aligner = None
+    if parts.search.aligner.model:
+        aligner = _deployed(Alignment, "aligner", config.aligner, log).bind(parts)
+    retrieval = _deployed(Retriever, "retriever", config.retriever, log)
+    bound: serve.Application = retrieval.bind(parts, encoder, aligner)
+    return bound
 
 
 def engine(generator: GeneratorConfig) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipelines.core.retriever import Mode, Query
 from pipelines.core.types import Answer
 from pipelines.serve.app import NAME, deployed
 from pipelines.serve.deployments import Parts, ServedBackend
+from pipelines.serve.handles import RemoteSearcher
 from pipelines.serve.vllm import DEPLOYMENT
 
 _BLOCK_ROWS, _AT_ONCE = 256, 32
@@ -86,6 +87,8 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
     beside = out.with_name(f".{out.name}.part")
     counts = {"refused": 0, "failed": 0}
     progress("loading the models", 0, 0)
+    # It has no use for a gateway that retrieves.
+    parts = replace(parts, serve=parts.serve.model_copy(update={"layout": "graph"}))
     with deployed(parts):
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
@@ -125,8 +128,8 @@ class AnswerQuestions:
     """Table of lines -> table of answers; those of a batch are worked on side by side."""
 
     def __init__(self, parts: Parts, folder: Path) -> None:
-        retrieval, generator = (serve.get_deployment_handle(name, NAME) for name in ("retriever", DEPLOYMENT))
-        self._backend = ServedBackend(parts, retrieval, generator)
+        retriever, generator = (serve.get_deployment_handle(name, NAME) for name in ("retriever", DEPLOYMENT))
+        self._backend = ServedBackend(parts, RemoteSearcher(retriever), generator)
         self._types = Manifest.load(parts.index_dir).metadata_types
         self._folder = folder.resolve()
         self._loop = asyncio.new_event_loop()

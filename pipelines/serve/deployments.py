@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
@@ -33,14 +30,12 @@ from pipelines.core.engine import TransformersEngine
 from pipelines.core.errors import BadImage, MmragError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
 from pipelines.core.index import Index, IndexConfig
-from pipelines.core.live import LiveIndex
 from pipelines.core.previews import Preview, preview_at, read_preview
 from pipelines.core.prompts import Turn
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit, SearchResult
 from pipelines.serve.backend import Event, Health
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.drift import Drift, sampled
 from pipelines.serve.gateway import create_app
 from pipelines.serve.handles import (
     Described,
@@ -53,10 +48,9 @@ from pipelines.serve.handles import (
     RemoteSearcher,
 )
 from pipelines.serve.logs import join_serve, timed
-from pipelines.serve.metrics import cache_lookups
+from pipelines.serve.retrieval import Retrieval
 
 _LOG = logging.getLogger(__name__)
-T = TypeVar("T")
 # A replica's name and its metric families.
 Measured = tuple[str, list[Metric]]
 Vector = NDArray[np.float32]
@@ -84,42 +78,27 @@ class QueryEncoder:
         join_serve(parts.serve.log.level)
         self._index = Index(parts.index_dir, parts.index)
         self._index.check_spaces()
-        self._encoder, self._embedder = self._index.encoder(), self._index.embedder()
+        self._encoder = self._index.encoder()
         batch = parts.serve.encoder
         batched: tuple[Any, ...] = (self.question, self.encode_picture)
         for method in batched:
             method.set_max_batch_size(batch.max_batch_size)
             method.set_batch_wait_timeout_s(batch.batch_wait_s)
-        self._drift = Drift(parts.serve.monitor.drift_window, partial(sampled, self._index))
-        # Weights load with the first use: before the first question, not with it.
-        self._questions(["warm"])
+        _question_vectors(self._index, ["warm"])
 
     async def described(self) -> Described:
-        return Described(self._encoder.cache_key, self._embedder.space, self._embedder.floor)
+        embedder = self._index.embedder()
+        return Described(self._encoder.cache_key, embedder.space, embedder.floor)
 
     @serve.batch
     async def question(self, texts: list[str]) -> list[QuestionVectors]:
         with timed(_LOG, "encode_text", batch=len(texts), requests=_batched_ids()):
-            found = await asyncio.to_thread(self._questions, texts)
-        self._drift.add("text", [one.text for one in found])
-        self._drift.add("text_to_image", [one.visual for one in found if one.visual is not None])
-        return found
+            return await asyncio.to_thread(_question_vectors, self._index, texts)
 
     @serve.batch
     async def encode_picture(self, files: list[bytes]) -> list[Vector | BadImage]:
         with timed(_LOG, "encode_picture", batch=len(files), requests=_batched_ids()):
-            found = await asyncio.to_thread(self._pictures, files)
-        self._drift.add("image_to_image", [one for one in found if not isinstance(one, BadImage)])
-        return found
-
-    def measured(self) -> Measured:
-        return _measured(self._drift.families())
-
-    def _questions(self, texts: Sequence[str]) -> list[QuestionVectors]:
-        read = [text for text in texts if self._encoder.reads(text)]
-        visual = dict(zip(read, self._encoder.encode_texts(read), strict=True)) if read else {}
-        embedded = self._embedder.embed_queries(texts)
-        return [QuestionVectors(one, visual.get(text)) for text, one in zip(texts, embedded, strict=True)]
+            return await asyncio.to_thread(self._pictures, files)
 
     def _pictures(self, files: Sequence[bytes]) -> list[Vector | BadImage]:
         """A bad picture fails its own question only."""
@@ -154,9 +133,8 @@ class Alignment:
             return await asyncio.to_thread(self._aligner.relevance, asked, candidates)
 
 
-class Retrieval:
-    """Searches the stores, its branches side by side, and follows rebuilds of the index. `aligner` is None
-    where none is configured."""
+class Retriever(Retrieval):
+    """Searches with the query encoder's vectors. `aligner` is None where none is configured."""
 
     def __init__(
         self, parts: Parts, encoder: DeploymentHandle[Any], aligner: DeploymentHandle[Any] | None
@@ -170,33 +148,19 @@ class Retrieval:
             encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, questions, timeout_s),
             embedder=lambda: RemoteEmbedder(encoder, questions, timeout_s),
         )
-        self._live = LiveIndex(index, parts.search, RemoteAligner(aligner, timeout_s) if aligner else None)
-        self._threads = ThreadPoolExecutor(parts.serve.retriever.max_ongoing_requests, "search")
-
-    async def search(self, query: Query) -> SearchResult:
-        with timed(_LOG, "search") as fields:
-            result = await self._in_thread(self._live.search, query)
-            fields |= {
-                "hits": len(result.hits),
-                "degraded": [part.partition(":")[0] for part in result.degraded],
-            }
-            return result
-
-    async def has_content(self, content: str, tenant: str) -> bool:
-        return await self._in_thread(self._has_content, content, tenant)
-
-    def _has_content(self, content: str, tenant: str) -> bool:
-        with self._live.opened() as (index, _):
-            return index.visual().has_content(content, tenant)
+        remote = RemoteAligner(aligner, timeout_s) if aligner else None
+        super().__init__(index, parts.search, parts.serve, remote)
 
     def measured(self) -> Measured:
-        opened = self._live.index
-        cache = opened.image_cache() if opened.image_cache.made else None
-        return _measured([cache_lookups(cache.hits, cache.misses)] if cache else [])
+        return _measured(self.families())
 
-    async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
-        run = copy_context().run  # the request's id and span go with it
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run, call, *arguments)
+
+def local_retrieval(parts: Parts) -> Retrieval:
+    """With all models in this process, loaded."""
+    index = Index(parts.index_dir, parts.index)
+    index.check_spaces()
+    _question_vectors(index, ["warm"])
+    return Retrieval(index, parts.search, parts.serve, index.aligner(parts.search.aligner))
 
 
 class TransformersGenerator:
@@ -218,10 +182,10 @@ class ServedBackend:
     """The gateway's Backend over the other deployments."""
 
     def __init__(
-        self, parts: Parts, retrieval: DeploymentHandle[Any], generator: DeploymentHandle[Any]
+        self, parts: Parts, searcher: RemoteSearcher | Retrieval, generator: DeploymentHandle[Any]
     ) -> None:
         self._parts = parts
-        self._searcher = RemoteSearcher(retrieval)
+        self._searcher = searcher
         self._generator = RemoteGenerator(generator)
         self._index = Index(parts.index_dir, parts.index)
         profile = load_profile(parts.generator)
@@ -283,34 +247,42 @@ class ServedBackend:
 
 
 class Gateway:
-    """HTTP in, answers out."""
+    """HTTP in, answers out. Without `retriever` it retrieves by itself."""
 
     def __init__(
-        self,
-        parts: Parts,
-        retrieval: DeploymentHandle[Any],
-        generator: DeploymentHandle[Any],
-        encoder: DeploymentHandle[Any],
+        self, parts: Parts, retriever: DeploymentHandle[Any] | None, generator: DeploymentHandle[Any]
     ) -> None:
         join_serve(parts.serve.log.level)
-        backend = ServedBackend(parts, retrieval, generator)
+        searcher = RemoteSearcher(retriever) if retriever else local_retrieval(parts)
+        self._retrieval = searcher if isinstance(searcher, Retrieval) else None
+        self._others = [retriever] if retriever else []
+        backend = ServedBackend(parts, searcher, generator)
         self._app = create_app(
             backend, parts.serve, parts.generator.sampling, self._all_measured, adds_id=False
         )
-        self._others: list[Any] = [retrieval, *([encoder] if parts.serve.monitor.drift_window else [])]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
 
     def measured(self) -> Measured:
-        return _measured(self._app.state.metrics.families())
+        retrieval = self._retrieval.families() if self._retrieval else []
+        return _measured([*self._app.state.metrics.families(), *retrieval])
 
     async def _all_measured(self) -> Mapping[str, Sequence[Metric]]:
-        """Of all gateways, retrievers and encoders, but for those that just end or do not answer in time."""
+        """Of all gateways and retrievers, but for those that just end or do not answer in time."""
         context = serve.get_replica_context()
         gateways: Any = serve.get_deployment_handle(context.deployment, context.app_name)
         told = await asyncio.gather(*(_measured_by_all(handle) for handle in (gateways, *self._others)))
         return dict([*chain.from_iterable(told), self.measured()])
+
+
+def _question_vectors(index: Index, texts: Sequence[str]) -> list[QuestionVectors]:
+    """Loads the models' weights where nothing has used them yet."""
+    encoder = index.encoder()
+    read = [text for text in texts if encoder.reads(text)]
+    visual = dict(zip(read, encoder.encode_texts(read), strict=True)) if read else {}
+    embedded = index.embedder().embed_queries(texts)
+    return [QuestionVectors(one, visual.get(text)) for text, one in zip(texts, embedded, strict=True)]
 
 
 def _batched_ids() -> list[str]:

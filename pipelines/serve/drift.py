@@ -8,6 +8,7 @@ words are no pictures; that it moves says that others are asked, or that the ind
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 from prometheus_client.metrics_core import Metric
 
 from pipelines.core.index import Index
+from pipelines.core.retriever import Branch
 from pipelines.serve import metrics
 
 log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
-Branch = Literal["image_to_image", "text_to_image", "text"]
 Collection = Literal["visual", "text"]
 
 SAMPLE: Final = 2048
@@ -83,27 +84,30 @@ def sampled(index: Index, collection: Collection) -> Vectors:
 class Drift:
     """Compares each `window` of questions, and with 0 none, with what `sample` gives of the index.
 
-    Call it from one thread; the comparing has another. What it cannot compare is logged, and the distance
-    before stands.
+    Safe to call from several threads; the comparing has its own. What it cannot compare is logged, and the
+    distance before stands.
     """
 
     def __init__(self, window: int, sample: Callable[[Collection], Vectors]) -> None:
         self._window, self._sample = window, sample
         self._asked: dict[Branch, list[Vectors]] = {}
+        self._lock = threading.Lock()
         self._first: dict[Collection, Moments] = {}
         self._questions: dict[str, float] = {}
         self._index: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, "drift")
 
-    def add(self, branch: Branch, vectors: Sequence[Vectors]) -> None:
-        """Vectors (D,) of questions that this branch searches with."""
+    def add(self, branch: Branch, vector: Vectors) -> None:
+        """The vector (D,) of a question that this branch searches with."""
         if not self._window:
             return
-        asked = self._asked.setdefault(branch, [])
-        asked += vectors
-        if len(asked) >= self._window:
+        with self._lock:
+            asked = self._asked.setdefault(branch, [])
+            asked.append(vector)
+            if len(asked) < self._window:
+                return
             del self._asked[branch]
-            self._thread.submit(self._compare, branch, asked).add_done_callback(_told)
+        self._thread.submit(self._compare, branch, asked).add_done_callback(_told)
 
     def families(self) -> list[Metric]:
         """Nothing before the first window has ended."""

@@ -146,7 +146,7 @@ def cache_lookups(hits: int, misses: int) -> Metric:
 
 
 def drift(questions: Mapping[str, float], index: Mapping[str, float]) -> list[Metric]:
-    """A query encoder's families: distances by branch and by collection, where there are any yet."""
+    """A retriever's families: distances by branch and by collection, where there are any yet."""
     gauges = [
         GaugeMetricFamily(
             "mmrag_question_drift",

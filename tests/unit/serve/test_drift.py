@@ -59,17 +59,17 @@ def test_draws_of_one_source_are_as_far_apart_as_their_numbers_say_and_of_anothe
 
 def test_a_distance_is_told_when_a_window_is_full() -> None:
     watching = Drift(2, lambda collection: np.stack([RIGHT, RIGHT]))
-    watching.add("text", [RIGHT])
+    watching.add("text", RIGHT)
     assert told(watching) == []
-    watching.add("text", [UP])
+    watching.add("text", UP)
     # The mean is (1/2, 1/2) from (1, 0), the spread (1/2, 1/2) from none.
     assert told(watching) == [
         'mmrag_question_drift{branch="text"} 1.0',
         'mmrag_index_drift{collection="text"} 0.0',
     ]
-    watching.add("text", [RIGHT])
+    watching.add("text", RIGHT)
     assert 'mmrag_question_drift{branch="text"} 1.0' in told(watching)
-    watching.add("text", [RIGHT])
+    watching.add("text", RIGHT)
     assert 'mmrag_question_drift{branch="text"} 0.0' in told(watching)
 
 
@@ -82,7 +82,7 @@ def test_branches_are_compared_with_what_they_search() -> None:
 
     watching = Drift(1, sample)
     for branch in ("text", "text_to_image", "image_to_image"):
-        watching.add(branch, [UP])
+        watching.add(branch, UP)
     assert len(told(watching)) == 5
     assert asked == ["text", "visual", "visual"]
 
@@ -91,7 +91,7 @@ def test_an_index_that_changes_has_moved_from_what_it_was_first() -> None:
     held = [np.stack([RIGHT]), np.stack([UP]), np.stack([RIGHT])]
     watching = Drift(1, lambda collection: held.pop(0))
     for expected in (0.0, 2.0, 0.0):
-        watching.add("text", [RIGHT])
+        watching.add("text", RIGHT)
         assert f'mmrag_index_drift{{collection="text"}} {expected}' in told(watching)
 
 
@@ -103,14 +103,14 @@ def test_without_a_window_nothing_is_kept_and_the_index_is_not_read() -> None:
         return np.stack([RIGHT])
 
     watching = Drift(0, sample)
-    watching.add("text", [RIGHT])
+    watching.add("text", RIGHT)
     assert told(watching) == []
     assert (asked, watching._asked) == ([], {})
 
 
 def test_an_empty_index_is_nothing_to_compare_with() -> None:
     watching = Drift(1, lambda collection: np.empty((0, 2), np.float32))
-    watching.add("text", [RIGHT])
+    watching.add("text", RIGHT)
     assert told(watching) == []
 
 
@@ -127,7 +127,7 @@ def test_a_store_that_is_down_leaves_the_distance_before_and_is_logged(
     watching = Drift(1, sample)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            watching.add("text", [UP])
+            watching.add("text", UP)
             assert 'mmrag_question_drift{branch="text"} 2.0' in told(watching)
     assert "could not be compared with the index: milvus does not answer" in caplog.text
 
