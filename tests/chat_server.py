@@ -25,6 +25,8 @@ class Scripted(ThreadingHTTPServer):
         """Before an answer."""
         self.drip_s = 0.0
         """Before each of its bytes, until the asker goes."""
+        self.most_at_once = self._open = 0
+        self._counting = threading.Lock()
         self.owner = "vllm"
         """Of the one model that it lists."""
 
@@ -42,6 +44,16 @@ class Scripted(ThreadingHTTPServer):
             finally:
                 found.shutdown()
                 thread.join()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Counts a request that is being answered."""
+        with self._counting:
+            self._open += 1
+            self.most_at_once = max(self.most_at_once, self._open)
+        yield
+        with self._counting:
+            self._open -= 1
 
     @property
     def url(self) -> str:
@@ -71,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, self.headers.get("Authorization"), body))
-        if self.server.late_s:
+        with self.server.open():
             time.sleep(self.server.late_s)
         replies = self.server.replies
         if self.server.replies_to:
