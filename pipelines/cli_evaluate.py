@@ -169,10 +169,10 @@ def evaluate_generation(
     """
     settings = effective_settings(config, assignments)
     from pipelines.console import print_generation, progress_bar
+    from pipelines.core.chat import Chat
     from pipelines.core.entailment import Entailment, Lexical
     from pipelines.evaluate.baseline import compare, read_baseline, require_common
     from pipelines.evaluate.cases import worst_answers
-    from pipelines.evaluate.chat import Chat
     from pipelines.evaluate.generation import evaluate
     from pipelines.evaluate.judge import Judge, previews_in
     from pipelines.evaluate.page import check_place, write_page

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -35,11 +35,17 @@ _TEXT_WIDTH = 160
 _SHOWN_REFUSALS = 20
 
 
+class ShowProgress(Protocol):
+    """What is being done, how much of it is done, how much there is (0: unknown), and what else to say."""
+
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+
+
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[ShowProgress]:
     """A bar on stderr, with what is being done, how far it is, the time it took and the time left.
 
-    Where stderr is no terminal, a line for each thing that is begun.
+    Where stderr is no terminal, a line for each thing that is begun, without detail.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -55,16 +61,17 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
+        def report(what: str, done: int, total: int, detail: str = "") -> None:
+            description = f"{what} ({detail})" if detail else what
+            bar.update(task, description=description, completed=done, total=total or None)
 
         yield report
 
 
-def _lines(console: Console) -> Callable[[str, int, int], None]:
+def _lines(console: Console) -> ShowProgress:
     last: list[str] = []
 
-    def report(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int, detail: str = "") -> None:
         if last != [what]:
             console.print(what + (f" ({total:,})" if total else ""), highlight=False)
             last[:] = [what]

@@ -43,6 +43,10 @@ class BadReading(BadPart):
     """A picture in which the OCR failed."""
 
 
+class BadCaption(BadPart):
+    """A picture that the captioner says nothing of."""
+
+
 class BadText(BadPart):
     """Text that cannot be decoded or is larger than the bounds."""
 
@@ -63,8 +67,16 @@ class GeneratorUnavailable(MmragError):
     """The model that writes answers does not answer. Safe to retry."""
 
 
-class JudgeUnavailable(MmragError):
-    """The model that judges answers does not answer. Safe to retry."""
+class ModelUnavailable(MmragError):
+    """A model that is asked over HTTP, a judge or a captioner, does not answer. Safe to retry."""
+
+
+class NoReply(ModelUnavailable):
+    """The model's server is there, but this request got nothing of use: too late, an error, no completion."""
+
+
+class RequestRefused(UsageError):
+    """The model's server does not take this request, for what it holds: another may pass."""
 
 
 class IndexLocked(MmragError):

@@ -122,6 +122,10 @@ class Index:
         return self.directory / "ocr"
 
     @property
+    def captions(self) -> Path:
+        return self.directory / "captions"
+
+    @property
     def home(self) -> Path:
         """Where the jobs keep what belongs to this generation alone: its ledger and runs."""
         return home_of(self.directory, self.met().generation)

@@ -86,7 +86,7 @@ def evaluate(
     config: EvaluateConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """`answers` has one for each question's id. Raises JudgeUnavailable, and UsageError for what the judge
+    """`answers` has one for each question's id. Raises ModelUnavailable, and UsageError for what the judge
     refuses."""
     per_query: list[AnswerFigures] = []
     with ThreadPoolExecutor(config.judge.concurrency if config.judge else 1) as pool:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from pipelines.core.chat import Part, picture, words
 from pipelines.core.entailment import Piece, Verdict
 from pipelines.core.errors import BadImage, UsageError
 from pipelines.core.previews import preview_at, preview_of
 from pipelines.core.prompts import NO_QUESTION
 from pipelines.core.statements import statements
-from pipelines.evaluate.chat import Part, picture, words
 from pipelines.evaluate.given import Given
 from pipelines.evaluate.questions import JudgedQuestion
 
@@ -82,7 +82,7 @@ NoScores = Literal["unparsable", "unseen"]
 
 
 class Judge:
-    """Safe to ask from several threads. Its methods raise JudgeUnavailable and UsageError."""
+    """Safe to ask from several threads. Its methods raise ModelUnavailable and UsageError."""
 
     def __init__(self, model: Asked, load: LoadPicture) -> None:
         self._model, self._load = model, load

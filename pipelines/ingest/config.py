@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from pipelines.core.chat_config import ChatConfig
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.sources import SourceConfig
 
@@ -27,6 +28,35 @@ class OcrConfig(BaseModel):
     max_chars: int = Field(8000, ge=1, description="text kept of one picture; the rest is told")
 
 
+class CaptionConfig(ChatConfig):
+    """A model that describes pictures, behind any API of OpenAI's form that takes them (`POST
+    {url}/chat/completions`), such as vLLM's own server; `mmrag serve` answers from its index and is refused.
+
+    A caption that fails is a dead letter, and costs its document nothing else; a server that went away is
+    waited for, then the job ends.
+    """
+
+    who: ClassVar[str] = "the captioner"
+    key_variable: ClassVar[str] = "MMRAG_INGEST__CAPTIONS__API_KEY"
+
+    api_key: SecretStr | None = Field(None, description="meant for MMRAG_INGEST__CAPTIONS__API_KEY")
+    prompt: str = Field(
+        "Describe this picture in one or two sentences for someone who searches for it: what it shows, and "
+        "the names, labels and numbers that stand in it.",
+        min_length=1,
+    )
+    pictures: Literal["undescribed", "all"] = Field(
+        "undescribed", description="those that have no caption or text of their own, or all"
+    )
+    max_tokens: int = Field(128, ge=1, description="of a reply; one that thinks aloud needs more")
+    max_chars: int = Field(600, ge=1, le=8000, description="kept of a caption")
+    retries: int = Field(1, ge=0, le=20, description="of a request that met 429, 5xx or no answer")
+    concurrency: int = Field(4, ge=1, le=64, description="pictures asked about at once, by all workers")
+    patience_s: float = Field(
+        300.0, ge=0, description="for a server that stops answering; one that never did ends the job"
+    )
+
+
 class IngestConfig(BaseModel):
     """How a corpus is read and how the job is sized.
 
@@ -39,6 +69,7 @@ class IngestConfig(BaseModel):
     sources: SourceConfig = SourceConfig()
     chunking: ChunkConfig = ChunkConfig()
     ocr: OcrConfig = OcrConfig()
+    captions: CaptionConfig | None = Field(None, description="asked to describe pictures, in words to search")
     ray_address: str = Field("", description="a running Ray cluster; empty: RAY_ADDRESS, or start one here")
     encoders: int = Field(0, ge=0, le=4096)
     encoder_threads: int = Field(

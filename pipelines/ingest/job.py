@@ -13,11 +13,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.dataset as pads
 import ray.data
-from ray.data import ActorPoolStrategy, Datasink, ExecutionResources
+from ray.data import ActorPoolStrategy, Datasink, ExecutionResources, TaskPoolStrategy
 from ray.data.block import BlockAccessor
 from ray.exceptions import RayError
 
@@ -28,7 +28,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.ingest import metadata, near_duplicates, ocr, perceptual_hash
+from pipelines.ingest import captions, metadata, near_duplicates, ocr, perceptual_hash
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
@@ -38,9 +38,18 @@ from pipelines.ingest.sink import Run, finish, recover, write_rows
 from pipelines.ingest.sources import list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 from pipelines.ingest.summary import Summary, check_rejected, summarise
+from pipelines.ingest.tally import Tally, pictures_told
 
-Progress = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is)."""
+
+class Progress(Protocol):
+    """Called with what is being done, how much of it is done, how much there is, and what else to say."""
+
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+
+
+def untold(what: str, done: int, total: int, detail: str = "") -> None:
+    """The progress of a job that nobody watches."""
+
 
 # In Ray's count of CPUs. An encoder takes a whole one for each thread, and so does OCR; what waits for disks
 # and stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
@@ -75,7 +84,7 @@ def ingest(
     directory: Path,
     index_config: IndexConfig,
     config: IngestConfig,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = untold,
     *,
     prune: bool = False,
     retry_rejected: bool = False,
@@ -148,21 +157,52 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
         )
     for store in (index.visual, index.text, index.lexical):
         store()  # here, before any work: a store that is down ends the job at once, and one creates it
+    captions.require(config.captions)
     parts = run.directory / "parts"
-    progress("reading documents", 0, 0)
-    read_pictures = ocr.picture_reader(config.ocr, index.readings, config.sources.max_file_bytes)
-    items = ray.data.read_parquet(str(run.items))
-    items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
-        ParseItems(config.sources, config.chunking, read_pictures),
-        batch_format="pyarrow",
-        num_cpus=_PARSE_CPUS,
-    ).write_parquet(str(parts))
+    _read(index, run, config, parts, progress)
     types = _extend_metadata_types(index, parts)
     total = pads.dataset(parts, format="parquet").count_rows()
     start = time.perf_counter()
-    with _reported(run, total, progress):
+
+    def report() -> None:
+        done = run.acknowledged()
+        progress("encoding and writing", done, total)
+        record(ROWS_WAITING, total - done)
+
+    with _every_second(report):
         _encode_and_write(index, run, config, parts, types, total)
+    progress("encoding and writing", total, total)
     return time.perf_counter() - start
+
+
+def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: Progress) -> None:
+    """Items -> rows, as Parquet under `parts`."""
+    total = pads.dataset(run.items, format="parquet").count_rows()
+    tally = Tally(run.directory / "tally")
+    max_bytes = config.sources.max_file_bytes
+    tasks, caption = None, None
+    if config.captions:
+        blocks = math.ceil(total / _ITEMS_PER_BLOCK)
+        cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
+        tasks = min(blocks, cpus // _PARSE_CPUS, config.captions.concurrency)
+        at_once = config.captions.concurrency // tasks
+        caption = captions.CaptionPictures(config.captions, index.captions, max_bytes, at_once, tally)
+    read_pictures = ocr.picture_reader(config.ocr, index.readings, max_bytes, tally)
+
+    def report() -> None:
+        counts = tally.counts()
+        progress("reading documents", min(counts["document"], total), total, pictures_told(counts))
+
+    report()
+    items = ray.data.read_parquet(str(run.items))
+    with _every_second(report):
+        items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
+            ParseItems(config.sources, config.chunking, read_pictures, caption, tally),
+            compute=TaskPoolStrategy(tasks),
+            batch_format="pyarrow",
+            num_cpus=_PARSE_CPUS,
+        ).write_parquet(str(parts))
+    report()
 
 
 def _encode_and_write(
@@ -285,24 +325,20 @@ def _own_error(exc: BaseException) -> BaseException:
 
 
 @contextmanager
-def _reported(run: Run, total: int, progress: Progress) -> Iterator[None]:
-    """Report acknowledged rows once a second."""
+def _every_second(report: Callable[[], None]) -> Iterator[None]:
     ended = threading.Event()
 
-    def report() -> None:
+    def again() -> None:
         while not ended.wait(1.0):
-            done = run.acknowledged()
-            progress("encoding and writing", done, total)
-            record(ROWS_WAITING, total - done)
+            report()
 
-    thread = threading.Thread(target=report, daemon=True)
+    thread = threading.Thread(target=again, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-    progress("encoding and writing", total, total)
 
 
 def _run_name() -> str:

@@ -26,6 +26,7 @@ from pipelines.core.types import Line, Passage
 from pipelines.ingest.config import OcrConfig
 from pipelines.ingest.sources import Parsed, Rejected, read_bytes
 from pipelines.ingest.sources.text import tidy
+from pipelines.ingest.tally import Count, uncounted
 
 RULES = "ocr/1"
 """The version of these rules, for the fingerprints: raise it with any change of what is read."""
@@ -58,11 +59,13 @@ def fingerprint(config: OcrConfig) -> dict[str, Any]:
     return {"ocr": config.model_dump(mode="json") | {"reader": _reader(config)}}
 
 
-def picture_reader(config: OcrConfig, root: Path, max_bytes: int) -> ReadPictures | None:
+def picture_reader(
+    config: OcrConfig, root: Path, max_bytes: int, count: Count = uncounted
+) -> ReadPictures | None:
     """The configured reader, which keeps its readings under `root`."""
     if config.kind == "none":
         return None
-    return ReadPictures(config, root, max_bytes, partial(load_engine, config.max_side))
+    return ReadPictures(config, root, max_bytes, partial(load_engine, config.max_side), count)
 
 
 class ReadPictures:
@@ -72,8 +75,16 @@ class ReadPictures:
     here, so this can be sent to other processes.
     """
 
-    def __init__(self, config: OcrConfig, root: Path, max_bytes: int, load: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        config: OcrConfig,
+        root: Path,
+        max_bytes: int,
+        load: Callable[[], Engine],
+        count: Count = uncounted,
+    ) -> None:
         self._config, self._root, self._max_bytes, self._load = config, root, max_bytes, load
+        self._count = count
         self._reader = _reader(config)
 
     def __call__(self, parsed: Parsed) -> Parsed:
@@ -88,6 +99,8 @@ class ReadPictures:
                 continue
             except BadPart:
                 continue  # it is no usable picture, which the stage that loads it says once
+            finally:
+                self._count("ocr")
             passages += [Passage(line.text, (ordinal,), address) for line in lines]
             if left_out:
                 reason = f"{address}: {left_out} lines of text are left out (ingest.ocr.max_chars)"

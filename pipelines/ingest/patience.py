@@ -1,4 +1,4 @@
-"""Wait for a store that stopped answering: what goes to it may be repeated. Knows no store and no Ray."""
+"""Wait for what stopped answering, a store or a model: what it is asked may be repeated. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from pipelines.core.errors import StoreUnavailable
+from pipelines.core.errors import MmragError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -16,14 +16,16 @@ _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 5.0
 
 
-def patiently(call: Callable[[], T], patience_s: float) -> T:
-    """The result of `call`, which is made again, after waits that double up to 5 s, while a store does not
-    answer. Raises StoreUnavailable once one has not answered for `patience_s` seconds."""
+def patiently(
+    call: Callable[[], T], patience_s: float, unavailable: type[MmragError] = StoreUnavailable
+) -> T:
+    """The result of `call`, which is made again, after waits that double up to 5 s, while it raises
+    `unavailable`: that passes once nothing has answered for `patience_s` seconds."""
     begun, wait_s = time.monotonic(), _FIRST_WAIT_S
     while True:
         try:
             return call()
-        except StoreUnavailable as exc:
+        except unavailable as exc:
             if time.monotonic() - begun + wait_s > patience_s:
                 raise
             _LOG.warning("trying again in %g s: %s", wait_s, exc)

@@ -18,7 +18,7 @@ from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
 from pipelines.core.space import digest
 from pipelines.core.types import store_key
-from pipelines.ingest import chunk, ocr, sources
+from pipelines.ingest import captions, chunk, ocr, sources
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
@@ -125,7 +125,7 @@ def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]
 
 
 def fingerprint_of(index: Index, config: IngestConfig) -> str:
-    """Of everything that decides what a document becomes: both spaces, the readers, OCR and the chunker."""
+    """Of everything that decides what a document becomes: both spaces, readers, OCR, captions, chunker."""
     return digest(
         {
             "space": index.encoder().space.fingerprint,
@@ -134,6 +134,7 @@ def fingerprint_of(index: Index, config: IngestConfig) -> str:
             "chunks": chunk.RULES,
             "chunking": config.chunking.model_dump(mode="json"),
             **ocr.fingerprint(config.ocr),
+            **captions.fingerprint(config.captions),
         }
     )
 

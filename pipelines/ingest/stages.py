@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,26 @@ from pipelines.ingest.hashing import document_digest, document_stamp, hash_file,
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.metrics import ENCODE_SECONDS
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
-from pipelines.ingest.sources import Item, Parsed, SourceConfig, inside, parse, read_bytes
+from pipelines.ingest.sources import Item, Parsed, Rejected, SourceConfig, inside, parse, read_bytes
+from pipelines.ingest.tally import Count, uncounted
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An item's document, and (stamp, hash) of the files that it was read from."""
+
+    item: Item
+    before: Mapping[str, tuple[str, str]]
+    parsed: Parsed
 
 
 class ParseItems:
     """Items -> a row for each part and one for the document (its files, its digest, its part count).
 
-    `read_pictures`, where there is one, adds the text in a document's pictures.
+    Where there is one, `caption` adds to documents what a model says of their pictures, many at once, and
+    `read_pictures` the text in them.
     """
 
     def __init__(
@@ -48,29 +60,35 @@ class ParseItems:
         sources: SourceConfig,
         chunking: ChunkConfig,
         read_pictures: Callable[[Parsed], Parsed] | None = None,
+        caption: Callable[[Sequence[Parsed]], list[Parsed]] | None = None,
+        count: Count = uncounted,
     ) -> None:
-        self._sources, self._chunking, self._read_pictures = sources, chunking, read_pictures
+        self._sources, self._chunking = sources, chunking
+        self._read_pictures, self._caption, self._count = read_pictures, caption, count
 
     def __call__(self, items: pa.Table) -> pa.Table:
+        start = time.perf_counter()
         rows: list[Row] = []
-        for fields in items.to_pylist():
-            start = time.perf_counter()
-            of_document = self._rows(Item(**fields))
-            share = (time.perf_counter() - start) / len(of_document)
-            rows += [row | {"parse_s": share} for row in of_document]
-        return table(rows)
+        read = [self._read(Item(**fields)) for fields in items.to_pylist()]
+        parsed = [one.parsed for one in read]
+        for one, captioned in zip(read, self._caption(parsed) if self._caption else parsed, strict=True):
+            whole = self._read_pictures(captioned) if self._read_pictures else captioned
+            rows += self._rows(one, _picture_by_picture(whole, len(one.parsed.document.passages)))
+            self._count("document")
+        share = (time.perf_counter() - start) / max(1, len(rows))
+        return table(row | {"parse_s": share} for row in rows)
 
-    def _rows(self, item: Item) -> list[Row]:
+    def _read(self, item: Item) -> _Read:
         # Before anything is read: what changes later differs from its stamp and hash.
         before = {address: (stamp_file(address), hash_file(address)) for address in item.inputs}
         try:
-            parsed = parse(item, self._sources)
+            return _Read(item, before, parse(item, self._sources))
         except BadPart as exc:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
-            refused = refuse(_document_part(empty, 0), "parse", str(exc))
-            return [refused, self._document_row(item, empty, (), before, num_parts=1)]
-        if self._read_pictures:
-            parsed = self._read_pictures(parsed)
+            refused = Rejected(item.document_id, item.address, "parse", str(exc))
+            return _Read(item, before, Parsed(empty, (refused,)))
+
+    def _rows(self, read: _Read, parsed: Parsed) -> list[Row]:
         document = parsed.document
         parts = [*_picture_rows(document), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
         for n, bad in enumerate(parsed.rejected):
@@ -79,7 +97,7 @@ class ParseItems:
             parts.append(refuse(_document_part(document, 0), "parse", "it holds neither text nor a picture"))
         return [
             *parts,
-            self._document_row(item, document, parsed.wanted, before, num_parts=len(parts)),
+            self._document_row(read.item, document, parsed.wanted, read.before, num_parts=len(parts)),
         ]
 
     def _document_row(
@@ -106,6 +124,13 @@ class ParseItems:
             "digest": digest,
             "num_parts": num_parts,
         }
+
+
+def _picture_by_picture(parsed: Parsed, own: int) -> Parsed:
+    """What was said of a picture beside what was read in it, behind the document's `own` passages."""
+    document = parsed.document
+    added = sorted(document.passages[own:], key=lambda passage: passage.images)
+    return replace(parsed, document=replace(document, passages=(*document.passages[:own], *added)))
 
 
 def _picture_rows(document: Document) -> list[Row]:

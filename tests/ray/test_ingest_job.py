@@ -23,6 +23,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray.data
+from chat_server import Scripted, completion
 from fakes import photograph, png
 from hostile_inputs import write_hostile_corpus
 from prometheus_client.parser import text_string_to_metric_families
@@ -72,7 +73,7 @@ class Workshop:
     settings: Settings
     assignments: list[str]
 
-    def ingest(self, **options: bool) -> Summary:
+    def ingest(self, **options: Any) -> Summary:
         return ingest(
             [str(self.corpus)], self.directory, self.settings.index, self.settings.ingest, **options
         )
@@ -260,16 +261,27 @@ def test_a_locked_index_is_refused(first: tuple[Workshop, Summary, dict[str, Any
 def test_too_many_refusals_fail_the_job_after_it_is_written(
     first: tuple[Workshop, Summary, dict[str, Any]], tmp_path: Path, clip_settings: list[str]
 ) -> None:
-    made = workshop(tmp_path, clip_settings, "ingest.max_rejected_fraction=0.5")
-    for path in made.corpus.glob("*[!d].*"):
-        path.unlink()
-    assert [path.name for path in made.corpus.iterdir()] == ["bad.png"]
-    try:
-        with pytest.raises(MmragError, match=r"1 of 1 parts were refused.*max_rejected_fraction 0\.5"):
-            made.ingest()
-        assert made.ledger()["corpus/bad.png"]["status"] == "rejected"
-    finally:
-        made.stop()
+    """Of a picture that is none, and of one that the captioner takes not; it describes another."""
+    told: list[tuple[int, int, str]] = []
+    with Scripted.running() as captioner:
+        few = [f"ingest.captions.url={captioner.url}", "ingest.captions.concurrency=1"]
+        captions = [*few, "ingest.captions.model=m", "ingest.captions.retries=0"]
+        made = workshop(tmp_path, clip_settings, "ingest.max_rejected_fraction=0.3", *captions)
+        for path in made.corpus.iterdir():
+            if path.name not in ("bad.png", "p3.png", "p4.png"):
+                path.unlink()
+        captioner.replies = [(200, {}, completion("A landscape.")), (400, {}, b"too large")]
+        try:
+            with pytest.raises(MmragError, match=r"2 of 5 parts were refused.*max_rejected_fraction 0\.3"):
+                made.ingest(progress=lambda what, done, total, detail="": told.append((done, total, detail)))
+            status = {name: row["status"] for name, row in made.ledger().items()}
+            contents = made.contents()
+        finally:
+            made.stop()
+    assert status == {"corpus/bad.png": "rejected", "corpus/p3.png": "complete", "corpus/p4.png": "partial"}
+    assert contents["chunks"] == {"corpus/p3.png#txt-0": "A landscape."}
+    assert sorted(contents["pictures"]) == ["corpus/p3.png#img-0", "corpus/p4.png#img-0"]
+    assert (3, 3, "pictures asked about: 3") in told
 
 
 # A hostile corpus.

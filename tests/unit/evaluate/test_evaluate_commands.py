@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chat_server import Scripted
 from fakes import chunk_part, image_part, memory_index, picture
-from judge_server import Scripted
 from shell import mmrag
 
 import pipelines.core.engine

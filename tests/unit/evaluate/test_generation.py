@@ -8,7 +8,7 @@ import pytest
 from judged_questions import answer, question
 
 from pipelines.core.entailment import Lexical, Piece
-from pipelines.core.errors import JudgeUnavailable, UsageError
+from pipelines.core.errors import ModelUnavailable, UsageError
 from pipelines.evaluate import grounding
 from pipelines.evaluate.baseline import Baseline, compare
 from pipelines.evaluate.boxes import OnPicture
@@ -141,8 +141,8 @@ def test_a_judges_scores_and_what_became_of_its_verdicts() -> None:
 
 
 def test_a_judge_that_is_down_ends_the_measurement() -> None:
-    panel = Panel(good=JudgeUnavailable("down"))
-    with pytest.raises(JudgeUnavailable):
+    panel = Panel(good=ModelUnavailable("down"))
+    with pytest.raises(ModelUnavailable):
         evaluate([question()], {"q1": answer("good")}, WORDS, panel, JUDGED)
 
 

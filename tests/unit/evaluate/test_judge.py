@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import Scripted
 from fakes import picture
-from judge_server import Scripted, completion
 from judged_questions import answer, question
 from pydantic import SecretStr, ValidationError
 
-from pipelines.core import images
+from pipelines.core import chat, images
+from pipelines.core.chat import Chat
 from pipelines.core.entailment import Piece
-from pipelines.core.errors import JudgeUnavailable, UsageError
+from pipelines.core.errors import UsageError
 from pipelines.core.previews import preview_of, preview_path, save_preview
-from pipelines.evaluate import chat
-from pipelines.evaluate.chat import Chat, retry_after_s
 from pipelines.evaluate.config import EvaluateConfig, JudgeConfig
 from pipelines.evaluate.judge import (
     ENTAILMENT,
@@ -224,81 +220,7 @@ def test_entailment_by_a_judge_that_sees(server: Scripted, ask, tmp_path: Path) 
     assert len(server.asked) == asked
 
 
-# HTTP.
-
-
-def test_it_is_asked_again_after_what_may_pass(server: Scripted, ask, waits: list[float]) -> None:
-    server.replies = [
-        (429, {"Retry-After": "7"}, b"{}"),
-        (503, {}, b"busy"),
-        (429, {"Retry-After": "86400"}, b"{}"),
-        (200, {}, completion("yes")),
-    ]
-    assert ask(max_wait_s=30).reply("s", []) == "yes"
-    assert waits == [7, 1.0, 30]
-
-
-def test_it_is_not_asked_for_ever(server: Scripted, ask, waits: list[float]) -> None:
-    server.replies = [(500, {}, b"broken\n\nhere")]
-    with pytest.raises(JudgeUnavailable, match="answers 500: broken here"):
-        ask(retries=2).reply("s", [])
-    assert len(server.asked) == 3
-    assert waits == [0.5, 1.0]
-
-
-@pytest.mark.parametrize("status", [400, 401, 404, 302])
-def test_a_refusal_is_told_at_once_and_without_the_key(server: Scripted, ask, status: int) -> None:
-    server.replies = [(status, {}, json.dumps({"error": {"message": "no sk-secret here"}}).encode())]
-    with pytest.raises(UsageError) as caught:
-        ask(api_key=SecretStr("sk-secret")).reply("s", [])
-    said = str(caught.value)
-    assert f"answers {status}: no *** here" in said
-    assert ("MMRAG_EVALUATE__JUDGE__API_KEY" in said) == (status == 401)
-    assert len(server.asked) == 1
-    assert server.asked[0][1] == "Bearer sk-secret"
-
-
-def test_without_a_key_none_is_sent(server: Scripted, ask) -> None:
-    server.says("yes")
-    ask().reply("s", [])
-    assert server.asked[0][1] is None
-
-
-def test_a_server_that_is_not_there_is_told(waits: list[float]) -> None:
-    with (
-        Chat(JudgeConfig(url="http://127.0.0.1:9", model="m", retries=1)) as absent,
-        pytest.raises(JudgeUnavailable, match=r"127\.0\.0\.1:9 does not answer"),
-    ):
-        absent.reply("s", [])
-    assert waits == [0.5]
-
-
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": 1}]}'])
-def test_what_is_no_chat_completion_is_told(server: Scripted, ask, body: bytes) -> None:
-    server.replies = [(200, {}, body)]
-    with pytest.raises(JudgeUnavailable, match="is that its URL"):
-        ask().reply("s", [])
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert retry_after_s("3", 1) == 3
-    assert retry_after_s(None, 1) == 1
-    assert retry_after_s("soon", 1) == 1
-    assert retry_after_s("-3", 1) == 1
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
-    assert 18 < retry_after_s(later, 1) <= 20
-    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT", 1) == 0
-
-
 # Settings.
-
-
-@pytest.mark.parametrize(
-    "url", ["127.0.0.1:8000", "ftp://host", "http://user:word@host/v1", "http://host/v1?key=secret", ""]
-)
-def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError):
-        JudgeConfig(url=url, model="m")
 
 
 def test_the_judge_for_entailment_must_be_there() -> None:
