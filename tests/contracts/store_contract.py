@@ -300,6 +300,7 @@ class VectorStoreContract(StoreContract):
         assert [store.has_content(*one) for one in asked] == [True, True, False, True, False, False]
         assert store.contents(["c1", 'c"2', "c3"]) == {"c1", 'c"2'}
         store.delete([shown[0].key, shown[2].key])
+        store.flush()
         assert store.contents(["c1", 'c"2', "c3"]) == {"c1"}
 
     def test_a_selective_filter_still_fills_k(self, store: VectorStore) -> None:

@@ -66,7 +66,7 @@ class VectorStore(_Store, Protocol):
         """Whether a part of this tenant has this content hash."""
 
     def contents(self, among: Sequence[str]) -> set[str]:
-        """Those of these content hashes that a part of any tenant has, by every acknowledged write."""
+        """Those of these content hashes that a part of any tenant has, by all that was flushed."""
 
 
 class LexicalStore(_Store, Protocol):
