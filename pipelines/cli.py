@@ -201,18 +201,21 @@ def delete(
 @app.command(epilog="Example: mmrag status --index ./kb --json")
 def status(
     index: IndexDir = DEFAULT_INDEX,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Search for some of the stored vectors: is each found?")
+    ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """What an index holds, and whether its stores agree with its ledger."""
+    """What an index holds, its last runs, and whether its stores agree with its ledger."""
     settings = effective_settings(config, assignments)
     from pipelines.console import print_status
     from pipelines.core.index import Index
-    from pipelines.ingest.status import index_status
+    from pipelines.ingest.status import index_status, recall_probe
 
     with Index(index, settings.index) as opened:
-        described = index_status(opened)
+        described = index_status(opened) | ({"recall": recall_probe(opened)} if probe else {})
     if as_json:
         print_json(described)
     else:

@@ -184,6 +184,15 @@ def print_status(status: dict[str, Any]) -> None:
         same, near = alike["same"], alike["near"]
         said = f"images that are the same file as another: {same:,}; that look like one: {near:,}"
         console.print(said, highlight=False)
+    for name, space in (("visual", status["space"]), ("text", status["text_space"])):
+        told = f"{name} vectors: {space['model']}, {space['dim']} dimensions"
+        console.print(f"{told}, fingerprint {status['fingerprints'][name]}", highlight=False)
+    for name, probe in status.get("recall", {}).items():
+        told = probe if isinstance(probe, str) else f"{probe['found']} of {probe['probed']} find themselves"
+        console.print(f"{name} recall probe: {told}", highlight=False, markup=False)
+    for run in status["last_runs"][:3]:
+        told = ", ".join(f"{run[name]:,} {name}" for name in ("documents", "images", "chunks", "rejected"))
+        console.print(f"run {run['run']}: {told}; {run['elapsed_s']:.0f} s", highlight=False)
     if status["generation"]:
         kept = status["kept_generation"]
         kept_too = "" if kept is None else f"; {kept} is kept for its readers until the next ingest"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,7 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
 
 def _join(address: str, **options: Any) -> None:
     try:
-        ray.init(address=address, **options)
+        context = ray.init(address=address, **options)
     except ConnectionError as exc:
         refused = "AuthenticationError" in repr(exc.__cause__)
         why = (
@@ -75,6 +76,8 @@ def _join(address: str, **options: Any) -> None:
             else "is it up, and does this machine reach it?"
         )
         raise UsageError(f"the Ray cluster at {address} cannot be joined; {why}") from exc
+    if context.dashboard_url:
+        print(f"Ray's dashboard: http://{context.dashboard_url}", file=sys.stderr)
 
 
 def _metrics_port() -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +75,7 @@ def export_index(index: Index, address: str, progress: Progress = lambda what, d
     with index.write_lock():
         ledger, manifest = recover(index), index.manifest()
         archive.begin()
+        _open_vectors(index)
         visual, text = _parts("visual", manifest), _parts("text", manifest)
         shards = Shards(
             visual=archive.write(visual, _scanned(index.visual(), visual, progress, named)),
@@ -110,6 +112,7 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
     generation = standing(index.directory)  # whose stores are looked into, and filled if they are empty
     manifest = Manifest(contents.space, contents.text_space, contents.metadata_types, *generation)
     with index.write_lock(), index.restored(manifest) as begin:
+        _open_vectors(index)
         _make_room(index)
         begin()
         pictures = _fill(index, archive, contents, progress)
@@ -118,6 +121,13 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         _check_counts(index, contents.shards)
         _read_ledger(archive, contents.shards).save(index.home / FILE)
     return _moved(archive, contents.shards, pictures, start)
+
+
+def _open_vectors(index: Index) -> None:
+    """Side by side: embedded servers take seconds to start, longer than a small index to move."""
+    with ThreadPoolExecutor() as pool:
+        for opening in [pool.submit(store) for store in (index.visual, index.text)]:
+            opening.result()
 
 
 def _parts(name: Literal["visual", "text"], manifest: Manifest) -> DataSet:

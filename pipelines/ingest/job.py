@@ -28,7 +28,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.ingest import captions, metadata, near_duplicates, ocr, perceptual_hash
+from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
@@ -136,6 +136,7 @@ def ingest(
         if config.near_duplicates == "report":
             alike = near_duplicates.write_report(index.home, ledger, config.near_duplicate_bits)
         summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike)
+        history.remember(index.directory, summary)
         if finished.unfinished:
             raise MmragError(
                 f"{finished.unfinished} documents were not written to every store; run the same command again"

@@ -8,6 +8,7 @@ document stands in the ledger.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -73,6 +74,15 @@ def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
     report = pa.concat_tables([REPORT_SCHEMA.empty_table(), *(_alike(of, max_bits) for of in of_tenants)])
     _replace(report, home / REPORT)
     return counted(report)
+
+
+def contents_of(home: Path, document_keys: Sequence[str]) -> list[str]:
+    """The content hashes of what is remembered of these documents, each once."""
+    if not (home / PICTURES).exists():
+        return []
+    rows = pq.read_table(home / PICTURES, columns=["document_key", "content"])
+    wanted = pc.is_in(rows["document_key"], pa.array(document_keys, pa.string()))
+    return pc.unique(rows.filter(wanted)["content"]).to_pylist()  # type: ignore[no-any-return]
 
 
 def _standing(home: Path, ledger: Ledger) -> pa.Table:

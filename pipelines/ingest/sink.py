@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
+from pipelines.core.manifest import NEXT, Manifest
+from pipelines.core.previews import preview_path
+from pipelines.core.readings import reading_path
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest import near_duplicates
@@ -286,12 +289,23 @@ def _delete_stale(index: Index, acks: pa.Table, document_keys: Sequence[str]) ->
 
 
 def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
-    """Delete documents from every store; not from the ledger, which goes last."""
+    """Delete documents from every store, and the files of pictures that no other document holds; not from the
+    ledger, which goes last."""
     for start in range(0, len(document_keys), _DELETE_BATCH):
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(document_keys[start : start + _DELETE_BATCH])
     if document_keys:
         _flush(index)
+        _delete_pictures(index, near_duplicates.contents_of(index.home, document_keys))
+
+
+def _delete_pictures(index: Index, contents: Sequence[str]) -> None:
+    """Delete previews and readings of pictures that are no more; none while a rebuild shares them."""
+    if Manifest.find(index.directory, NEXT) is not None:
+        return
+    for content in set(contents) - index.visual().contents(contents):
+        preview_path(index.previews, content).unlink(missing_ok=True)
+        reading_path(index.readings, content).unlink(missing_ok=True)
 
 
 def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow.dataset as pads
 
 from pipelines.core.errors import StoreError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
+from pipelines.core.space import digest
 from pipelines.core.stores import LexicalStore, VectorStore
+from pipelines.ingest.history import last_runs
 from pipelines.ingest.ledger import FILE, Ledger
 from pipelines.ingest.near_duplicates import read_report
 from pipelines.ingest.sink import unfinished_runs
+
+PROBES: Final = 32
+"""Stored vectors of each collection that a probe searches for."""
+FIRST: Final = 10
+_TIE: Final = 1e-4  # between what a store computes and what we do
 
 
 def index_status(index: Index) -> dict[str, Any]:
@@ -33,11 +40,34 @@ def index_status(index: Index) -> dict[str, Any]:
         "expected": ledger.parts(),
         "space": dict(manifest.space),
         "text_space": dict(manifest.text_space),
+        "fingerprints": {"visual": digest(manifest.space), "text": digest(manifest.text_space)},
         "metadata_types": dict(index.manifest().metadata_types),
         "near_duplicates": asdict(alike) if (alike := read_report(index.home)) else None,
         "dead_letters": pads.dataset(rejected, format="parquet").count_rows() if rejected.is_dir() else 0,
         "unfinished_runs": [run.name for run in unfinished_runs(index.home)],
+        "last_runs": last_runs(index.directory),
     }
+
+
+def recall_probe(index: Index) -> dict[str, dict[str, int] | str]:
+    """Of each collection, how many of some stored vectors (`probed`) find their own part among the first ten
+    (`found`). Fewer than all: its index is damaged, or searches too little (`stores.milvus.search`)."""
+    return {name: _probe(store) for name, store in (("visual", index.visual), ("text", index.text))}
+
+
+def _probe(store: Callable[[], VectorStore]) -> dict[str, int] | str:
+    try:
+        parts, vectors = next(store().scan(), ([], ()))
+        sample = list(zip(parts, vectors, strict=True))[:PROBES]
+        found = 0
+        for part, vector in sample:
+            hits = store().search(vector, FIRST)
+            is_there = part.key in {hit.part.key for hit in hits}
+            # Where more than ten are the same, any of them will do.
+            found += is_there or (bool(hits) and hits[-1].score >= float(vector @ vector) - _TIE)
+        return {"probed": len(sample), "found": found}
+    except StoreError as exc:
+        return str(exc)
 
 
 def _rebuild(directory: Path) -> dict[str, Any] | None:

@@ -298,6 +298,10 @@ class VectorStoreContract(StoreContract):
         store.flush()
         asked = [("c1", ""), ("c1", "t1"), ("c1", "t2"), ('c"2', "t2"), ('c"2', ""), ("c3", "t1")]
         assert [store.has_content(*one) for one in asked] == [True, True, False, True, False, False]
+        assert store.contents(["c1", 'c"2', "c3"]) == {"c1", 'c"2'}
+        store.delete([shown[0].key, shown[2].key])
+        store.flush()
+        assert store.contents(["c1", 'c"2', "c3"]) == {"c1"}
 
     def test_a_selective_filter_still_fills_k(self, store: VectorStore) -> None:
         parts = [part(f"d{n}", rare=n % 100 == 0) for n in range(2_000)]

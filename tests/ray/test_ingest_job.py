@@ -303,6 +303,7 @@ def test_a_hostile_corpus_loses_no_good_row_and_no_bad_one_unsaid_in_bounded_mem
             status = index_status(index)
         assert status["stores"] == status["expected"]
         assert status["dead_letters"] == summary.rejected == len(letters)
+        assert status["last_runs"][0]["run"] == summary.run
         assert max(peak_bytes) < 1.5e9
         would = dry_run(hostile.sources, made.directory, settings.index, settings.ingest, retry_rejected=True)
         assert (would.new, would.changed) == (0, sum(row["rejected"] > 0 for row in ledger))

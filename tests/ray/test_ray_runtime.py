@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +22,11 @@ class Starts:
         self.outcomes = list(outcomes)
         self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(self, *address: str, **options: Any) -> None:
+    def __call__(self, *address: str, **options: Any) -> SimpleNamespace:
         self.calls.append((*address, *(options[name] for name in ("address", "num_cpus") if name in options)))
         if outcome := self.outcomes.pop(0):
             raise outcome
+        return SimpleNamespace(dashboard_url="10.0.0.9:8265")
 
 
 @pytest.fixture
@@ -96,8 +98,11 @@ def test_metrics_are_at_the_port_that_is_asked_for_or_the_start_is_refused(
 
 
 @pytest.mark.parametrize("environment", ["", "10.0.0.9:6379"])
-def test_a_cluster_that_is_named_is_not_started(
-    monkeypatch: pytest.MonkeyPatch, ended: list[bool], environment: str
+def test_a_cluster_that_is_named_is_not_started_and_its_dashboard_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    ended: list[bool],
+    capsys: pytest.CaptureFixture[str],
+    environment: str,
 ) -> None:
     if environment:
         monkeypatch.setenv("RAY_ADDRESS", environment)
@@ -105,3 +110,4 @@ def test_a_cluster_that_is_named_is_not_started(
     with ray_runtime("" if environment else "10.0.0.9:6379", cpus=4):
         pass
     assert starts.calls == [("10.0.0.9:6379",)]
+    assert capsys.readouterr() == ("", "Ray's dashboard: http://10.0.0.9:8265\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,10 +187,21 @@ def test_status_json_is_one_object(kb: Path) -> None:
     assert body["metadata_types"] == {"year": "number"}
 
 
-def test_status_prints_a_table(kb: Path) -> None:
+def test_status_prints_a_table_the_fingerprints_and_the_last_runs(kb: Path) -> None:
+    run = {"run": "20261126T231000", "documents": 1, "unchanged": 0, "images": 1, "chunks": 2}
+    (kb / "last-runs.json").write_text(json.dumps([run | {"rejected": 3, "elapsed_s": 2.5}]))
     answer = mmrag("status", "--index", kb)
     assert answer.status == 0
     assert "lexical" in answer.out
+    assert re.search(r"visual vectors: .*fingerprint [0-9a-f]{16}\n", answer.out)
+    assert "run 20261126T231000: 1 documents, 1 images, 2 chunks, 3 rejected" in answer.out
+    assert "probe" not in answer.out
+
+
+def test_a_probe_finds_what_is_stored(kb: Path) -> None:
+    body = json.loads(mmrag("status", "--index", kb, "--probe", "--json").out)
+    assert body["recall"] == {"visual": {"probed": 1, "found": 1}, "text": {"probed": 2, "found": 2}}
+    assert "text recall probe: 2 of 2 find themselves" in mmrag("status", "--index", kb, "--probe").out
 
 
 @pytest.fixture

@@ -65,6 +65,9 @@ class VectorStore(_Store, Protocol):
     def has_content(self, content: str, tenant: str) -> bool:
         """Whether a part of this tenant has this content hash."""
 
+    def contents(self, among: Sequence[str]) -> set[str]:
+        """Those of these content hashes that a part of any tenant has, by all that was flushed."""
+
 
 class LexicalStore(_Store, Protocol):
     """Chunks searched by words (BM25), Chinese and English."""

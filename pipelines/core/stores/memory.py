@@ -70,6 +70,9 @@ class MemoryVectorStore(_Memory):
     def has_content(self, content: str, tenant: str) -> bool:
         return any((part.content, part.tenant) == (content, tenant) for part in self._parts.values())
 
+    def contents(self, among: Sequence[str]) -> set[str]:
+        return set(among) & {part.content for part in self._parts.values()}
+
     def upsert(self, parts: Sequence[Part], vectors: Vectors) -> None:
         check_vectors(vectors, len(parts), self.dim)
         check_parts(parts)

@@ -172,6 +172,12 @@ class MilvusStore:
             )
         return bool(rows)
 
+    def contents(self, among: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for start in range(0, len(among), _KEYS_A_REQUEST):
+            found.update(self._values("content", one_of("content", among[start : start + _KEYS_A_REQUEST])))
+        return found
+
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _KEYS_A_REQUEST):
             batch = list(keys[start : start + _KEYS_A_REQUEST])
@@ -182,7 +188,7 @@ class MilvusStore:
         kept = set(keep)
         for start in range(0, len(document_keys), _KEYS_A_REQUEST):
             batch = document_keys[start : start + _KEYS_A_REQUEST]
-            found = self._keys(one_of("document_key", batch))
+            found = self._values("key", one_of("document_key", batch))
             self.delete([key for key in found if key not in kept])
 
     def fetch(self, keys: Sequence[str]) -> dict[str, Part]:
@@ -275,19 +281,19 @@ class MilvusStore:
                 raise StoreError(f"k is {k}; a {self._index} index answers at most {most} hits")
         return params
 
-    def _keys(self, where: str) -> list[str]:
+    def _values(self, field: str, where: str) -> list[str]:
         with _translated(self._config.uri, "query"):
             pages = self._client.query_iterator(
                 self._collection,
                 batch_size=MAX_K,
                 filter=where,
-                output_fields=["key"],
+                output_fields=[field],
                 consistency_level="Strong",
                 timeout=self._timeout,
             )
             found: list[str] = []
             while page := pages.next():
-                found.extend(row["key"] for row in page)
+                found.extend(row[field] for row in page)
             pages.close()
         return found
 

@@ -13,6 +13,9 @@ from fakes import DownStore, Recorded, chunk_part, image_part, memory_index
 
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index
+from pipelines.core.manifest import NEXT
+from pipelines.core.previews import write_preview
+from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience
 from pipelines.ingest.ledger import Ledger
@@ -255,6 +258,43 @@ def test_pruned_documents_leave_every_store_and_the_ledger(index: Index) -> None
     assert ids(index.text()) == ids(index.lexical()) == ["b#txt-0"]
     assert store_key("", "a") not in updated
     assert ledger(index).totals()["documents"] == 1
+
+
+def held(document: str, content: str) -> list[dict[str, Any]]:
+    """The rows of a document with this picture, whose files are there."""
+    image, chunk, described = rows_of(document)
+    return [image | {"content": content}, chunk, described]
+
+
+def keep_files(index: Index, *contents: str) -> None:
+    for content in contents:
+        write_preview(index.previews, content, b"a JPEG")
+        save_reading(index.readings, content, Reading("r", ()))
+
+
+def files(index: Index) -> set[str]:
+    kept = {path.stem for path in index.previews.glob("*/*")}
+    assert kept == {path.stem for path in index.readings.glob("*/*")}
+    return kept
+
+
+def test_pictures_go_with_the_last_document_that_holds_them(index: Index) -> None:
+    shared, own = "ab" * 32, "cd" * 32
+    ingest(index, held("a", shared), held("b", shared), held("c", own))
+    keep_files(index, shared, own)
+    for number, (document, left) in enumerate([("a", {shared, own}), ("b", {own}), ("c", set())]):
+        run = begun(index, name=f"prune-{number}")
+        finish(index, run, ledger(index), pruned=[store_key("", document)])
+        assert files(index) == left
+
+
+def test_pictures_stay_while_a_rebuild_shares_them(index: Index) -> None:
+    picture = "ab" * 32
+    ingest(index, held("a", picture))
+    keep_files(index, picture)
+    index.manifest().save(index.directory, NEXT)
+    finish(index, begun(index, name="run-2"), ledger(index), pruned=[store_key("", "a")])
+    assert files(index) == {picture}
 
 
 def test_finishing_removes_the_run_and_leaves_no_other_file(index: Index) -> None:

@@ -219,6 +219,15 @@ def test_a_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
         Monitor(MonitorConfig(file=tmp_path / "no" / "m.jsonl"), metrics())
 
 
+def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    file, moved = tmp_path / "m.jsonl", tmp_path / "m.jsonl.1"
+    watching = Monitor(MonitorConfig(file=file), metrics())
+    watching.rated(Asker("r-1", None), "up")
+    file.rename(moved)
+    watching.rated(Asker("r-2", None), "down")
+    assert [line["request_id"] for line in (*lines(moved), *lines(file))] == ["r-1", "r-2"]
+
+
 def test_words_need_a_file_to_be_kept_in() -> None:
     with pytest.raises(ValueError, match=r"set monitor\.file"):
         MonitorConfig(keep_text=True)

@@ -1,0 +1,30 @@
+"""The last runs of an index, the newest first, in `last-runs.json`. Knows no Ray and no store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.ingest.summary import Summary
+
+FILE: Final = "last-runs.json"
+KEPT: Final = 20
+_FIELDS: Final = ("run", "documents", "unchanged", "images", "chunks", "rejected", "elapsed_s")
+
+
+def remember(directory: Path, summary: Summary) -> None:
+    """Only for the holder of the write lock."""
+    told = summary.as_dict()
+    runs = [{name: told[name] for name in _FIELDS}, *last_runs(directory)][:KEPT]
+    beside = directory / f".{FILE}"
+    beside.write_text(json.dumps(runs, indent=1) + "\n", "utf-8")
+    beside.replace(directory / FILE)
+
+
+def last_runs(directory: Path) -> list[dict[str, Any]]:
+    """Of each its name, which begins with the time in UTC, and what it did."""
+    try:
+        return json.loads((directory / FILE).read_text("utf-8"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,69 @@
+"""What `mmrag status` tells beside counts: the last runs, and whether stored vectors are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import image_part, memory_index
+
+from pipelines.core.errors import StoreUnavailable
+from pipelines.core.index import Index
+from pipelines.core.types import Found
+from pipelines.ingest import history
+from pipelines.ingest.status import PROBES, index_status, recall_probe
+from pipelines.ingest.summary import Summary
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """Forty pictures, none like another."""
+    index = memory_index(tmp_path / "kb")
+    vectors = np.random.default_rng(0).normal(size=(40, index.visual().dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index.visual().upsert([image_part(f"p{n}") for n in range(40)], vectors)
+    return index
+
+
+def summary(run: str) -> Summary:
+    return Summary(run, 1, 2, 0, 0, 3, 4, 5, 0, 0, 0, 6.0, 0.0, {}, {}, None, None)
+
+
+def test_a_sample_of_what_is_stored_is_searched_for(index: Index) -> None:
+    nothing = {"probed": 0, "found": 0}
+    assert recall_probe(index) == {"visual": {"probed": PROBES, "found": PROBES}, "text": nothing}
+
+
+def test_a_store_that_leaves_out_is_found_out(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = index.visual().search
+
+    def lossy(vector: np.ndarray, k: int) -> list[Found]:
+        return [hit for hit in search(vector, k + 1) if hit.part.document_id != "p0"][:k]
+
+    monkeypatch.setattr(index.visual(), "search", lossy)
+    assert recall_probe(index)["visual"] == {"probed": PROBES, "found": PROBES - 1}
+
+
+def test_more_equal_pictures_than_are_looked_at_are_no_loss(tmp_path: Path) -> None:
+    index = memory_index(tmp_path / "kb")
+    same = np.tile(np.eye(1, index.visual().dim, dtype=np.float32), (20, 1))
+    index.visual().upsert([image_part(f"p{n}") for n in range(20)], same)
+    assert recall_probe(index)["visual"] == {"probed": 20, "found": 20}
+
+
+def test_a_store_that_is_down_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down() -> None:
+        raise StoreUnavailable("nobody there")
+
+    monkeypatch.setattr(index, "text", down)
+    assert recall_probe(index)["text"] == "nobody there"
+
+
+def test_the_last_runs_are_kept_the_newest_first(index: Index) -> None:
+    assert index_status(index)["last_runs"] == []
+    for number in range(history.KEPT + 1):
+        history.remember(index.directory, summary(str(number)))
+    runs = index_status(index)["last_runs"]
+    assert [run["run"] for run in runs] == [str(number) for number in range(history.KEPT, 0, -1)]
+    assert (runs[0]["documents"], runs[0]["rejected"], runs[0]["elapsed_s"]) == (1, 5, 6.0)
