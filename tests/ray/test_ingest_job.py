@@ -37,6 +37,7 @@ from pipelines.ingest import job
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.dry_run import DryRun, dry_run
 from pipelines.ingest.job import ingest
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.status import index_status
 from pipelines.ingest.summary import Summary
 from pipelines.settings import Settings, load_settings
@@ -103,9 +104,8 @@ class Workshop:
             }
 
     def ledger(self) -> dict[str, dict[str, Any]]:
-        return {
-            row["document_id"]: row for row in pq.read_table(self.directory / "ledger.parquet").to_pylist()
-        }
+        tables = Ledger.load(self.directory).tables()
+        return {row["document_id"]: row for table in tables for row in table.to_pylist()}
 
     def stop(self) -> None:
         for server in (self.directory / "vectors").iterdir():
@@ -482,7 +482,7 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
             # Nobody holds the vector servers, so they end when their idle time is over.
             for server in (made.directory / "vectors").iterdir():
                 assert not embedded._has_clients(server)
-        assert not (made.directory / "ledger.parquet").exists()
+        assert not (made.directory / "ledger").exists()
         summary = made.ingest()
         assert summary.index["status"] == {"complete": 6, "rejected": 2}
         assert made.contents() == first[2]

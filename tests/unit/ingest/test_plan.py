@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def item(file: Path, **fields: Any) -> Item:
     return Item(**defaults | places | fields)
 
 
-def ledger_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any) -> Ledger:
+def rows_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any) -> pa.Table:
     rows = [
         {
             "document_key": store_key(i.tenant, i.document_id),
@@ -45,13 +46,18 @@ def ledger_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any
         | fields
         for i in items
     ]
-    return Ledger(pa.Table.from_pylist(rows, schema=SCHEMA))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def ledger_of(*items: Item, **fields: Any) -> Ledger:
+    """Of these items' documents, in a home of its own."""
+    home = Path(items[0].root) if items else Path()
+    return Ledger(home / "homes" / uuid.uuid4().hex).changed(rows_of(*items, **fields))
 
 
 def scoped_ledger(*items: Item) -> Ledger:
     """As `ledger_of`, each document in its item's scope."""
-    ledger = ledger_of(*items)
-    return ledger.rescoped({store_key(i.tenant, i.document_id): i.scope for i in items})
+    return ledger_of(*items).changed(scopes={store_key(i.tenant, i.document_id): i.scope for i in items})
 
 
 def planned(tmp_path: Path, listed: list[Any], ledger: Ledger, fingerprint: str = "f1") -> tuple[Plan, list]:
@@ -84,8 +90,8 @@ def test_a_trusted_stamp_spares_the_hash(tmp_path: Path, files: list[Path]) -> N
     time.sleep(2.1)  # fresh files have no stamp
     known, changed = item(files[0]), item(files[1])
     stamps = {i.document_id: document_stamp(i, i.inputs) for i in (known, changed)}
-    ledger = ledger_of(known, digest="not compared", stamp=stamps["a"]).updated(
-        ledger_of(changed, digest="other", stamp="other")._rows
+    ledger = ledger_of(known, digest="not compared", stamp=stamps["a"]).changed(
+        rows_of(changed, digest="other", stamp="other")
     )
     assert planned(tmp_path, [known, changed], ledger)[1] == ["b"]
 
@@ -142,7 +148,9 @@ def test_many_items_are_written_in_several_whole_files(tmp_path: Path, files: li
     plan, ids = planned(tmp_path, items, ledger_of())
     assert plan.to_do == 2500
     assert ids == [f"d{n:04d}" for n in range(2500)]
-    assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [f"00000{n}.parquet" for n in range(3)]
+    assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [
+        f"00000-00000{n}.parquet" for n in range(3)
+    ]
 
 
 def test_a_file_that_comes_back_is_a_change(files: list[Path]) -> None:
@@ -214,7 +222,7 @@ def test_a_document_that_moved_to_another_source_belongs_there(tmp_path: Path, f
     ledger = scoped_ledger(known)
     plan = make_plan(listing([moved], Path("/elsewhere")), ledger, "f1")
     assert (plan.unchanged, plan.rescoped) == (1, {keys("a")[0]: "/elsewhere"})
-    assert planned_gone(listing([], tmp_path), ledger.rescoped(plan.rescoped)) == {}
+    assert planned_gone(listing([], tmp_path), ledger.changed(scopes=plan.rescoped)) == {}
 
 
 def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -> None:
@@ -230,7 +238,7 @@ def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -
 
 def test_what_was_refused_is_tried_again_when_asked(tmp_path: Path, files: list[Path]) -> None:
     good, bad = item(files[0]), item(files[1])
-    ledger = ledger_of(good).updated(ledger_of(bad, rejected=1)._rows)
+    ledger = ledger_of(good).changed(rows_of(bad, rejected=1))
     found = [good, bad]
     assert make_plan(listing(found, tmp_path), ledger, "f1").to_do == 0
     again = make_plan(listing(found, tmp_path), ledger, "f1", tmp_path / "items", retry_rejected=True)
