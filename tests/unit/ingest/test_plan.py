@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 
 from pipelines.core.errors import MmragError
 from pipelines.core.types import store_key
+from pipelines.ingest import ledger as ledgers
+from pipelines.ingest import listed as listed_items
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import Plan, make_plan, to_prune
@@ -151,6 +156,73 @@ def test_many_items_are_written_in_several_whole_files(tmp_path: Path, files: li
     assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [
         f"00000-00000{n}.parquet" for n in range(3)
     ]
+
+
+def test_of_two_items_of_one_document_the_first_stands(tmp_path: Path, files: list[Path]) -> None:
+    first, second = item(files[0]), item(files[1], document_id="a")
+    other_tenant = item(files[2], document_id="a", tenant="acme")
+    plan, ids = planned(tmp_path, [first, second, other_tenant], ledger_of())
+    assert (plan.new, ids) == (2, ["a", "a"])
+    [bad] = plan.refused
+    assert (bad.document_id, bad.source, bad.stage) == ("a", str(files[1]), "list")
+    assert bad.reason == "the id 'a' occurs before in this run; the first one stands"
+
+
+# Many items.
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many items that files are needed: more than 10, in 1, 4 or 8 buckets."""
+    for module in (ledgers, listed_items):
+        monkeypatch.setattr(module, "FEW_DOCUMENTS", 10)
+        monkeypatch.setattr(module, "BUCKETS", (1, 4, 8))
+
+
+def rows(*numbers: int, **fields: Any) -> list[Item]:
+    return [Item("row", f"d{n:03d}", "/m.jsonl", "/m.jsonl", "/", b"%d" % n, **fields) for n in numbers]
+
+
+def pickled(compare: Callable[[int], Plan], buckets: Iterable[int]) -> Iterator[Plan]:
+    """As tasks elsewhere would, each tried twice."""
+    sent = pickle.dumps(compare)
+    for bucket in buckets:
+        plan = pickle.loads(sent)(bucket)
+        assert plan == pickle.loads(sent)(bucket)
+        yield plan
+
+
+@pytest.mark.parametrize("known", [0, 5, 35, 70])
+def test_a_long_listing_is_compared_bucket_by_bucket(tmp_path: Path, few: None, known: int) -> None:
+    old = rows(*range(known))
+    ledger = Ledger(tmp_path / "kb").changed(rows_of(*old, scope="/m.jsonl")) if known else ledger_of()
+    changed = [replace(i, payload=b"other") for i in old[::10]]
+    listed = [
+        *changed,
+        *(i for i in old if int(i.payload) % 10 and int(i.payload) % 7),
+        *rows(*range(70, 90)),
+    ]
+    again = replace(listed[-1], payload=b"again")
+    found = Listing(iter([*listed, again]), {"/m.jsonl": False})
+    plan = make_plan(found, ledger, "f1", tmp_path / "items", each=pickled)
+    gone = [i for i in old if int(i.payload) % 10 and int(i.payload) % 7 == 0]
+    assert (plan.new, plan.changed, plan.unchanged) == (20, len(changed), len(listed) - 20 - len(changed))
+    assert sorted(plan.gone_keys) == sorted(store_key("", i.document_id) for i in gone)
+    assert [bad.document_id for bad in plan.refused] == ["d089"]
+    written = [row for path in (tmp_path / "items").iterdir() for row in pq.read_table(path).to_pylist()]
+    expected = [*changed, *rows(*range(70, 90))]
+    assert {row["document_id"]: row["payload"] for row in written} == {
+        i.document_id: i.payload for i in expected
+    }
+    assert len(written) == len(expected)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "kb") == ["items"]
+
+
+def test_a_short_listing_is_compared_here_however_large_the_ledger_is(tmp_path: Path, few: None) -> None:
+    ledger = Ledger(tmp_path / "kb").changed(rows_of(*rows(*range(70)), scope="/m.jsonl"))
+    listed = [*rows(3, 4), *rows(99)]
+    plan = make_plan(Listing(iter(listed), {"/m.jsonl": False}), ledger, "f1", each=None)  # type: ignore[arg-type]
+    assert (ledger.buckets, plan.new, plan.unchanged, len(plan.gone_keys)) == (8, 1, 2, 68)
 
 
 def test_a_file_that_comes_back_is_a_change(files: list[Path]) -> None:
