@@ -33,7 +33,8 @@ from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
-from pipelines.ingest import job
+from pipelines.ingest import job, listed
+from pipelines.ingest import ledger as ledgers
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.dry_run import DryRun, dry_run
 from pipelines.ingest.job import ingest
@@ -389,6 +390,25 @@ def test_what_was_refused_is_tried_again_only_when_asked(
     assert (would.new, would.changed, would.unchanged) == (0, 2, 6)  # p3 and the conflict
     again = made.ingest(retry_rejected=True)
     assert (again.documents, again.rejected, again.encoded_images) == (2, 2, 0)
+
+
+def test_a_long_listing_is_compared_by_tasks(
+    second: tuple[Workshop, Summary, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if more than three documents were many. The ledger keeps its four buckets for what follows."""
+    made, _, contents = second
+    for module in (ledgers, listed):
+        monkeypatch.setattr(module, "FEW_DOCUMENTS", 3)
+        monkeypatch.setattr(module, "BUCKETS", (1, 4))
+    before = made.ledger()
+    again = made.ingest()
+    assert (again.documents, again.unchanged, again.known_rejected) == (0, 8, 2)
+    assert (Ledger.load(made.directory).buckets, made.ledger()) == (4, before)
+    assert made.contents() == contents
+    found = job._each_bucket(lambda: None, lambda bucket: (bucket, os.getpid()), range(4))  # type: ignore[arg-type,return-value]
+    buckets, processes = zip(*found, strict=True)
+    assert sorted(buckets) == [0, 1, 2, 3]
+    assert os.getpid() not in processes
 
 
 def test_a_removed_document_stays_until_pruned(second: tuple[Workshop, Summary, dict[str, Any]]) -> None:
