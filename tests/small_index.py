@@ -93,7 +93,7 @@ def fill(index: Index, pictures: Mapping[str, tuple[str, tuple[int, int, int]]] 
         rows.append(ledger_row(document, tenant))
     for store in (index.visual(), index.text(), index.lexical()):
         store.flush()
-    Ledger(pa.Table.from_pylist(rows, schema=SCHEMA)).save(index.directory / "ledger.parquet")
+    Ledger(index.directory).changed(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def ledger_row(document: str, tenant: str = "", **fields: Any) -> dict[str, Any]:

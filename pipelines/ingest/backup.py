@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines import __version__
 from pipelines.core.errors import BadExport, BadImage, StoreError, UsageError
@@ -28,7 +29,7 @@ from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
 from pipelines.ingest.archive import LEDGER, PREVIEWS, READINGS, Archive, Contents, DataSet, Shards, parts
-from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import part_row, row_part
 from pipelines.ingest.sink import recover
@@ -119,7 +120,7 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         _restore_previews(index.previews, archive, contents.shards, progress)
         _restore_readings(index.readings, archive, contents.shards)
         _check_counts(index, contents.shards)
-        _read_ledger(archive, contents.shards).save(index.home / FILE)
+        _read_ledger(archive, contents.shards, index.home)
     return _moved(archive, contents.shards, pictures, start)
 
 
@@ -185,18 +186,18 @@ def _readings(root: Path, contents: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _ledger_tables(ledger: Ledger) -> Iterator[pa.Table]:
-    rows = ledger.rows
-    for name in ("stamp", "scope"):  # a row that an earlier version wrote has none
-        column = rows.schema.get_field_index(name)
-        rows = rows.set_column(column, name, rows[name].fill_null(""))
-    for start in range(0, len(rows), _LEDGER_ROWS_A_TABLE):
-        yield rows.slice(start, _LEDGER_ROWS_A_TABLE)
+    for rows in ledger.tables():
+        for name in ("stamp", "scope"):  # a row that an earlier version wrote has none
+            column = rows.schema.get_field_index(name)
+            rows = rows.set_column(column, name, rows[name].fill_null(""))
+        for start in range(0, len(rows), _LEDGER_ROWS_A_TABLE):
+            yield rows.slice(start, _LEDGER_ROWS_A_TABLE)
 
 
 def _make_room(index: Index) -> None:
     """Delete what an import that was cut short left. Raises UsageError unless the index is empty then."""
     if index.half_restored:
-        (index.home / FILE).unlink(missing_ok=True)
+        Ledger.drop(index.home)
         chunks = _keys(index.text())  # among them all of the lexical store's, which are written later
         index.lexical().delete(chunks)
         index.lexical().flush()
@@ -296,7 +297,7 @@ def _check_counts(index: Index, shards: Shards) -> None:
             )
 
 
-def _read_ledger(archive: Archive, shards: Shards) -> Ledger:
+def _read_ledger(archive: Archive, shards: Shards, home: Path) -> None:
     read: Iterable[tuple[str, pa.Table]] = archive.read(LEDGER, shards)
     tables = [LEDGER.schema.empty_table()]
     for file, table in read:
@@ -305,12 +306,10 @@ def _read_ledger(archive: Archive, shards: Shards) -> Ledger:
                 if row["document_key"] != store_key(row["tenant"], row["document_id"]):
                     raise ValueError(f"document {row['document_id'][:200]!r} stands under another's key")
         tables.append(table)
-    ledger = Ledger(pa.concat_tables(tables))
-    if len(ledger) != len(ledger.rows):
-        raise BadExport(
-            f"{archive.address}: {len(ledger.rows) - len(ledger)} documents stand twice in the ledger"
-        )
-    return ledger
+    rows = pa.concat_tables(tables)
+    if twice := len(rows) - len(pc.unique(rows["document_key"])):
+        raise BadExport(f"{archive.address}: {twice} documents stand twice in the ledger")
+    Ledger(home).changed(rows)
 
 
 def _moved(archive: Archive, shards: Shards, pictures: int, start: float) -> Moved:

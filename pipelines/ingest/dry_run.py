@@ -11,7 +11,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest, home_of
 from pipelines.ingest import ocr
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.ledger import FILE, SCHEMA, Ledger
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
 from pipelines.ingest.rebuild import is_begun, require_all_sources
 from pipelines.ingest.sink import unfinished_runs
@@ -50,7 +50,7 @@ def dry_run(
     ocr.require(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
         home = _rebuilt(index, listing, config) if rebuild else _home(index)
-        ledger = Ledger.load(home / FILE) if home else Ledger(SCHEMA.empty_table())
+        ledger = Ledger.load(home) if home else Ledger(directory)
         plan = make_plan(
             listing, ledger, fingerprint_of(index, config), retry_rejected=retry_rejected, whole=rebuild
         )
@@ -82,6 +82,6 @@ def _home(index: Index) -> Path:
 def _rebuilt(index: Index, listing: Listing, config: IngestConfig) -> Path | None:
     """Where the half-made generation that would be taken up has its ledger; None where there is none."""
     live = Manifest.load(index.directory)
-    known = Ledger.load(home_of(index.directory, live.generation) / FILE)
+    known = Ledger.load(home_of(index.directory, live.generation))
     require_all_sources(known, listing.scopes, config.max_pruned_fraction)
     return index.home if is_begun(index, live) else None

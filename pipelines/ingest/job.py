@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,13 +25,14 @@ from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
-from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
+from pipelines.ingest.plan import Plan, fingerprint_of, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
 from pipelines.ingest.sink import Run, finish, recover, write_rows
@@ -53,7 +54,7 @@ def untold(what: str, done: int, total: int, detail: str = "") -> None:
 
 # In Ray's count of CPUs. An encoder takes a whole one for each thread, and so does OCR; what waits for disks
 # and stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
-_PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 0.5, 0.25
+_COMPARE_CPUS, _PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
 _ADDED_BY_RAY = "\nFailed to apply UDF"
@@ -113,23 +114,31 @@ def ingest(
         run = Run(index.home, _run_name(), fingerprint_of(index, config))
         run.begin()
         progress("looking for changes", 0, 0)
-        try:
-            plan = make_plan(
-                listing, ledger, run.fingerprint, run.items, retry_rejected=retry_rejected, whole=rebuild
-            )
-            pruned = plan.gone_keys if rebuild else ()
-            if prune and not rebuild:
-                pruned = to_prune(plan, ledger, config.max_pruned_fraction)
-        except MmragError:
-            run.end()  # nothing was begun
-            raise
         encode_s = 0.0
-        if plan.to_do:
-            with _ray(config):
+        with ExitStack() as cluster:
+            connected = Lazy[None](lambda: cluster.enter_context(_ray(config)))
+            try:
+                plan = make_plan(
+                    listing,
+                    ledger,
+                    run.fingerprint,
+                    run.items,
+                    retry_rejected=retry_rejected,
+                    whole=rebuild,
+                    each=partial(_each_bucket, connected),
+                )
+                pruned = plan.gone_keys if rebuild else ()
+                if prune and not rebuild:
+                    pruned = to_prune(plan, ledger, config.max_pruned_fraction)
+            except (MmragError, RayError):
+                run.end()  # nothing was begun
+                raise
+            if plan.to_do:
+                connected()
                 count_refused(plan.refused, record)
                 encode_s = _process(index, run, config, progress)
         ledger, finished = finish(
-            index, run, ledger.rescoped(plan.rescoped), plan.refused, pruned, config.store_patience_s
+            index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.rescoped
         )
         elapsed_s = time.perf_counter() - start
         alike = None
@@ -146,6 +155,18 @@ def ingest(
             gone = swap(index, live, ledger, config.max_pruned_fraction)
             summary = replace(summary, gone=gone, pruned=gone)
     return summary
+
+
+def _each_bucket(
+    connected: Callable[[], None], compare: Callable[[int], Plan], buckets: Iterable[int]
+) -> Iterator[Plan]:
+    """`compare` of each bucket of the ledger and the listing, by tasks: the driver only has their plans."""
+    connected()
+    numbers = [{"bucket": bucket} for bucket in buckets]
+    plans = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map(
+        lambda row: {"plan": compare(row["bucket"])}, num_cpus=_COMPARE_CPUS
+    )
+    return (row["plan"] for row in plans.iter_rows())
 
 
 def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -> float:

@@ -1,4 +1,10 @@
-"""What has been ingested: one row a document, in one Parquet file. Knows no store and no Ray.
+"""What has been ingested: one row a document, in Parquet files by a hash of its key. Knows no store, no Ray.
+
+    HOME/ledger/buckets.json           the file of each bucket; replaced last, and at once
+    HOME/ledger/00007-1f0c9a.parquet   the rows of a bucket; never changed, but replaced by another file
+
+One bucket at a time is in memory. What a change replaces stays until the next one, for those who read
+meanwhile. An earlier version had all in HOME/ledger.parquet, which is read as the one bucket that there is.
 
 The ledger is written last. A document that is not in it, or stands there with another digest or
 fingerprint, is ingested again, which is safe because every write is an upsert by a fixed key. An
@@ -7,18 +13,21 @@ unfinished one, whose run was cut short, has no digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import shutil
+import uuid
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-
-FILE = "ledger.parquet"
-"""Its name in the home of a generation."""
 
 SCHEMA = pa.schema(
     [
@@ -38,94 +47,190 @@ SCHEMA = pa.schema(
         ("run", pa.string()),
     ]
 )
+NO_ROWS: Final = SCHEMA.empty_table()
+FEW_DOCUMENTS: Final = 50_000
+"""A bucket of so many is quickly read and written whole."""
+BUCKETS: Final = (1, 64, 512)
+"""How many there may be: each a multiple of the one before, and no more than files may be open at once."""
+_FOLDER, _FILES, _SINGLE = "ledger", "buckets.json", "ledger.parquet"
 
 
+@dataclass(frozen=True, slots=True)
 class Ledger:
-    """The documents of an index, looked up by key."""
+    """The documents of an index as they stand on disk: by bucket, its file below `home`, or None."""
 
-    def __init__(self, rows: pa.Table) -> None:
-        self._rows = rows
-        keys = rows.column("document_key").to_pylist()
-        self._row_of = {key: row for row, key in enumerate(keys)}
-        self._columns = {name: rows[name].combine_chunks() for name in rows.column_names}
+    home: Path
+    files: tuple[str | None, ...] = (None,)
 
     @classmethod
-    def load(cls, path: Path) -> Ledger:
-        if not path.exists():
-            return cls(SCHEMA.empty_table())
-        return cls(pq.read_table(path, schema=SCHEMA))
+    def load(cls, home: Path) -> Ledger:
+        """That in the home of a generation; an empty one where there is none."""
+        try:
+            return cls(home, tuple(json.loads((home / _FOLDER / _FILES).read_text())))
+        except FileNotFoundError:
+            return cls(home, (_SINGLE,) if (home / _SINGLE).exists() else (None,))
+
+    @staticmethod
+    def drop(home: Path) -> None:
+        (home / _FOLDER / _FILES).unlink(missing_ok=True)  # first: it names the others
+        (home / _SINGLE).unlink(missing_ok=True)
+        shutil.rmtree(home / _FOLDER, ignore_errors=True)
 
     @property
-    def rows(self) -> pa.Table:
-        """All of it, as `SCHEMA` says."""
-        return self._rows
+    def buckets(self) -> int:
+        return len(self.files)
+
+    def bucket(self, number: int, of: int | None = None, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a bucket, of as many as there are or of a multiple of that (`of`)."""
+        file = self.files[number % self.buckets]
+        if file is None:
+            return NO_ROWS.select(columns or SCHEMA.names)
+        rows = pq.read_table(self.home / file, schema=SCHEMA, columns=columns)
+        if of is None or of == self.buckets:
+            return rows
+        return rows.filter(pa.array(buckets_of(rows["document_key"], of) == number))
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, a bucket at a time."""
+        return (self.bucket(number, columns=columns) for number in range(self.buckets))
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return sum(pq.read_metadata(self.home / file).num_rows for file in self.files if file)
 
-    def __contains__(self, document_key: str) -> bool:
-        return document_key in self._row_of
-
-    def row_of(self, document_key: str) -> int | None:
-        """The place of a document's row, below `len(self)`."""
-        return self._row_of.get(document_key)
+    def rows_of(self, document_keys: Iterable[str], columns: list[str] | None = None) -> pa.Table:
+        """The rows of those of these documents that are known, in any order."""
+        found = [NO_ROWS.select(columns or SCHEMA.names)]
+        for number, keys in _by_bucket(document_keys, self.buckets).items():
+            rows = self.bucket(number, columns=columns)
+            found.append(rows.filter(pc.is_in(rows["document_key"], pa.array(keys))))
+        return pa.concat_tables(found)
 
     def get(self, document_key: str) -> dict[str, Any] | None:
-        row = self._row_of.get(document_key)
-        return None if row is None else {name: column[row].as_py() for name, column in self._columns.items()}
+        rows: list[dict[str, Any]] = self.rows_of([document_key]).to_pylist()
+        return rows[0] if rows else None
 
     def with_documents_of(self, document_ids: Iterable[str], tenant: str | None = None) -> pa.Table:
         """The rows of these document ids (of one tenant, or of all)."""
-        rows = self._rows.filter(
-            pc.is_in(self._rows["document_id"], pa.array(list(document_ids), pa.string()))
-        )
+        ids = pa.array(list(document_ids), pa.string())
+        rows = pa.concat_tables(t.filter(pc.is_in(t["document_id"], ids)) for t in self.tables())
         return rows if tenant is None else rows.filter(pc.equal(rows["tenant"], tenant))
 
-    def in_scopes(self, scopes: Iterable[str], without: NDArray[np.bool_]) -> pa.Table:
-        """The rows that were last listed in one of the scopes, but those that `without` (N,) marks."""
-        listed = pc.is_in(self._rows["scope"], pa.array(list(scopes), pa.string()))
-        return self._rows.filter(pc.and_(listed, pa.array(~without)))
-
     def documents_in(self, scope: str) -> int:
-        return pc.sum(pc.equal(self._rows["scope"], scope)).as_py() or 0
+        return sum(pc.sum(pc.equal(t["scope"], scope)).as_py() or 0 for t in self.tables(["scope"]))
 
     def scopes(self) -> set[str]:
         """The sources that documents were last listed in, those that are known."""
-        return set(filter(None, pc.unique(self._rows["scope"]).to_pylist()))
-
-    def rescoped(self, scope_of: Mapping[str, str]) -> Ledger:
-        """A ledger in which these documents, by key, were last listed in other scopes."""
-        if not scope_of:
-            return self
-        scopes = self._rows["scope"].to_pylist()
-        for key, scope in scope_of.items():
-            scopes[self._row_of[key]] = scope
-        column = SCHEMA.get_field_index("scope")
-        return Ledger(self._rows.set_column(column, "scope", pa.array(scopes, pa.string())))
-
-    def updated(self, rows: pa.Table) -> Ledger:
-        """A ledger in which `rows` replace the rows of the same documents."""
-        return Ledger(pa.concat_tables([self.without(rows["document_key"])._rows, rows.select(SCHEMA.names)]))
-
-    def without(self, document_keys: pa.ChunkedArray | pa.Array) -> Ledger:
-        gone = pc.is_in(self._rows["document_key"], pc.unique(document_keys))
-        return Ledger(self._rows.filter(pc.invert(gone)).combine_chunks())
+        found = (pc.unique(table["scope"]).to_pylist() for table in self.tables(["scope"]))
+        return {scope for scopes in found for scope in scopes if scope}
 
     def totals(self) -> dict[str, Any]:
         """Sums over all documents, and how many documents have each status."""
-        sums = {name: pc.sum(self._rows[name]).as_py() or 0 for name in ("images", "chunks", "rejected")}
-        statuses = pc.value_counts(self._rows["status"].combine_chunks()).to_pylist() if len(self) else []
-        by_status = {entry["values"]: entry["counts"] for entry in statuses}
-        return {"documents": len(self), **sums, "status": by_status}
+        sums, statuses = {"documents": 0, "images": 0, "chunks": 0, "rejected": 0}, Counter[str]()
+        for rows in self.tables(["images", "chunks", "rejected", "status"]):
+            sums["documents"] += len(rows)
+            for name in rows.column_names[:-1]:
+                sums[name] += pc.sum(rows[name]).as_py() or 0
+            for entry in pc.value_counts(rows["status"]).to_pylist():
+                statuses[entry["values"]] += entry["counts"]
+        return {**sums, "status": dict(statuses)}
 
     def parts(self) -> dict[str, int]:
         """How many parts each store holds when it agrees."""
         totals = self.totals()
         return {"visual": totals["images"], "text": totals["chunks"], "lexical": totals["chunks"]}
 
-    def save(self, path: Path) -> None:
-        """Replace the file at once, so that a reader or a crash sees the old ledger or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        pq.write_table(self._rows, beside)
-        beside.replace(path)
+    def changed(
+        self,
+        rows: pa.Table = NO_ROWS,
+        gone: Collection[str] = (),
+        scopes: Mapping[str, str] | None = None,
+    ) -> Ledger:
+        """The ledger after a change, which is on disk then: a reader or a crash sees the old or the new one.
+
+        `rows` replace the rows of the same documents. Then documents by key: those that are `gone` are
+        dropped, and `scopes` says where others were listed last. No bucket without one of them is written,
+        unless there are too many documents for so few buckets.
+        """
+        rows, scopes = _without(rows.select(SCHEMA.names), gone), scopes or {}
+        keys = rows["document_key"].to_pylist()
+        new = len(keys) - len(self.rows_of(keys, ["document_key"]))
+        count = max(self.buckets, _fitting(len(self) + new))
+        replaced, moved = _by_bucket({*keys, *gone}, self.buckets), _by_bucket(scopes, self.buckets)
+        if count == self.buckets and not replaced and not moved:
+            return self
+        self._make_room()
+        row_buckets = buckets_of(keys, count)
+        files: list[str | None] = [None] * count
+        for number, file in enumerate(self.files):
+            if count == self.buckets and number not in replaced and number not in moved:
+                files[number] = file
+                continue
+            kept = _without(self.bucket(number), replaced.get(number, ()))
+            kept = _rescoped(kept, {key: scopes[key] for key in moved.get(number, ())})
+            kept_buckets = buckets_of(kept["document_key"], count)
+            for part in range(number, count, self.buckets):
+                both = kept.filter(pa.array(kept_buckets == part)), rows.filter(pa.array(row_buckets == part))
+                files[part] = self._write(part, pa.concat_tables(both))
+        return self._commit(files)
+
+    def fitted(self) -> Ledger:
+        """The ledger, on disk too, in as many buckets as it needs; one of an earlier version has but one."""
+        return self if self.buckets >= _fitting(len(self)) else self.changed()
+
+    def _make_room(self) -> None:
+        """Delete what the change before has replaced, or one that was cut short has left."""
+        folder = self.home / _FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name != _FILES and f"{_FOLDER}/{path.name}" not in self.files:
+                path.unlink()
+
+    def _write(self, number: int, rows: pa.Table) -> str | None:
+        if not len(rows):
+            return None
+        file = f"{_FOLDER}/{number:05d}-{uuid.uuid4().hex}.parquet"
+        pq.write_table(rows, self.home / file)
+        return file
+
+    def _commit(self, files: Sequence[str | None]) -> Ledger:
+        beside = self.home / _FOLDER / f".{_FILES}"
+        beside.write_text(json.dumps(files, indent=1))
+        beside.replace(self.home / _FOLDER / _FILES)
+        (self.home / _SINGLE).unlink(missing_ok=True)
+        return replace(self, files=tuple(files))
+
+
+def buckets_of(document_keys: Iterable[Any] | pa.ChunkedArray, count: int) -> NDArray[np.int64]:
+    """The bucket of each of these documents, of so many."""
+    keys = document_keys.to_pylist() if isinstance(document_keys, pa.ChunkedArray) else document_keys
+    return np.fromiter((zlib.crc32(key.encode()) % count for key in keys), np.int64)
+
+
+def joined(one: Ledger, other: Ledger, columns: list[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """The rows of both ledgers, a bucket at a time: equal keys are in equal buckets."""
+    count = max(one.buckets, other.buckets)
+    for number in range(count):
+        yield one.bucket(number, count, columns), other.bucket(number, count, columns)
+
+
+def _fitting(documents: int) -> int:
+    """How many buckets so many documents need."""
+    return next((count for count in BUCKETS if documents <= count * FEW_DOCUMENTS), BUCKETS[-1])
+
+
+def _by_bucket(document_keys: Iterable[str], count: int) -> dict[int, list[str]]:
+    found = defaultdict[int, list[str]](list)
+    for key in document_keys:
+        found[zlib.crc32(key.encode()) % count].append(key)
+    return dict(found)
+
+
+def _without(rows: pa.Table, document_keys: Collection[str]) -> pa.Table:
+    keys = pa.array(list(document_keys), pa.string())
+    return rows.filter(pc.invert(pc.is_in(rows["document_key"], keys)))
+
+
+def _rescoped(rows: pa.Table, scope_of: Mapping[str, str]) -> pa.Table:
+    known = zip(rows["document_key"].to_pylist(), rows["scope"].to_pylist(), strict=True)
+    scopes = pa.array([scope_of.get(key, scope) for key, scope in known], pa.string())
+    return rows.set_column(SCHEMA.get_field_index("scope"), SCHEMA.field("scope"), scopes)

@@ -90,7 +90,11 @@ def _standing(home: Path, ledger: Ledger) -> pa.Table:
     if not (home / PICTURES).exists():
         return PICTURES_SCHEMA.empty_table()
     rows = pq.read_table(home / PICTURES)
-    return rows.filter(pc.is_in(rows["document_key"], ledger.rows["document_key"].combine_chunks()))
+    stands = np.zeros(len(rows), np.bool_)
+    for known in ledger.tables(["document_key"]):
+        keys = known["document_key"].combine_chunks()
+        stands |= pc.is_in(rows["document_key"], keys).to_numpy(zero_copy_only=False)
+    return rows.filter(pa.array(stands))
 
 
 def read_report(home: Path) -> Alike | None:

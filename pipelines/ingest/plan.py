@@ -1,42 +1,34 @@
 """What a run has to do: the items that are new or changed, as Parquet, and the documents that are gone.
 
-The corpus streams through: only the ledger's keys are held in memory. Knows no Ray and no store.
+The corpus streams through, and is compared with the ledger a bucket at a time: what is in memory grows with
+what changed, not with what is known. Knows no Ray and no store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
 from pipelines.core.space import digest
-from pipelines.core.types import store_key
 from pipelines.ingest import captions, chunk, ocr, sources
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.listed import ITEMS, Listed, spread
 from pipelines.ingest.sources import Item, Listing, Rejected
 
-ITEMS = pa.schema(
-    [
-        ("form", pa.string()),
-        ("document_id", pa.string()),
-        ("address", pa.string()),
-        ("scope", pa.string()),
-        ("root", pa.string()),
-        ("payload", pa.binary()),
-        ("inputs", pa.list_(pa.string())),
-        ("tenant", pa.string()),
-    ]
-)
 _ROWS_PER_FILE = 1000
+_COMPARED = ["document_key", "document_id", "scope", "inputs", "stamp", "digest", "fingerprint", "rejected"]
 FEW_DOCUMENTS = 100  # these may all go at once: they are soon ingested again
 
 
@@ -64,6 +56,27 @@ class Plan:
     def gone_keys(self) -> tuple[str, ...]:
         return tuple(key for keys in self.gone.values() for key in keys)
 
+    @classmethod
+    def of(cls, plans: Sequence[Plan], refused: Sequence[Rejected]) -> Plan:
+        """All of these together, and what else was refused."""
+        gone = defaultdict[str, list[str]](list)
+        for plan in plans:
+            for scope, keys in plan.gone.items():
+                gone[scope] += keys
+        return cls(
+            new=sum(plan.new for plan in plans),
+            changed=sum(plan.changed for plan in plans),
+            unchanged=sum(plan.unchanged for plan in plans),
+            known_rejected=sum(plan.known_rejected for plan in plans),
+            gone={scope: tuple(keys) for scope, keys in gone.items()},
+            refused=(*refused, *(bad for plan in plans for bad in plan.refused)),
+            rescoped={key: scope for plan in plans for key, scope in plan.rescoped.items()},
+        )
+
+
+Each = Callable[[Callable[[int], Plan], Iterable[int]], Iterable[Plan]]
+"""Calls a picklable function with each number, wherever that may be: `map` is one."""
+
 
 def make_plan(
     listing: Listing,
@@ -73,50 +86,38 @@ def make_plan(
     *,
     retry_rejected: bool = False,
     whole: bool = False,
+    each: Each = map,
 ) -> Plan:
-    """Compare, and write the items that need work under `out`, a Parquet file for each thousand.
+    """Compare, and write the items that need work under `out`, a Parquet file for each thousand of a bucket.
 
-    With `retry_rejected` a document of which a part was refused needs work too. With `whole` the listing is
-    all that there shall be: whatever it does not have is gone, of whichever source it was.
+    Of items of one document the first one stands. With `retry_rejected` a document of which a part was
+    refused needs work too. With `whole` the listing is all that there shall be: whatever it does not have is
+    gone, of whichever source it was. A listing of many items is compared by `each`, beside `out`.
     """
     refused: list[Rejected] = []
-    rescoped: dict[str, str] = {}
-    counts = {"new": 0, "changed": 0, "unchanged": 0, "known_rejected": 0}
-    listed = np.zeros(len(ledger), dtype=np.bool_)
 
-    def needed() -> Iterator[Item]:
-        for item in listing:
-            if isinstance(item, Rejected):
-                refused.append(item)
-                continue
-            key = store_key(item.tenant, item.document_id)
-            entry = ledger.get(key)
-            if entry is None:
-                counts["new"] += 1
-                yield item
-                continue
-            listed[ledger.row_of(key)] = True
-            if not _is_unchanged(item, entry, fingerprint) or (retry_rejected and entry["rejected"]):
-                counts["changed"] += 1
-                yield item
-                continue
-            counts["unchanged"] += 1
-            counts["known_rejected"] += entry["rejected"]
-            if entry["scope"] != item.scope:
-                rescoped[key] = item.scope
+    def items() -> Iterator[Item]:
+        for found in listing:
+            if isinstance(found, Rejected):
+                refused.append(found)
+            else:
+                yield found
 
-    for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
-        if out is not None:
-            _write(batch, out, n)
-    gone = _unlisted(ledger, listed) if whole else _gone(ledger, listing.scopes, listed, refused)
-    return Plan(**counts, gone=gone, refused=tuple(refused), rescoped=rescoped)
+    with tempfile.TemporaryDirectory(prefix=".listed-", dir=out.parent if out else None) as folder:
+        listed = spread(items(), ledger.buckets, Path(folder))
+        missing = _Missing.of(listing.scopes, refused, whole)
+        compare = _Compare(listed, ledger, fingerprint, out, missing, retry_rejected)
+        run = each if listed.held is None else map
+        return Plan.of(list(run(compare, range(listed.buckets))), refused)
 
 
 def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]:
     """The keys of all documents that are gone. Raises MmragError where that looks like an accident."""
     for scope, keys in plan.gone.items():
+        if len(keys) <= FEW_DOCUMENTS:
+            continue
         known = ledger.documents_in(scope)
-        if len(keys) > FEW_DOCUMENTS and len(keys) > max_fraction * known:
+        if len(keys) > max_fraction * known:
             raise MmragError(
                 f"{scope} holds {len(keys):,} of its {known:,} documents no more, and nothing was done: "
                 "is it mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
@@ -139,62 +140,132 @@ def fingerprint_of(index: Index, config: IngestConfig) -> str:
     )
 
 
-def _write(items: list[Item], out: Path, n: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """Which documents that were not listed are gone: those of `scopes` (of all, if None) that listing did not
+    refuse, be it with their folder or as an `unclear` row of their manifest."""
+
+    scopes: frozenset[str] | None
+    refused_ids: frozenset[str]
+    folders: tuple[str, ...]
+    unclear: frozenset[str]
+
+    @classmethod
+    def of(cls, scopes: Mapping[str, bool], refused: Sequence[Rejected], whole: bool) -> Self:
+        if whole:
+            return cls(None, frozenset(), (), frozenset())
+        # What was refused under no id but its place could be any document of its manifest.
+        nameless = {bad.source for bad in refused if f"/{bad.document_id}" in bad.source}
+        return cls(
+            scopes=frozenset(scopes),
+            refused_ids=frozenset(bad.document_id for bad in refused),
+            folders=tuple(
+                f"{bad.source}/" for bad in refused
+            ),  # one that cannot be listed hides what is in it
+            unclear=frozenset(
+                scope
+                for scope, is_folder in scopes.items()
+                if not is_folder and any(source.startswith(scope) for source in nameless)
+            ),
+        )
+
+    def gone(self, unlisted: pa.Table) -> dict[str, tuple[str, ...]]:
+        """Of these rows of the ledger, the keys of those that are gone, by scope."""
+        if self.scopes is not None:
+            unlisted = unlisted.filter(pc.is_in(unlisted["scope"], pa.array(self.scopes, pa.string())))
+        gone = defaultdict[str, list[str]](list)
+        for row in unlisted.select(["document_key", "document_id", "inputs", "scope"]).to_pylist():
+            if not self._is_hidden(row):
+                gone[row["scope"] or ""].append(row["document_key"])
+        return {scope: tuple(keys) for scope, keys in gone.items()}
+
+    def _is_hidden(self, row: Mapping[str, Any]) -> bool:
+        return (
+            row["document_id"] in self.refused_ids
+            or row["scope"] in self.unclear
+            or any(file.startswith(self.folders) for file in row["inputs"] or ())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Compare:
+    """The listing against the ledger, called with a bucket's number; may be repeated."""
+
+    listed: Listed
+    ledger: Ledger
+    fingerprint: str
+    out: Path | None
+    missing: _Missing
+    retry_rejected: bool
+
+    def __call__(self, bucket: int) -> Plan:
+        known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
+        is_listed = pc.is_in(known["document_key"], self.listed.keys(bucket))
+        entries = {row["document_key"]: row for row in known.filter(is_listed).to_pylist()}
+        gone = self.missing.gone(known.filter(pc.invert(is_listed)))
+        del known
+        seen: set[str] = set()
+        refused: list[Rejected] = []
+        rescoped: dict[str, str] = {}
+        counts = {"new": 0, "changed": 0, "unchanged": 0, "known_rejected": 0}
+
+        def is_needed(key: str, item: Item) -> bool:
+            if key in seen:
+                reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
+                refused.append(Rejected(item.document_id, item.address, "list", reason))
+                return False
+            seen.add(key)
+            entry = entries.get(key)
+            if entry is None:
+                counts["new"] += 1
+                return True
+            if not _is_unchanged(item, entry, self.fingerprint) or (
+                self.retry_rejected and entry["rejected"]
+            ):
+                counts["changed"] += 1
+                return True
+            counts["unchanged"] += 1
+            counts["known_rejected"] += entry["rejected"]
+            if entry["scope"] != item.scope:
+                rescoped[key] = item.scope
+            return False
+
+        def needed() -> Iterator[pa.Table]:
+            for items in self.listed.batches(bucket):
+                rows = items.select(ITEMS.names)
+                keyed = zip(items["document_key"].to_pylist(), rows.to_pylist(), strict=True)
+                yield rows.filter(pa.array([is_needed(key, Item(**row)) for key, row in keyed], pa.bool_()))
+
+        for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
+            if self.out is not None:
+                _write(batch, self.out, f"{bucket:05d}-{n:06d}")
+        return Plan(**counts, gone=gone, refused=tuple(refused), rescoped=rescoped)
+
+
+def _write(items: pa.Table, out: Path, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    beside = out / f".{n:06d}"
-    pq.write_table(pa.Table.from_pylist([asdict(i) for i in items], schema=ITEMS), beside)
-    beside.replace(out / f"{n:06d}.parquet")  # whole or not at all, for the recovery of this run
+    beside = out / f".{name}"
+    pq.write_table(items, beside)
+    beside.replace(out / f"{name}.parquet")  # whole or not at all, for the recovery of this run
 
 
-def _is_unchanged(item: Item, entry: dict[str, object], fingerprint: str) -> bool:
+def _is_unchanged(item: Item, entry: Mapping[str, Any], fingerprint: str) -> bool:
     if entry["fingerprint"] != fingerprint:
         return False
     inputs = entry["inputs"]
-    assert isinstance(inputs, list)
     if not set(item.inputs) <= set(inputs):
         return False
     stamp = document_stamp(item, inputs)
     return bool(stamp and stamp == entry["stamp"]) or document_digest(item, inputs) == entry["digest"]
 
 
-def _unlisted(ledger: Ledger, listed: NDArray[np.bool_]) -> dict[str, tuple[str, ...]]:
-    rows = ledger.rows.filter(pa.array(~listed)).select(["document_key", "scope"]).to_pylist()
-    gone: dict[str, list[str]] = {}
-    for row in rows:
-        gone.setdefault(row["scope"] or "", []).append(row["document_key"])
-    return {scope: tuple(keys) for scope, keys in gone.items()}
-
-
-def _gone(
-    ledger: Ledger, scopes: Mapping[str, bool], listed: NDArray[np.bool_], refused: list[Rejected]
-) -> dict[str, tuple[str, ...]]:
-    """By scope, the keys of documents that were not listed, and may not have been refused either."""
-    missing = ledger.in_scopes(scopes, without=listed)
-    if not len(missing):
-        return {}
-    refused_ids = {bad.document_id for bad in refused}
-    folders = tuple(f"{bad.source}/" for bad in refused)  # one that cannot be listed hides what is in it
-    # What was refused under no id but its place could be any document of its manifest.
-    nameless = {bad.source for bad in refused if f"/{bad.document_id}" in bad.source}
-    unclear = {
-        scope
-        for scope, is_folder in scopes.items()
-        if not is_folder and any(source.startswith(scope) for source in nameless)
-    }
-    gone: dict[str, list[str]] = {}
-    for row in missing.select(["document_key", "document_id", "inputs", "scope"]).to_pylist():
-        is_hidden = row["scope"] in unclear or any(file.startswith(folders) for file in row["inputs"] or ())
-        if row["document_id"] not in refused_ids and not is_hidden:
-            gone.setdefault(row["scope"], []).append(row["document_key"])
-    return {scope: tuple(keys) for scope, keys in gone.items()}
-
-
-def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of this size, but the last."""
+    waiting = ITEMS.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while len(waiting) >= size:
+            yield waiting.slice(0, size)
+            waiting = waiting.slice(size)
+    if len(waiting):
+        yield waiting

@@ -16,7 +16,7 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.near_duplicates import FILE as REPORT
-from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.ledger import Ledger, joined
 from pipelines.ingest.near_duplicates import PICTURES
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.sink import recover
@@ -68,9 +68,9 @@ def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float) ->
     and where too many documents that were found would not be found any more.
     """
     _require_counts(index, built)
-    _require_few_lost(live, built, max_lost_fraction)
+    gone = _require_few_lost(live, built, max_lost_fraction)
     index.publish()
-    return len(live.without(built.rows["document_key"]))
+    return gone
 
 
 def _require_counts(index: Index, built: Ledger) -> None:
@@ -88,24 +88,28 @@ def _require_counts(index: Index, built: Ledger) -> None:
         )
 
 
-def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> None:
-    """By source, where a few may all go as with --prune, and of all together."""
-    had, lost = Counter[str](), Counter[str]()
-    for row in live.rows.select(["document_key", "scope", "images", "chunks"]).to_pylist():
-        if _holds(row):
-            had[row["scope"] or ""] += 1
-            lost[row["scope"] or ""] += not _holds(built.get(row["document_key"]))
+def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> int:
+    """By source, where a few may all go as with --prune, and of all together. Returns how many are gone."""
+    had, lost, gone = Counter[str](), Counter[str](), 0
+    for before, after in joined(live, built, ["document_key", "scope", "images", "chunks"]):
+        now = {row["document_key"]: row for row in after.to_pylist()}
+        for row in before.to_pylist():
+            gone += row["document_key"] not in now
+            if _holds(row):
+                had[row["scope"] or ""] += 1
+                lost[row["scope"] or ""] += not _holds(now.get(row["document_key"]))
     checked = {scope: count for scope, count in lost.items() if count > FEW_DOCUMENTS}
-    for where, gone, of in [
+    for where, number, of in [
         *((scope, count, had[scope]) for scope, count in checked.items()),
         ("the index", lost.total(), had.total()),
     ]:
-        if gone > max_fraction * of:
+        if number > max_fraction * of:
             raise MmragError(
-                f"the rebuild lost {gone:,} of the {of:,} documents of {where or 'an unknown source'}, and "
+                f"the rebuild lost {number:,} of the {of:,} documents of {where or 'an unknown source'}, and "
                 "nothing was swapped: is all that it reads mounted and whole? The same command takes it up; "
                 f"--set {_SETTING}=1 lets them go"
             )
+    return gone
 
 
 def _holds(row: dict[str, Any] | None) -> bool:
@@ -124,7 +128,8 @@ def drop_generation(index: Index, generation: int) -> None:
     """Delete what belongs to a generation alone: stores, ledger, runs."""
     index.drop(generation)
     home = home_of(index.directory, generation)
-    for name in (FILE, PICTURES, REPORT):
+    Ledger.drop(home)
+    for name in (PICTURES, REPORT):
         (home / name).unlink(missing_ok=True)
     shutil.rmtree(home / "runs", ignore_errors=True)
     if generation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.index import Index
-from pipelines.ingest.ledger import FILE
 from pipelines.ingest.sink import delete_from_stores, recover
 
 
@@ -22,5 +21,5 @@ def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None
         keys = doomed["document_key"].to_pylist()
         if keys:
             delete_from_stores(index, keys)
-            ledger.without(doomed["document_key"]).save(index.home / FILE)
+            ledger.changed(gone=keys)
     return len(keys), [document_id for document_id in ids if document_id not in found]

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def unfinished_runs(root: Path) -> Iterator[Run]:
 
 def recover(index: Index) -> Ledger:
     """The ledger, with what runs that were cut short had finished. Only for the holder of the write lock."""
-    ledger = Ledger.load(index.home / ledgers.FILE)
+    ledger = Ledger.load(index.home).fitted()
     for dead in unfinished_runs(index.home):
         ledger, _ = finish(index, dead, ledger)
     shutil.rmtree(index.home / "runs", ignore_errors=True)  # runs that had hardly begun, or nearly ended
@@ -165,12 +165,13 @@ def finish(
     refused: Sequence[Rejected] = (),
     pruned: Sequence[str] = (),
     patience_s: float = 0.0,
+    rescoped: Mapping[str, str] | None = None,
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
     Raises StoreUnavailable where a store does not answer for `patience_s`.
 
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
-    `pruned` are deleted everywhere.
+    `pruned` are deleted everywhere, and `rescoped` are held by other sources now.
     """
     acks = None
     if run.acknowledged():
@@ -179,7 +180,7 @@ def finish(
     done = ledgers.SCHEMA.empty_table()
     if acks is not None:
         done = _documents(acks, run)
-        again = [key for key in done["document_key"].to_pylist() if key in known]
+        again = known.rows_of(done["document_key"].to_pylist(), ["document_key"])["document_key"].to_pylist()
         patiently(lambda: _flush(index), patience_s)
         patiently(lambda: _delete_stale(index, acks, again), patience_s)
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
@@ -188,11 +189,10 @@ def finish(
         _write_dead_letters(index.directory / "rejected", run, letters)
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
     unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
-    updated = known.updated(pa.concat_tables([done, unfinished])).without(pa.array(pruned, pa.string()))
+    updated = known.changed(pa.concat_tables([done, unfinished]), pruned, rescoped)
     if acks is not None:
         near_duplicates.remember(run.root, acks, updated)
-    updated.save(run.root / ledgers.FILE)
-    run.end()
+    run.end()  # until then all of this is done again
     return updated, _summary(acks, done, len(unfinished), len(letters))
 
 
@@ -239,35 +239,32 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
 
 def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
     """Ledger rows of the planned documents that were not done. Their digest fits nothing."""
-    rows: list[dict[str, Any]] = []
     planned = pads.dataset(run.items, format="parquet").to_batches() if run.items.is_dir() else ()
-    for item in (item for batch in planned for item in batch.drop_columns(["payload"]).to_pylist()):
-        key = store_key(item["tenant"], item["document_id"])
-        if key not in done:
-            new = {
-                "images": 0,
-                "chunks": 0,
-                "rejected": 0,
-                "source": item["address"],
-                "inputs": item["inputs"],
-            }
-            same = {
-                "document_key": key,
-                "document_id": item["document_id"],
-                "tenant": item["tenant"],
-                "scope": item["scope"],
-            }
-            rows.append(
-                (known.get(key) or new)
-                | same
-                | {
-                    "stamp": "",
-                    "digest": "",
-                    "fingerprint": run.fingerprint,
-                    "status": "unfinished",
-                    "run": run.name,
-                }
-            )
+    items = (item for batch in planned for item in batch.drop_columns(["payload"]).to_pylist())
+    keyed = ((store_key(item["tenant"], item["document_id"]), item) for item in items)
+    left = {key: item for key, item in keyed if key not in done}
+    before = {row["document_key"]: row for row in known.rows_of(left).to_pylist()}
+    rows: list[dict[str, Any]] = []
+    for key, item in left.items():
+        new = {
+            "images": 0,
+            "chunks": 0,
+            "rejected": 0,
+            "source": item["address"],
+            "inputs": item["inputs"],
+        }
+        same = {
+            "document_key": key,
+            "document_id": item["document_id"],
+            "tenant": item["tenant"],
+            "scope": item["scope"],
+            "stamp": "",
+            "digest": "",
+            "fingerprint": run.fingerprint,
+            "status": "unfinished",
+            "run": run.name,
+        }
+        rows.append(before.get(key, new) | same)
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
 
 

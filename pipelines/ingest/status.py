@@ -15,7 +15,7 @@ from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.space import digest
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.ingest.history import last_runs
-from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.near_duplicates import read_report
 from pipelines.ingest.sink import unfinished_runs
 
@@ -28,7 +28,7 @@ _TIE: Final = 1e-4  # between what a store computes and what we do
 def index_status(index: Index) -> dict[str, Any]:
     """A JSON-ready description. A store that does not answer is described, not raised."""
     manifest = index.met()
-    ledger = Ledger.load(index.home / FILE)
+    ledger = Ledger.load(index.home)
     rejected = index.directory / "rejected"
     return {
         "index": str(index.directory),
@@ -77,7 +77,7 @@ def _rebuild(directory: Path) -> dict[str, Any] | None:
         return None
     home = home_of(directory, begun.generation)
     acknowledged = sum(run.acknowledged() for run in unfinished_runs(home))
-    totals = Ledger.load(home / FILE).totals()
+    totals = Ledger.load(home).totals()
     return {"generation": begun.generation, "ledger": totals, "acknowledged_rows": acknowledged}
 
 

@@ -34,10 +34,12 @@ from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
-from pipelines.ingest import job
+from pipelines.ingest import job, listed
+from pipelines.ingest import ledger as ledgers
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.dry_run import DryRun, dry_run
 from pipelines.ingest.job import ingest
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.status import index_status
 from pipelines.ingest.summary import Summary
 from pipelines.settings import Settings, load_settings
@@ -104,9 +106,8 @@ class Workshop:
             }
 
     def ledger(self) -> dict[str, dict[str, Any]]:
-        return {
-            row["document_id"]: row for row in pq.read_table(self.directory / "ledger.parquet").to_pylist()
-        }
+        tables = Ledger.load(self.directory).tables()
+        return {row["document_id"]: row for table in tables for row in table.to_pylist()}
 
     def stop(self) -> None:
         for server in (self.directory / "vectors").iterdir():
@@ -404,6 +405,25 @@ def test_what_was_refused_is_tried_again_only_when_asked(
     assert (again.documents, again.rejected, again.encoded_images) == (2, 2, 0)
 
 
+def test_a_long_listing_is_compared_by_tasks(
+    second: tuple[Workshop, Summary, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if more than three documents were many. The ledger keeps its four buckets for what follows."""
+    made, _, contents = second
+    for module in (ledgers, listed):
+        monkeypatch.setattr(module, "FEW_DOCUMENTS", 3)
+        monkeypatch.setattr(module, "BUCKETS", (1, 4))
+    before = made.ledger()
+    again = made.ingest()
+    assert (again.documents, again.unchanged, again.known_rejected) == (0, 8, 2)
+    assert (Ledger.load(made.directory).buckets, made.ledger()) == (4, before)
+    assert made.contents() == contents
+    found = job._each_bucket(lambda: None, lambda bucket: (bucket, os.getpid()), range(4))  # type: ignore[arg-type,return-value]
+    buckets, processes = zip(*found, strict=True)
+    assert sorted(buckets) == [0, 1, 2, 3]
+    assert os.getpid() not in processes
+
+
 def test_a_removed_document_stays_until_pruned(second: tuple[Workshop, Summary, dict[str, Any]]) -> None:
     made, _, before = second
     for path in made.corpus.glob("p1.*"):
@@ -495,7 +515,7 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
             # Nobody holds the vector servers, so they end when their idle time is over.
             for server in (made.directory / "vectors").iterdir():
                 assert not embedded._has_clients(server)
-        assert not (made.directory / "ledger.parquet").exists()
+        assert not (made.directory / "ledger").exists()
         summary = made.ingest()
         assert summary.index["status"] == {"complete": 6, "rejected": 2}
         assert made.contents() == first[2]

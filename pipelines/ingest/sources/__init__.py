@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
@@ -84,7 +83,7 @@ class Listing:
 
 
 def list_items(sources: Sequence[str], config: SourceConfig, *, whole: bool = False) -> Listing:
-    """Every document of the sources, in a stable order. Of equal (tenant, id) the first one stands.
+    """Every document of the sources, in a stable order. Some may have the same (tenant, id).
 
     Raises SourceError at once for a source that is missing or of no known form (MissingDependency
     where its form needs an extra). One that turns out to be unreadable while it streams is refused at the
@@ -93,7 +92,7 @@ def list_items(sources: Sequence[str], config: SourceConfig, *, whole: bool = Fa
     """
     classified = dict(_classify(source, config) for source in sources)
     scopes = {address: lister is list_folder for address, lister in classified.items()}
-    return Listing(_distinct(_listed(classified, config, whole)), scopes)
+    return Listing(_listed(classified, config, whole), scopes)
 
 
 def parse(item: Item, config: SourceConfig) -> Parsed:
@@ -125,19 +124,6 @@ def _listed(
                 log.warning("%s: holds no document", address)
     for address, error in unreadable.items():
         yield Rejected(files.base_name(address), address, "list", str(error))
-
-
-def _distinct(found: Iterator[Item | Rejected]) -> Iterator[Item | Rejected]:
-    seen: set[bytes] = set()  # 16 bytes an item, whatever the ids' length
-    for item in found:
-        if isinstance(item, Item):
-            key = blake2b(f"{item.tenant}\0{item.document_id}".encode(), digest_size=16).digest()
-            if key in seen:
-                reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
-                yield Rejected(item.document_id, item.address, "list", reason)
-                continue
-            seen.add(key)
-        yield item
 
 
 def _classify(source: str, config: SourceConfig) -> tuple[str, _Lister]:

@@ -49,7 +49,7 @@ def empty(index: Index, name: str = "kb2") -> Index:
 
 
 def rows(index: Index) -> list[dict[str, Any]]:
-    return Ledger.load(index.directory / "ledger.parquet").rows.to_pylist()
+    return [row for table in Ledger.load(index.directory).tables() for row in table.to_pylist()]
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -117,13 +117,12 @@ def test_an_ingest_of_the_same_sources_does_nothing_afterwards(index: Index, tmp
     known = [
         ledger_row(i.document_id, inputs=list(i.inputs), digest=document_digest(i, i.inputs)) for i in listed
     ]
-    Ledger(pa.Table.from_pylist(known, schema=SCHEMA)).save(index.directory / "ledger.parquet")
+    Ledger.drop(index.directory)
+    Ledger(index.directory).changed(pa.Table.from_pylist(known, schema=SCHEMA))
     export_index(index, str(tmp_path / "export"))
     other = empty(index)
     import_index(other, str(tmp_path / "export"))
-    plan = make_plan(
-        Listing(iter(listed), {}), Ledger.load(other.directory / "ledger.parquet"), "f", tmp_path / "items"
-    )
+    plan = make_plan(Listing(iter(listed), {}), Ledger.load(other.directory), "f", tmp_path / "items")
     assert (plan.to_do, plan.unchanged) == (0, 2)
 
 

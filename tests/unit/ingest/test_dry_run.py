@@ -13,7 +13,7 @@ from pipelines.core.index import IndexConfig
 from pipelines.ingest import dry_run as module
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.dry_run import DryRun, dry_run
-from pipelines.ingest.ledger import FILE, SCHEMA, Ledger
+from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan
 from pipelines.ingest.rebuild import begin
 from pipelines.ingest.sink import Run
@@ -42,7 +42,7 @@ def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with shelved_index(tmp_path / "kb", writable=True) as index, index.write_lock():
         index.create()
         row = {"document_key": "k", "document_id": "a", "tenant": "", "scope": str(tmp_path / "notes")}
-        Ledger(pa.Table.from_pylist([row | {"status": "complete"}], schema=SCHEMA)).save(index.home / FILE)
+        Ledger(index.home).changed(pa.Table.from_pylist([row | {"status": "complete"}], schema=SCHEMA))
     return tmp_path / "kb"
 
 
@@ -61,7 +61,7 @@ def test_a_half_made_rebuild_would_be_taken_up(kb: Path) -> None:
         begin(index, listing.scopes, 0.5)
         run = Run(index.home, "dead", fingerprint_of(index, IngestConfig()))
         run.begin()
-        make_plan(listing, Ledger(SCHEMA.empty_table()), run.fingerprint, run.items, whole=True)
+        make_plan(listing, Ledger(index.home), run.fingerprint, run.items, whole=True)
     assert would(kb, "notes").unfinished_runs == ("dead",)
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from pipelines.core.errors import SourceError
 from pipelines.core.index import Index
 from pipelines.ingest import metadata
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan
 from pipelines.ingest.rows import DOCUMENT
 from pipelines.ingest.sink import Finished, Run, finish, write_rows
@@ -61,7 +62,10 @@ class Job:
         return Encode(index.encoder, index.embedder, images, texts)(load(CheckParts(self.types)(rows)))
 
     def ledger(self) -> Ledger:
-        return Ledger.load(self.index.home / FILE)
+        return Ledger.load(self.index.home)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for table in self.ledger().tables() for row in table.to_pylist()]
 
     def letters(self, name: str) -> list[dict[str, str]]:
         return pq.read_table(self.index.directory / "rejected" / f"{name}.parquet").to_pylist()
@@ -86,7 +90,7 @@ def test_every_input_is_used_or_refused_with_a_reason_in_bounded_memory(job: Job
     done = job.run("first")
     peak_bytes = memory_bytes("VmHWM") - before_bytes
     letters = job.letters("first")
-    assert job.corpus.complaints(job.ledger().rows.to_pylist(), letters) == []
+    assert job.corpus.complaints(job.rows(), letters) == []
     assert done.unfinished == 0
     assert job.index.visual().count() == done.images
     assert {letter["stage"] for letter in letters} == {"list", "parse", "read", "decode", "metadata", "store"}
@@ -95,13 +99,13 @@ def test_every_input_is_used_or_refused_with_a_reason_in_bounded_memory(job: Job
 
 
 def test_what_was_refused_is_taken_up_again_and_nothing_else(job: Job) -> None:
-    before = job.ledger().rows.to_pylist()
+    before = job.rows()
     listing = {letter["document_id"] for letter in job.letters("first") if letter["stage"] == "list"}
     assert job.run("again").documents == 0
     assert {letter["document_id"] for letter in job.letters("again")} == listing
     retried = job.run("retried", retry_rejected=True)
     assert retried.documents == sum(row["rejected"] > 0 for row in before)
-    assert job.corpus.complaints(job.ledger().rows.to_pylist(), job.letters("retried")) == []
+    assert job.corpus.complaints(job.rows(), job.letters("retried")) == []
 
 
 def test_documents_of_a_manifest_that_broke_are_kept(tmp_path: Path) -> None:

@@ -131,9 +131,10 @@ def acks(*pictures: tuple[str, str, int | None], tenant: str = "") -> pa.Table:
     return pa.table({c: pa.array([r[c] for r in rows], types.get(c, pa.string())) for c in rows[0]})
 
 
-def ledger_of(*tables: pa.Table) -> Ledger:
+def ledger_of(home: Path, *tables: pa.Table) -> Ledger:
     keys = {key for table in tables for key in table["document_key"].to_pylist()}
-    return Ledger(pa.Table.from_pylist([{"document_key": key} for key in sorted(keys)], schema=SCHEMA))
+    rows = pa.Table.from_pylist([{"document_key": key} for key in sorted(keys)], schema=SCHEMA)
+    return Ledger(home).changed(rows)
 
 
 def report(home: Path) -> list[tuple[str, str, int, bool]]:
@@ -143,8 +144,8 @@ def report(home: Path) -> list[tuple[str, str, int, bool]]:
 
 def test_same_files_and_near_pictures_are_told_apart(tmp_path: Path) -> None:
     first = acks(("a", "A", 0b0), ("b", "B", 0b11), ("c", "A", 0b0), ("far", "F", 2**32 - 1), ("x", "bad", 0))
-    remember(tmp_path, first, ledger_of(first))
-    assert write_report(tmp_path, ledger_of(first), 4) == Alike(same=1, near=1)
+    remember(tmp_path, first, ledger_of(tmp_path, first))
+    assert write_report(tmp_path, ledger_of(tmp_path, first), 4) == Alike(same=1, near=1)
     assert report(tmp_path) == [("b#img-0", "a#img-0", 2, False), ("c#img-0", "a#img-0", 0, True)]
     assert read_report(tmp_path) == Alike(same=1, near=1)
     key = {name: store_key("", f"{name}#img-0") for name in "abc"}
@@ -153,28 +154,28 @@ def test_same_files_and_near_pictures_are_told_apart(tmp_path: Path) -> None:
 
 def test_pictures_without_structure_are_alike_only_as_files(tmp_path: Path) -> None:
     blank = acks(("a", "A", None), ("b", "B", None), ("c", "A", None))
-    remember(tmp_path, blank, ledger_of(blank))
-    assert write_report(tmp_path, ledger_of(blank), 4) == Alike(same=1, near=0)
+    remember(tmp_path, blank, ledger_of(tmp_path, blank))
+    assert write_report(tmp_path, ledger_of(tmp_path, blank), 4) == Alike(same=1, near=0)
 
 
 def test_pictures_of_two_tenants_are_never_alike(tmp_path: Path) -> None:
     ours, theirs = acks(("a", "A", 0), tenant="us"), acks(("b", "A", 0), tenant="them")
-    remember(tmp_path, pa.concat_tables([ours, theirs]), ledger_of(ours, theirs))
-    assert write_report(tmp_path, ledger_of(ours, theirs), 4) == Alike(0, 0)
+    remember(tmp_path, pa.concat_tables([ours, theirs]), ledger_of(tmp_path, ours, theirs))
+    assert write_report(tmp_path, ledger_of(tmp_path, ours, theirs), 4) == Alike(0, 0)
 
 
 def test_a_later_run_replaces_a_document_and_what_was_deleted_does_not_count(tmp_path: Path) -> None:
     first = acks(("a", "A", 0), ("b", "B", 1), ("c", "C", 3))
-    remember(tmp_path, first, ledger_of(first))
-    assert write_report(tmp_path, ledger_of(first), 4).near == 2
+    remember(tmp_path, first, ledger_of(tmp_path, first))
+    assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 2
     changed = acks(("b", "new", 2**40 - 1))
-    remember(tmp_path, changed, ledger_of(first))
-    assert write_report(tmp_path, ledger_of(first), 4).near == 1
-    without_a = ledger_of(first).without(pa.array([store_key("", "a")]))
+    remember(tmp_path, changed, ledger_of(tmp_path, first))
+    assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 1
+    without_a = ledger_of(tmp_path, first).changed(gone=[store_key("", "a")])
     assert write_report(tmp_path, without_a, 4) == Alike(0, 0)
 
 
 def test_an_index_without_pictures_has_an_empty_report(tmp_path: Path) -> None:
     assert read_report(tmp_path) is None
     assert load_likeness(tmp_path) == {}
-    assert write_report(tmp_path, ledger_of(), 4) == Alike(0, 0)
+    assert write_report(tmp_path, ledger_of(tmp_path), 4) == Alike(0, 0)

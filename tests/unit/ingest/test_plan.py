@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ import pytest
 
 from pipelines.core.errors import MmragError
 from pipelines.core.types import store_key
+from pipelines.ingest import ledger as ledgers
+from pipelines.ingest import listed as listed_items
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import Plan, make_plan, to_prune
@@ -32,7 +38,7 @@ def item(file: Path, **fields: Any) -> Item:
     return Item(**defaults | places | fields)
 
 
-def ledger_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any) -> Ledger:
+def rows_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any) -> pa.Table:
     rows = [
         {
             "document_key": store_key(i.tenant, i.document_id),
@@ -45,13 +51,18 @@ def ledger_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any
         | fields
         for i in items
     ]
-    return Ledger(pa.Table.from_pylist(rows, schema=SCHEMA))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def ledger_of(*items: Item, **fields: Any) -> Ledger:
+    """Of these items' documents, in a home of its own."""
+    home = Path(items[0].root) if items else Path()
+    return Ledger(home / "homes" / uuid.uuid4().hex).changed(rows_of(*items, **fields))
 
 
 def scoped_ledger(*items: Item) -> Ledger:
     """As `ledger_of`, each document in its item's scope."""
-    ledger = ledger_of(*items)
-    return ledger.rescoped({store_key(i.tenant, i.document_id): i.scope for i in items})
+    return ledger_of(*items).changed(scopes={store_key(i.tenant, i.document_id): i.scope for i in items})
 
 
 def planned(tmp_path: Path, listed: list[Any], ledger: Ledger, fingerprint: str = "f1") -> tuple[Plan, list]:
@@ -84,8 +95,8 @@ def test_a_trusted_stamp_spares_the_hash(tmp_path: Path, files: list[Path]) -> N
     time.sleep(2.1)  # fresh files have no stamp
     known, changed = item(files[0]), item(files[1])
     stamps = {i.document_id: document_stamp(i, i.inputs) for i in (known, changed)}
-    ledger = ledger_of(known, digest="not compared", stamp=stamps["a"]).updated(
-        ledger_of(changed, digest="other", stamp="other")._rows
+    ledger = ledger_of(known, digest="not compared", stamp=stamps["a"]).changed(
+        rows_of(changed, digest="other", stamp="other")
     )
     assert planned(tmp_path, [known, changed], ledger)[1] == ["b"]
 
@@ -142,7 +153,76 @@ def test_many_items_are_written_in_several_whole_files(tmp_path: Path, files: li
     plan, ids = planned(tmp_path, items, ledger_of())
     assert plan.to_do == 2500
     assert ids == [f"d{n:04d}" for n in range(2500)]
-    assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [f"00000{n}.parquet" for n in range(3)]
+    assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [
+        f"00000-00000{n}.parquet" for n in range(3)
+    ]
+
+
+def test_of_two_items_of_one_document_the_first_stands(tmp_path: Path, files: list[Path]) -> None:
+    first, second = item(files[0]), item(files[1], document_id="a")
+    other_tenant = item(files[2], document_id="a", tenant="acme")
+    plan, ids = planned(tmp_path, [first, second, other_tenant], ledger_of())
+    assert (plan.new, ids) == (2, ["a", "a"])
+    [bad] = plan.refused
+    assert (bad.document_id, bad.source, bad.stage) == ("a", str(files[1]), "list")
+    assert bad.reason == "the id 'a' occurs before in this run; the first one stands"
+
+
+# Many items.
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many items that files are needed: more than 10, in 1, 4 or 8 buckets."""
+    for module in (ledgers, listed_items):
+        monkeypatch.setattr(module, "FEW_DOCUMENTS", 10)
+        monkeypatch.setattr(module, "BUCKETS", (1, 4, 8))
+
+
+def rows(*numbers: int, **fields: Any) -> list[Item]:
+    return [Item("row", f"d{n:03d}", "/m.jsonl", "/m.jsonl", "/", b"%d" % n, **fields) for n in numbers]
+
+
+def pickled(compare: Callable[[int], Plan], buckets: Iterable[int]) -> Iterator[Plan]:
+    """As tasks elsewhere would, each tried twice."""
+    sent = pickle.dumps(compare)
+    for bucket in buckets:
+        plan = pickle.loads(sent)(bucket)
+        assert plan == pickle.loads(sent)(bucket)
+        yield plan
+
+
+@pytest.mark.parametrize("known", [0, 5, 35, 70])
+def test_a_long_listing_is_compared_bucket_by_bucket(tmp_path: Path, few: None, known: int) -> None:
+    old = rows(*range(known))
+    ledger = Ledger(tmp_path / "kb").changed(rows_of(*old, scope="/m.jsonl")) if known else ledger_of()
+    changed = [replace(i, payload=b"other") for i in old[::10]]
+    listed = [
+        *changed,
+        *(i for i in old if int(i.payload) % 10 and int(i.payload) % 7),
+        *rows(*range(70, 90)),
+    ]
+    again = replace(listed[-1], payload=b"again")
+    found = Listing(iter([*listed, again]), {"/m.jsonl": False})
+    plan = make_plan(found, ledger, "f1", tmp_path / "items", each=pickled)
+    gone = [i for i in old if int(i.payload) % 10 and int(i.payload) % 7 == 0]
+    assert (plan.new, plan.changed, plan.unchanged) == (20, len(changed), len(listed) - 20 - len(changed))
+    assert sorted(plan.gone_keys) == sorted(store_key("", i.document_id) for i in gone)
+    assert [bad.document_id for bad in plan.refused] == ["d089"]
+    written = [row for path in (tmp_path / "items").iterdir() for row in pq.read_table(path).to_pylist()]
+    expected = [*changed, *rows(*range(70, 90))]
+    assert {row["document_id"]: row["payload"] for row in written} == {
+        i.document_id: i.payload for i in expected
+    }
+    assert len(written) == len(expected)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "kb") == ["items"]
+
+
+def test_a_short_listing_is_compared_here_however_large_the_ledger_is(tmp_path: Path, few: None) -> None:
+    ledger = Ledger(tmp_path / "kb").changed(rows_of(*rows(*range(70)), scope="/m.jsonl"))
+    listed = [*rows(3, 4), *rows(99)]
+    plan = make_plan(Listing(iter(listed), {"/m.jsonl": False}), ledger, "f1", each=None)  # type: ignore[arg-type]
+    assert (ledger.buckets, plan.new, plan.unchanged, len(plan.gone_keys)) == (8, 1, 2, 68)
 
 
 def test_a_file_that_comes_back_is_a_change(files: list[Path]) -> None:
@@ -214,7 +294,7 @@ def test_a_document_that_moved_to_another_source_belongs_there(tmp_path: Path, f
     ledger = scoped_ledger(known)
     plan = make_plan(listing([moved], Path("/elsewhere")), ledger, "f1")
     assert (plan.unchanged, plan.rescoped) == (1, {keys("a")[0]: "/elsewhere"})
-    assert planned_gone(listing([], tmp_path), ledger.rescoped(plan.rescoped)) == {}
+    assert planned_gone(listing([], tmp_path), ledger.changed(scopes=plan.rescoped)) == {}
 
 
 def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -> None:
@@ -230,7 +310,7 @@ def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -
 
 def test_what_was_refused_is_tried_again_when_asked(tmp_path: Path, files: list[Path]) -> None:
     good, bad = item(files[0]), item(files[1])
-    ledger = ledger_of(good).updated(ledger_of(bad, rejected=1)._rows)
+    ledger = ledger_of(good).changed(rows_of(bad, rejected=1))
     found = [good, bad]
     assert make_plan(listing(found, tmp_path), ledger, "f1").to_do == 0
     again = make_plan(listing(found, tmp_path), ledger, "f1", tmp_path / "items", retry_rejected=True)

@@ -15,7 +15,7 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.manifest import Manifest
 from pipelines.core.types import Part, store_key
 from pipelines.ingest.backup import export_index, import_index
-from pipelines.ingest.ledger import FILE, Ledger
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.removal import delete_documents
@@ -131,7 +131,7 @@ def test_the_generation_before_is_kept_until_the_next_run(kb: Path) -> None:
         drop_replaced(index)
         assert index.names() == NEXT
         assert Manifest.load(kb).replaces is None
-        assert not (kb / FILE).exists()
+        assert not (kb / "ledger").exists()
         assert not (kb / "runs").exists()
         drop_replaced(index)  # of nothing
     assert texts(kb) == {"a": "a", "b": "b", "c": "c"}
@@ -149,7 +149,7 @@ def test_what_comes_after_the_swap_goes_into_the_new_generation(kb: Path) -> Non
     rebuild(kb, {"a": "a", "b": "b"})
     with shelved_index(kb, writable=True) as index, index.write_lock():
         ingest(index, {"e": "e"})
-        assert len(Ledger.load(index.home / FILE)) == 3
+        assert len(Ledger.load(index.home)) == 3
     assert texts(kb) == {"a": "a", "b": "b", "e": "e"}
 
 
@@ -170,7 +170,11 @@ def test_a_killed_rebuild_leaves_the_index_as_it_was_and_is_taken_up(kb: Path) -
     with shelved_index(kb, writable=True, building=True) as index, index.write_lock():
         begin(index, ["/s"], 0.5)
         taken_up = recover(index)
-        assert sorted(taken_up.rows["status"].to_pylist()) == ["complete", "complete", "unfinished"]
+        assert sorted(row["status"] for table in taken_up.tables() for row in table.to_pylist()) == [
+            "complete",
+            "complete",
+            "unfinished",
+        ]
     rebuild(kb, {"a": "new a", "b": "new b", "c": "new c"})
     assert texts(kb) == {"a": "new a", "b": "new b", "c": "new c"}
 
@@ -308,4 +312,4 @@ def test_an_earlier_version_refuses_a_later_generation(kb: Path) -> None:
     assert json.loads((kb / "index.json").read_text())["format"] == 1
     rebuild(kb, {"a": "a", "b": "b"})
     assert json.loads((kb / "index.json").read_text())["format"] == 2
-    assert Ledger.load(kb / "generations" / "1" / FILE).get(store_key("", "a")) is not None
+    assert Ledger.load(kb / "generations" / "1").get(store_key("", "a")) is not None

@@ -24,15 +24,14 @@ from pipelines.ingest.status import index_status
 
 def fill(index: Index, *documents: tuple[str, str]) -> None:
     """(tenant, id): a picture and a chunk each, and their ledger rows."""
-    ledger = Ledger.load(index.directory / "ledger.parquet")
+    ledger = Ledger.load(index.directory)
     for tenant, document in documents:
         image, chunk = image_part(document, tenant=tenant), chunk_part(document, "some text", tenant=tenant)
         index.visual().upsert([image], unit(6))
         index.text().upsert([chunk], unit(64))
         index.lexical().upsert([chunk])
         row = {"document_key": store_key(tenant, document), "document_id": document, "tenant": tenant}
-        ledger = ledger.updated(pa.Table.from_pylist([row | {"status": "complete"}], schema=SCHEMA))
-    ledger.save(index.directory / "ledger.parquet")
+        ledger = ledger.changed(pa.Table.from_pylist([row | {"status": "complete"}], schema=SCHEMA))
 
 
 def unit(dim: int) -> np.ndarray:
@@ -50,7 +49,7 @@ def left(index: Index) -> list[tuple[str, str]]:
     stores = (index.visual(), index.text(), index.lexical())
     held = [sorted((p.tenant, p.document_id) for p in store._parts.values()) for store in stores]
     assert held[0] == held[1] == held[2]
-    known = Ledger.load(index.directory / "ledger.parquet").with_documents_of(["a", "b", "c"])
+    known = Ledger.load(index.directory).with_documents_of(["a", "b", "c"])
     assert sorted(zip(known["tenant"].to_pylist(), known["document_id"].to_pylist(), strict=True)) == held[0]
     return held[0]
 
@@ -85,7 +84,7 @@ def test_what_a_dead_run_left_can_be_deleted_and_does_not_come_back(index: Index
     run = Run(index.directory, "dead", "f1")
     run.begin()
     listing = Listing(iter([Item("row", "c", "/c", "/", "/")]), {})
-    make_plan(listing, Ledger(SCHEMA.empty_table()), "f1", run.items)
+    make_plan(listing, Ledger(index.directory), "f1", run.items)
     chunk = part_row(chunk_part("c", "text"), vector=unit(64).tobytes())
     document = part_row(Part("c", "chunk", "c", "/c")) | {"kind": DOCUMENT, "num_parts": 1, "digest": "d"}
     write_rows(table([chunk, document]), index, run)

@@ -119,15 +119,6 @@ def test_a_folder_named_twice_is_read_once(folder: Path) -> None:
     assert not rejections(folder, f"file://{folder}")
 
 
-def test_of_two_documents_with_one_id_the_first_stands(folder: Path) -> None:
-    for name in ("cat.json", "old/dog.json"):
-        (folder / name).write_text('{"id": "same"}')
-    assert [item.address for item in items(folder)] == [str(folder / "cat.jpg")]
-    [second] = rejections(folder)
-    assert second.document_id == "same"
-    assert "the first one stands" in second.reason
-
-
 def test_equal_ids_of_two_tenants_are_two_documents(folder: Path) -> None:
     for name, tenant in (("cat.json", "a"), ("old/dog.json", "b")):
         (folder / name).write_text(json.dumps({"id": "same", "tenant": tenant}))

@@ -1,0 +1,110 @@
+"""What a listing found, in the ledger's buckets: in memory, or where it is much, in files. Reads no source.
+
+A file is a stream of Arrow batches, written as the items come, so that their order within a bucket is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from pipelines.core.types import store_key
+from pipelines.ingest.ledger import BUCKETS, FEW_DOCUMENTS, buckets_of
+from pipelines.ingest.sources import Item
+
+ITEMS: Final = pa.schema(
+    [
+        ("form", pa.string()),
+        ("document_id", pa.string()),
+        ("address", pa.string()),
+        ("scope", pa.string()),
+        ("root", pa.string()),
+        ("payload", pa.binary()),
+        ("inputs", pa.list_(pa.string())),
+        ("tenant", pa.string()),
+    ]
+)
+_KEYED: Final = ITEMS.append(pa.field("document_key", pa.string()))
+_ROWS_AT_ONCE: Final = 1000
+_HELD_BYTES: Final = 64 * 2**20  # of payload
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Items, with the keys of their documents, by bucket. `held` is None where they are in files."""
+
+    buckets: int
+    folder: Path
+    held: Mapping[int, pa.Table] | None
+
+    def batches(self, bucket: int) -> Iterator[pa.Table]:
+        """A bucket's items in the order in which they were listed."""
+        if self.held is not None:
+            held = self.held[bucket].to_batches(_ROWS_AT_ONCE) if bucket in self.held else ()
+            yield from (pa.Table.from_batches([batch]) for batch in held)
+            return
+        with pa.OSFile(str(_file(self.folder, bucket))) as file, pa.ipc.open_stream(file) as stream:
+            yield from (pa.Table.from_batches([batch]) for batch in stream)
+
+    def keys(self, bucket: int) -> pa.ChunkedArray:
+        chunks = [chunk for items in self.batches(bucket) for chunk in items["document_key"].chunks]
+        return pa.chunked_array(chunks, pa.string())
+
+
+def spread(items: Iterable[Item], buckets: int, folder: Path) -> Listed:
+    """All of them, in as many buckets as the ledger has; in more where they are many and those are few."""
+    waiting: list[Item] = []
+    size = 0
+    files: _Files | None = None
+    with ExitStack() as stack:
+        for item in items:
+            waiting.append(item)
+            size += len(item.payload)
+            if len(waiting) >= FEW_DOCUMENTS or size >= _HELD_BYTES:
+                files = files or stack.enter_context(_Files(folder, max(buckets, BUCKETS[1])))
+                files.write(_table(waiting))
+                waiting, size = [], 0
+        if files is None:
+            return Listed(buckets, folder, dict(_split(_table(waiting), buckets)))
+        files.write(_table(waiting))
+    return Listed(files.buckets, folder, None)
+
+
+class _Files(ExitStack):
+    """The open files of all buckets."""
+
+    def __init__(self, folder: Path, buckets: int) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self._streams = [
+            self.enter_context(pa.ipc.new_stream(str(_file(folder, n)), _KEYED, options=_COMPRESSED))
+            for n in range(buckets)
+        ]
+
+    def write(self, items: pa.Table) -> None:
+        for bucket, rows in _split(items, self.buckets):
+            self._streams[bucket].write_table(rows.combine_chunks())
+
+
+def _file(folder: Path, bucket: int) -> Path:
+    return folder / f"{bucket:05d}.arrows"
+
+
+def _table(items: Sequence[Item]) -> pa.Table:
+    columns = [[getattr(item, name) for item in items] for name in ITEMS.names]
+    columns.append([store_key(item.tenant, item.document_id) for item in items])
+    return pa.table(columns, schema=_KEYED)
+
+
+def _split(items: pa.Table, buckets: int) -> Iterator[tuple[int, pa.Table]]:
+    which = buckets_of(items["document_key"], buckets)
+    for bucket in range(buckets):
+        rows = items.filter(pa.array(which == bucket)) if buckets > 1 else items
+        if len(rows):
+            yield bucket, rows
