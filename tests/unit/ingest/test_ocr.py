@@ -23,8 +23,8 @@ from pipelines.core.readings import load_reading
 from pipelines.core.types import Document, Line, Part, Passage
 from pipelines.ingest import ocr
 from pipelines.ingest.chunk import ChunkConfig
+from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.ocr import OcrConfig, ReadPictures, read_lines, read_picture, reading_order
-from pipelines.ingest.plan import ITEMS
 from pipelines.ingest.rows import DOCUMENT, row_part
 from pipelines.ingest.sources import Item, Parsed, SourceConfig, list_items
 from pipelines.ingest.stages import LoadPictures, ParseItems

@@ -24,7 +24,7 @@ from pipelines.core.types import Part, store_key
 from pipelines.ingest import perceptual_hash
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.hashing import document_digest
-from pipelines.ingest.plan import ITEMS
+from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, part_row, row_part, table
 from pipelines.ingest.sources import Item, SourceConfig, list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems, split_pixels
