@@ -5,8 +5,9 @@
 Draws nameplates and ingests them undisturbed. Then, kind after kind of process, into a new index each time:
 SIGKILL for one process of the kind, so long after the first one came as is drawn evenly from the time for
 which the undisturbed run had them; the same command again until its status is 0; and the stores against those
-of the undisturbed run. Where the job was quicker and had ended, it is drawn anew. A node is the second one of
-a cluster on this machine, whose stores are milvus-lite and noida-db at addresses; another takes its place.
+of the undisturbed run. Where the job was quicker and had ended, an earlier moment is drawn. A node is the
+second one of a cluster on this machine, whose stores are milvus-lite and noida-db at addresses; another takes
+its place.
 """
 
 from __future__ import annotations
@@ -241,8 +242,9 @@ def rounds(kinds: Sequence[str], count: int, manifest: Path, folder: Path, draw:
     name = "cluster" if nodes else "local"
     reference = watched(new(name), kinds, nodes)
     for number, kind in enumerate(islice(cycle(kinds), count)):
+        after_s = reference.lasted_s[kind]
         for attempt in range(_MOST_DRAWS):
-            after_s = draw.uniform(0, reference.lasted_s[kind])
+            after_s = draw.uniform(0, after_s)
             made = new(f"{name}_{number}_{attempt}")
             if seen := point(kind, after_s, made, reference, nodes, draw):
                 yield seen
