@@ -12,7 +12,7 @@ VLLM ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements/v
 WORKERS ?= 2
 # More words for pytest, `mmrag demo`, the benchmarks or the tools of the supply chain: make test ARGS="-k fusion -x".
 ARGS ?=
-BENCHMARKS ?= $(filter-out benchmarks/measure.py,$(wildcard benchmarks/*.py))
+BENCHMARKS ?= $(shell grep -l __main__ benchmarks/*.py)
 
 VENV := .venv
 BIN := $(VENV)/bin

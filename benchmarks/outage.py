@@ -19,12 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import psutil
-from numpy.typing import NDArray
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.processes import vector_servers
 from benchmarks.serve import MMRAG, corpus
+from benchmarks.stored import Rows, differences, stored
 from pipelines.core.index import Index, IndexConfig, StoresConfig
 from pipelines.core.stores.config import MilvusConfig
 
@@ -34,7 +32,6 @@ from milvus_lite.adapter.grpc.server import start_server_in_thread
 kept = start_server_in_thread(sys.argv[1], "127.0.0.1", int(sys.argv[2]))
 threading.Event().wait()
 """
-_EMBEDDED = "pipelines.core.stores.embedded"
 _START_S = 60
 
 
@@ -103,28 +100,16 @@ def disturb(job: subprocess.Popen[bytes], index: Path, server: Server | None, ou
         time.sleep(outage_s)
         server.start()
         return 1
-    victims = [
-        one
-        for one in psutil.process_iter(["cmdline"])
-        if _EMBEDDED in (words := one.info["cmdline"] or []) and any(str(index) in word for word in words)
-    ]
+    victims = vector_servers(index)
     for victim in victims:
         victim.kill()
     return len(victims)
 
 
-def stored(index_dir: Path, server: Server | None) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Vectors by key of both collections."""
+def held(index_dir: Path, server: Server | None) -> dict[str, Rows]:
     stores = StoresConfig(milvus=MilvusConfig(uri=server.uri)) if server else StoresConfig()
     with Index(index_dir, IndexConfig(stores=stores)) as index:
-        return {
-            name: {
-                part.key: vector
-                for parts, vectors in store.scan()
-                for part, vector in zip(parts, vectors, strict=True)
-            }
-            for name, store in (("visual", index.visual()), ("text", index.text()))
-        }
+        return stored(index)
 
 
 def main() -> None:
@@ -134,7 +119,7 @@ def main() -> None:
     parser.add_argument("--store", choices=("server", "embedded"), default="server")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
         manifest, _ = corpus(folder / "corpus", arguments.images)
         took: list[float] = []
         found = []
@@ -147,17 +132,12 @@ def main() -> None:
                 if run == "disturbed":
                     killed = disturb(job, index, server, arguments.outage_s)
                 took.append(timed(job, start))
-                found.append(stored(index, server))
+                found.append(held(index, server))
     print(f"{arguments.store}: {killed} killed; {took[0]:.1f} s undisturbed, {took[1]:.1f} s disturbed")
     outage = arguments.outage_s if arguments.store == "server" else 0.0
     print(f"later than the outage explains: {took[1] - took[0] - outage:.1f} s")
-    for collection, first in found[0].items():
-        second = found[1][collection]
-        lost, extra = first.keys() - second.keys(), second.keys() - first.keys()
-        apart = max(
-            (float(np.abs(first[key] - second[key]).max()) for key in first.keys() & second), default=0
-        )
-        print(f"{collection}: {len(first)} rows, {len(lost)} lost, {len(extra)} extra, {apart:g} apart")
+    for store, seen in differences(*found).items():
+        print(f"{store}: {seen.rows} rows, {seen.lost} lost, {seen.extra} extra, {seen.apart:g} apart")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.processes import below, matching
 from benchmarks.serve import MMRAG, corpus
 from pipelines.serve.client import SERVED, served
 
@@ -52,17 +54,9 @@ class Asked:
     retry_after: bool
 
 
-def matching(server: int, word: str) -> list[psutil.Process]:
+def of_kind(server: int, word: str) -> list[psutil.Process]:
     """Processes below the server, or the machine's vector stores, which outlive it."""
-    below = psutil.Process(server).children(recursive=True)
-    found = []
-    for process in psutil.process_iter() if word == KINDS["vector stores"] else below:
-        try:
-            if word in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return matching(re.escape(word), None if word == KINDS["vector stores"] else below(server))
 
 
 async def under_load(address: str, questions: Sequence[str], concurrent: int, seconds: float,
@@ -95,7 +89,7 @@ async def under_load(address: str, questions: Sequence[str], concurrent: int, se
     async with httpx.AsyncClient(base_url=address, timeout=120) as client:
         tasks = [asyncio.create_task(one_after_the_other(client, number)) for number in range(concurrent)]
         await asyncio.sleep(KILL_AFTER_S)
-        victims = matching(server, word)
+        victims = of_kind(server, word)
         for victim in victims:
             victim.kill()
         killed = time.monotonic()

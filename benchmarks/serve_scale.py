@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -26,6 +27,7 @@ import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.processes import below, matching
 from benchmarks.serve import MMRAG, corpus
 from pipelines.serve.client import served
 
@@ -55,29 +57,15 @@ def cluster(cpus: int, folder: Path, dashboard: bool = False) -> Iterator[None]:
 
 def _kill_all_of(folder: Path) -> None:
     """Every process of the Ray that lives in the folder: `ray stop` would end all of the machine's."""
-    named = [one for one in psutil.process_iter() if str(folder) in _command(one)]
-    for process in {*named, *(child for one in named for child in _below(one))}:
+    named = matching(re.escape(str(folder)))
+    for process in {*named, *(child for one in named for child in below(one.pid))}:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 def replicas(part: str) -> int:
     """Processes that are up, those still loading among them."""
-    return sum(f"ServeReplica:mmrag:{part}" in _command(process) for process in psutil.process_iter())
+    return len(matching(f"ServeReplica:mmrag:{part}"))
 
 
 async def step(address: str, questions: Sequence[str], concurrent: int, seconds: float, part: str) -> str:

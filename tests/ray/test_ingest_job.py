@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from fakes import photograph, png
 from hostile_inputs import write_hostile_corpus
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.processes import below, command, vector_servers
+from benchmarks.stored import Rows, differences, stored
+from benchmarks.two_nodes import SETTINGS, TwoNodes
 from pipelines.core.errors import IndexLocked, MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.ray_runtime import ray_runtime
@@ -43,6 +46,7 @@ from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.status import index_status
 from pipelines.ingest.summary import Summary
 from pipelines.settings import Settings, load_settings
+from tests.contracts.servers import elastic_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -88,8 +92,12 @@ class Workshop:
     def open(self) -> Index:
         return Index(self.directory, self.settings.index)
 
+    def stored(self) -> dict[str, Rows]:
+        with self.open() as index:
+            return stored(index)
+
     def contents(self) -> dict[str, Any]:
-        """Everything that the stores hold, in a form that two indexes can be compared by."""
+        """Everything that the stores hold but vectors, in a form that two indexes can be compared by."""
         with self.open() as index:
             manifest = index.manifest()
             vectors = [
@@ -320,7 +328,7 @@ def watched_memory() -> Iterator[list[int]]:
 
     def watch() -> None:
         while not ended.wait(0.2):
-            for process in descendants(os.getpid()):
+            for process in without_servers(below(os.getpid())):
                 with suppress(psutil.Error):
                     peaks[process.pid] = max(peaks.get(process.pid, 0), process.memory_info().rss)
 
@@ -453,28 +461,19 @@ def test_a_dry_run_makes_no_index(tmp_path: Path, clip_settings: list[str]) -> N
 # Runs that are cut short.
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """The processes below it, without the vector server, which outlives its starter until it is idle."""
-    below = psutil.Process(pid).children(recursive=True)
-    return [process for process in below if "pipelines.core.stores.embedded" not in _command(process)]
+def without_servers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Without the vector servers, which outlive their starter until they are idle."""
+    return [process for process in processes if "pipelines.core.stores.embedded" not in command(process)]
 
 
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def started(made: Workshop) -> subprocess.Popen[str]:
+def started(made: Workshop, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
     # Small batches, so that the writes come one after another.
     sizes = ["ingest.encoder_batch=1", "ingest.load_batch=1", "ingest.rows_per_write=1"]
     options = [word for value in (*made.assignments, *sizes) for word in ("--set", value)]
     main = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-    command = [*main, "ingest", str(made.corpus), "--index", str(made.directory), *options]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    words = [*main, "ingest", str(made.corpus), "--index", str(made.directory), *options]
     return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
     )
 
 
@@ -488,7 +487,7 @@ def wait_for_acknowledgement(made: Workshop, process: subprocess.Popen[str]) -> 
 
 def assert_gone(processes: list[psutil.Process], within_s: float = 60) -> None:
     _, alive = psutil.wait_procs(processes, timeout=within_s)
-    assert [_command(process) for process in alive] == []
+    assert [command(process) for process in alive] == []
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
@@ -502,14 +501,17 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
     process = started(made)
     try:
         wait_for_acknowledgement(made, process)
-        below = descendants(process.pid)
+        its_own = without_servers(below(process.pid))
+        servers = vector_servers(made.directory)
         process.send_signal(sent)
+        if sent == signal.SIGKILL:
+            assert [server.kill() for server in servers]
         _, said = process.communicate(timeout=200)
         assert process.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else 130)
         if (
             sent == signal.SIGINT
         ):  # after a kill Ray's own agents take a minute to notice; nobody waits for that
-            assert_gone(below)
+            assert_gone(its_own)
             assert "interrupted" in said
             assert "Traceback" not in said
             # Nobody holds the vector servers, so they end when their idle time is over.
@@ -518,11 +520,40 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
         assert not (made.directory / "ledger").exists()
         summary = made.ingest()
         assert summary.index["status"] == {"complete": 6, "rejected": 2}
-        assert made.contents() == first[2]
+        assert_same_stores(made, first)
         assert list((made.directory / "runs").iterdir()) == []
     finally:
         process.kill()
         made.stop()
+
+
+def assert_same_stores(made: Workshop, first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+    assert made.contents() == first[2]
+    for name, found in differences(first[0].stored(), made.stored()).items():
+        assert (name, found.lost, found.extra) == (name, 0, 0)
+        assert found.apart <= 1e-5  # batches of other sizes are summed in another order
+
+
+def test_a_job_on_two_nodes_goes_on_when_the_one_with_the_encoder_is_lost_and_another_comes(
+    first: tuple[Workshop, Summary, dict[str, Any]], tmp_path: Path, clip_settings: list[str]
+) -> None:
+    vectors = embedded.attach(tmp_path / "vectors")
+    try:
+        with elastic_server(tmp_path) as words, TwoNodes() as nodes:
+            stores = f"stores.milvus.uri={vectors}", f"stores.elastic.url={words}"
+            made = workshop(tmp_path, clip_settings, *SETTINGS, "ingest.writers=1", *stores)
+            process = started(made, nodes.environment)
+            try:
+                wait_for_acknowledgement(made, process)
+                nodes.kill()
+                nodes.add()
+                _, said = process.communicate(timeout=300)
+            finally:
+                process.kill()
+            assert process.returncode == 3, said  # with the two dead letters of this corpus
+            assert_same_stores(made, first)
+    finally:
+        embedded.stop(tmp_path / "vectors")
 
 
 def test_an_error_of_ours_in_a_task_is_told_in_its_own_words(local_ray: None) -> None:
