@@ -201,8 +201,9 @@ def delete(
 @app.command(epilog="Example: mmrag status --index ./kb --json")
 def status(
     index: IndexDir = DEFAULT_INDEX,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Search for some of the stored vectors: is each found?")
+    recall: Annotated[
+        bool,
+        typer.Option("--recall", help="Measure recall@10 against an exact search, which reads all."),
     ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -212,10 +213,10 @@ def status(
     settings = effective_settings(config, assignments)
     from pipelines.console import print_status
     from pipelines.core.index import Index
-    from pipelines.ingest.status import index_status, recall_probe
+    from pipelines.ingest import status as found
 
     with Index(index, settings.index) as opened:
-        described = index_status(opened) | ({"recall": recall_probe(opened)} if probe else {})
+        described = found.index_status(opened) | ({"recall": found.recall(opened)} if recall else {})
     if as_json:
         print_json(described)
     else:

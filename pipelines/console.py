@@ -187,9 +187,8 @@ def print_status(status: dict[str, Any]) -> None:
     for name, space in (("visual", status["space"]), ("text", status["text_space"])):
         told = f"{name} vectors: {space['model']}, {space['dim']} dimensions"
         console.print(f"{told}, fingerprint {status['fingerprints'][name]}", highlight=False)
-    for name, probe in status.get("recall", {}).items():
-        told = probe if isinstance(probe, str) else f"{probe['found']} of {probe['probed']} find themselves"
-        console.print(f"{name} recall probe: {told}", highlight=False, markup=False)
+    for name, measured in status.get("recall", {}).items():
+        console.print(f"{name} recall@10: {_recall_told(measured)}", highlight=False, markup=False)
     for run in status["last_runs"][:3]:
         told = ", ".join(f"{run[name]:,} {name}" for name in ("documents", "images", "chunks", "rejected"))
         console.print(f"run {run['run']}: {told}; {run['elapsed_s']:.0f} s", highlight=False)
@@ -206,6 +205,14 @@ def print_status(status: dict[str, Any]) -> None:
         )
     if status["unfinished_runs"]:
         console.print(f"unfinished runs, taken up by the next ingest: {', '.join(status['unfinished_runs'])}")
+
+
+def _recall_told(measured: dict[str, Any] | str) -> str:
+    if isinstance(measured, str):
+        return measured
+    return (
+        f"{measured['recall']:.3f} of {measured['probed']} searches" if measured["probed"] else "it is empty"
+    )
 
 
 def print_retrieval(report: Report) -> None:

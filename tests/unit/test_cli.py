@@ -195,13 +195,13 @@ def test_status_prints_a_table_the_fingerprints_and_the_last_runs(kb: Path) -> N
     assert "lexical" in answer.out
     assert re.search(r"visual vectors: .*fingerprint [0-9a-f]{16}\n", answer.out)
     assert "run 20261126T231000: 1 documents, 1 images, 2 chunks, 3 rejected" in answer.out
-    assert "probe" not in answer.out
+    assert "recall" not in answer.out
 
 
-def test_a_probe_finds_what_is_stored(kb: Path) -> None:
-    body = json.loads(mmrag("status", "--index", kb, "--probe", "--json").out)
-    assert body["recall"] == {"visual": {"probed": 1, "found": 1}, "text": {"probed": 2, "found": 2}}
-    assert "text recall probe: 2 of 2 find themselves" in mmrag("status", "--index", kb, "--probe").out
+def test_recall_of_the_stores_is_measured_when_it_is_asked_for(kb: Path) -> None:
+    body = json.loads(mmrag("status", "--index", kb, "--recall", "--json").out)
+    assert body["recall"] == {"visual": {"probed": 1, "recall": 1}, "text": {"probed": 2, "recall": 1}}
+    assert "text recall@10: 1.000 of 2 searches" in mmrag("status", "--index", kb, "--recall").out
 
 
 @pytest.fixture

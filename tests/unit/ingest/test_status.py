@@ -12,7 +12,7 @@ from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.types import Found
 from pipelines.ingest import history
-from pipelines.ingest.status import PROBES, index_status, recall_probe
+from pipelines.ingest.status import FIRST, PROBES, index_status, recall
 from pipelines.ingest.summary import Summary
 
 
@@ -30,9 +30,9 @@ def summary(run: str) -> Summary:
     return Summary(run, 1, 2, 0, 0, 3, 4, 5, 0, 0, 0, 6.0, 0.0, {}, {}, None, None)
 
 
-def test_a_sample_of_what_is_stored_is_searched_for(index: Index) -> None:
-    nothing = {"probed": 0, "found": 0}
-    assert recall_probe(index) == {"visual": {"probed": PROBES, "found": PROBES}, "text": nothing}
+def test_an_exact_search_finds_all_of_the_nearest(index: Index) -> None:
+    nothing = {"probed": 0, "recall": None}
+    assert recall(index) == {"visual": {"probed": PROBES, "recall": 1.0}, "text": nothing}
 
 
 def test_a_store_that_leaves_out_is_found_out(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,14 +42,20 @@ def test_a_store_that_leaves_out_is_found_out(index: Index, monkeypatch: pytest.
         return [hit for hit in search(vector, k + 1) if hit.part.document_id != "p0"][:k]
 
     monkeypatch.setattr(index.visual(), "search", lossy)
-    assert recall_probe(index)["visual"] == {"probed": PROBES, "found": PROBES - 1}
+    vectors = np.concatenate([block for _, block in index.visual().scan()])
+    nearest = np.argsort(-(vectors[:PROBES] @ vectors.T), axis=1)[:, :FIRST]
+    keys = [part.document_id for block, _ in index.visual().scan() for part in block]
+    missed = int((nearest == keys.index("p0")).sum())
+    assert missed > 0
+    found = recall(index)["visual"]
+    assert found == {"probed": PROBES, "recall": pytest.approx(1 - missed / (PROBES * FIRST))}
 
 
 def test_more_equal_pictures_than_are_looked_at_are_no_loss(tmp_path: Path) -> None:
     index = memory_index(tmp_path / "kb")
     same = np.tile(np.eye(1, index.visual().dim, dtype=np.float32), (20, 1))
     index.visual().upsert([image_part(f"p{n}") for n in range(20)], same)
-    assert recall_probe(index)["visual"] == {"probed": 20, "found": 20}
+    assert recall(index)["visual"] == {"probed": 20, "recall": 1.0}
 
 
 def test_a_store_that_is_down_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +63,7 @@ def test_a_store_that_is_down_is_told(index: Index, monkeypatch: pytest.MonkeyPa
         raise StoreUnavailable("nobody there")
 
     monkeypatch.setattr(index, "text", down)
-    assert recall_probe(index)["text"] == "nobody there"
+    assert recall(index)["text"] == "nobody there"
 
 
 def test_the_last_runs_are_kept_the_newest_first(index: Index) -> None:
