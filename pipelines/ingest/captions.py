@@ -165,13 +165,14 @@ def _own_caption(document: Document, ordinal: int) -> str:
     return document.captions[ordinal] if document.captions else ""
 
 
-def _path(root: Path, content: str) -> Path:
+def caption_path(root: Path, content: str) -> Path:
+    """Where the caption of the picture with this SHA-256 is kept."""
     return root / content[:2] / f"{content}.json"
 
 
 def _load(root: Path, content: str, captioner: str) -> str | None:
     """What this captioner said of the picture before; None where it was not asked."""
-    path = _path(root, content)
+    path = caption_path(root, content)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         return str(kept["caption"]) if kept["captioner"] == captioner else None
@@ -184,7 +185,7 @@ def _load(root: Path, content: str, captioner: str) -> str | None:
 
 
 def _save(root: Path, content: str, captioner: str, caption: str) -> None:
-    path = _path(root, content)
+    path = caption_path(root, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{content}.{os.getpid()}")
     beside.write_text(json.dumps({"captioner": captioner, "caption": caption}, ensure_ascii=False), "utf-8")

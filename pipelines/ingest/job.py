@@ -19,7 +19,7 @@ import pyarrow.dataset as pads
 import ray.data
 from ray.data import ActorPoolStrategy, Datasink, ExecutionResources, TaskPoolStrategy
 from ray.data.block import BlockAccessor
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, WorkerCrashedError
 
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
@@ -57,6 +57,9 @@ def untold(what: str, done: int, total: int, detail: str = "") -> None:
 _COMPARE_CPUS, _PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
+_LOST = (NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError)
+_FAILED_TO_START = "creation task"  # an error of code, not of a machine
+_GOES_ON = "it goes on where this one stopped"
 _ADDED_BY_RAY = "\nFailed to apply UDF"
 _MAX_CPU_ENCODERS = 8  # each holds the models
 
@@ -336,13 +339,21 @@ def _ray(config: IngestConfig) -> Iterator[None]:
 
 
 def _own_error(exc: BaseException) -> BaseException:
-    """The MmragError that a Ray error wraps, at whatever depth; else the error itself."""
+    """The MmragError that a Ray error wraps, at whatever depth; one for a part of the job that was lost; else
+    the error itself."""
+    lost = ""
     seen: BaseException | None = exc
     while seen is not None:
         # The error of a task is of its cause's class, too.
         if isinstance(seen, MmragError) and not isinstance(seen, RayError):
             return type(seen)(str(seen).split(_ADDED_BY_RAY)[0])
+        if isinstance(seen, _LOST) and _FAILED_TO_START not in str(seen):
+            lost = type(seen).__name__
         seen = getattr(seen, "cause", None) or seen.__cause__
+    if lost:
+        return MmragError(
+            f"Ray lost a process or a node of this job ({lost}); run the same command again: {_GOES_ON}"
+        )
     return exc
 
 

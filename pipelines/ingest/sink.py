@@ -32,6 +32,7 @@ from pipelines.core.readings import reading_path
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest import near_duplicates
+from pipelines.ingest.captions import caption_path
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
@@ -297,12 +298,13 @@ def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
 
 
 def _delete_pictures(index: Index, contents: Sequence[str]) -> None:
-    """Delete previews and readings of pictures that are no more; none while a rebuild shares them."""
+    """Delete what is kept of pictures that are no more; nothing while a rebuild shares it."""
     if Manifest.find(index.directory, NEXT) is not None:
         return
     for content in set(contents) - index.visual().contents(contents):
         preview_path(index.previews, content).unlink(missing_ok=True)
         reading_path(index.readings, content).unlink(missing_ok=True)
+        caption_path(index.captions, content).unlink(missing_ok=True)
 
 
 def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:

@@ -565,6 +565,16 @@ def test_an_error_of_ours_in_a_task_is_told_in_its_own_words(local_ray: None) ->
         ray.data.range(3).map_batches(refuse).materialize()
 
 
+def test_a_part_of_the_job_that_ray_lost_is_told_with_what_to_do(local_ray: None) -> None:
+    def die(batch: dict[str, Any]) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return batch
+
+    wanted = r"^Ray lost a process or a node of this job \(\w+\); run the same command again: it goes on"
+    with pytest.raises(MmragError, match=wanted), job._ray(IngestConfig()):
+        ray.data.range(1).map_batches(die, max_retries=0).materialize()
+
+
 def test_ids_of_parts_come_from_the_source_alone(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
     made = first[0]
     with made.open() as index:

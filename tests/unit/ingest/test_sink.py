@@ -18,6 +18,7 @@ from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience
+from pipelines.ingest.captions import caption_path
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import count_refused
 from pipelines.ingest.plan import make_plan
@@ -270,11 +271,15 @@ def keep_files(index: Index, *contents: str) -> None:
     for content in contents:
         write_preview(index.previews, content, b"a JPEG")
         save_reading(index.readings, content, Reading("r", ()))
+        caption = caption_path(index.captions, content)
+        caption.parent.mkdir(parents=True, exist_ok=True)
+        caption.write_text("{}")
 
 
 def files(index: Index) -> set[str]:
     kept = {path.stem for path in index.previews.glob("*/*")}
     assert kept == {path.stem for path in index.readings.glob("*/*")}
+    assert kept == {path.stem for path in index.captions.glob("*/*")}
     return kept
 
 
