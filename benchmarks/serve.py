@@ -1,13 +1,13 @@
 """What serving costs beside generation: the chain's share of an answer, hand-offs, and 1,000 requests.
 
     python benchmarks/serve.py [--images 2000] [--questions 100] [--requests 1000] [--concurrent 32]
-                               [--price-per-hour 1.0] [--layouts compact graph]
+                               [--price-per-hour 1.0]
 
-Draws nameplates, ingests them, starts `mmrag serve` with the offline models in each layout, and asks. The
-chain's share is what a client waits less what the generator takes. Hand-offs are that share less the same
-work, retrieval and prompt, done by one process without Ray or HTTP, in turn with the served questions. An
-embedding is a hit where the text or the picture was asked about before. The price is that of the whole
-machine, and 10,000 questions take as long as the load's rate says.
+Draws nameplates, ingests them, starts `mmrag serve` with the offline models in both layouts, and asks them in
+turn, ten questions at a time. The chain's share is what a client waits less what the generator takes.
+Hand-offs are that share less the same work, retrieval and prompt, done by one process without Ray or HTTP. An
+embedding is a hit where the text or the picture was asked about before. The load is each layout's alone. The
+price is that of the whole machine, and 10,000 questions take as long as the load's rate says.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import base64
 import io
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,13 @@ from pipelines.core.generator import GeneratorConfig, load_profile
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.previews import Preview, content_of, read_preview
 from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.stores import embedded
 from pipelines.core.types import Hit
 from pipelines.serve.client import SERVED, served
 
 MMRAG = Path(sys.executable).with_name("mmrag")
+LAYOUTS = ("compact", "graph")
+_BLOCK = 10
 
 
 def corpus(folder: Path, count: int) -> tuple[Path, list[str]]:
@@ -176,57 +181,83 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--questions", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--requests", type=int, default=1000, help="of the load; 0: none")
     parser.add_argument("--concurrent", type=int, default=32)
     parser.add_argument("--price-per-hour", type=float, default=1.0, help="of the machine")
-    parser.add_argument("--layouts", nargs="+", default=["compact", "graph"], choices=["compact", "graph"])
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        manifest, questions = corpus(Path(folder) / "corpus", arguments.images)
-        index = Path(folder) / "index"
-        subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
-        for number, layout in enumerate(arguments.layouts):
-            print(f"## layout {layout}\n")
-            # Texts that no one asked before: retrievers remember some, and indexes the pictures.
-            first = number * arguments.questions
-            texts = questions[first : first + arguments.questions]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest, questions = corpus(folder / "corpus", arguments.images)
+        indexes = {layout: folder / layout for layout in LAYOUTS}
+        first = folder / LAYOUTS[0]
+        subprocess.run([MMRAG, "ingest", manifest, "--index", first], check=True, stdout=subprocess.DEVNULL)
+        for server in (first / "vectors").iterdir():
+            embedded.stop(server)
+        for index in indexes.values():
+            if index != first:
+                shutil.copytree(first, index)
+        texts = questions[: arguments.questions]
+        pictures = [_photograph(folder / "corpus" / f"plates/{n}.png") for n in range(len(texts))]
+        with ExitStack() as up:
+            clients = {}
+            for layout, index in indexes.items():
+                address = up.enter_context(served(index, ["--set", f"serve.layout={layout}"]))
+                client = httpx.Client(base_url=address, timeout=120)
+                clients[layout] = up.enter_context(client)
+                for text in questions[-10:]:
+                    ask(client, text)
+            shares(clients, first, texts, pictures)
+        for layout, index in indexes.items() if arguments.requests else ():
+            print(f"\n## {layout}, {arguments.requests} requests\n")
             with served(index, ["--set", f"serve.layout={layout}"]) as address:
                 pid = int(json.loads((index / SERVED).read_bytes())["pid"])
-                with httpx.Client(base_url=address, timeout=120) as client:
-                    for text in questions[-10:]:
-                        ask(client, text)
-                    plates = Path(folder) / "corpus" / "plates"
-                    share(client, index, texts, [plates / f"{first + n}.png" for n in range(len(texts))])
                 rate = load(address, pid, questions, arguments.requests, arguments.concurrent)
             price = arguments.price_per_hour
             cost = 10_000 / rate / 3600 * price
-            print(f"  10,000 questions: {10_000 / rate / 60:.0f} min, {cost:.2f} at {price:g} an hour\n")
+            print(f"  10,000 questions: {10_000 / rate / 60:.0f} min, {cost:.2f} at {price:g} an hour")
 
 
-def share(client: httpx.Client, index: Path, texts: Sequence[str], plates: Sequence[Path]) -> None:
+def shares(
+    clients: Mapping[str, httpx.Client], index: Path, texts: Sequence[str], pictures: Sequence[bytes]
+) -> None:
     """Prints the stages of an answer, and what is left of the chain's share without Ray and HTTP."""
-    pictures = [_photograph(plate) for plate in plates]
-    plain: list[dict[str, float]] = []
+    plain: dict[str, list[dict[str, float]]] = {layout: [] for layout in clients}
+    hops: dict[str, list[float]] = {layout: [] for layout in clients}
     local: list[float] = []
-    for first in range(0, len(texts), 10):  # in turn: the machine is noisy
-        block = texts[first : first + 10]
-        plain += stages(client, block, [None] * len(block))
+    order = list(clients)
+    for first in range(0, len(texts), _BLOCK):  # in turn: the machine is noisy
+        block = texts[first : first + _BLOCK]
         local += alone(index, block)
-    again = stages(client, texts, [None] * len(texts))
-    missed = stages(client, texts, pictures)
-    hit = stages(client, texts, pictures)
-    asked = {"text": plain, "text, embedding a hit": again}
-    print(table(asked | {"picture, embedding a hit": hit, "picture, a miss": missed}))
-    served_ms = [one["share"] for one in plain]
-    print(f"\nin one process, text: p50 {statistics.median(local):.1f} ms")
-    gap = [one - other for one, other in zip(served_ms, local, strict=True)]
-    print(f"gateway and hand-offs, p50 of the differences: {statistics.median(gap):.1f} ms")
-    blocks = [
-        [statistics.median(found[n : n + 10]) for n in range(0, len(found), 10)]
-        for found in (served_ms, local)
-    ]
-    against: Ratio = ratio(*blocks)
-    print(f"served / in one process, blocks of ten: {against}", flush=True)
+        for layout in order:
+            hops[layout] += [models(clients[layout]) for _ in block]
+            plain[layout] += stages(clients[layout], block, [None] * len(block))
+        order.reverse()
+    local_blocks = _medians(local)
+    for layout, client in clients.items():
+        asked = {"text": plain[layout], "text, embedding a hit": stages(client, texts, [None] * len(texts))}
+        missed = stages(client, texts, pictures)
+        asked["picture, embedding a hit"] = stages(client, texts, pictures)
+        print(f"## {layout}\n\n{table(asked | {'picture, a miss': missed})}\n")
+        shown = [one["share"] for one in plain[layout]]
+        gap = [one - other for one, other in zip(shown, local, strict=True)]
+        print(f"gateway and hand-offs, p50 of the differences: {statistics.median(gap):.1f} ms")
+        print(f"proxy and gateway alone (/v1/models), p50: {statistics.median(hops[layout]):.1f} ms")
+        against: Ratio = ratio(_medians(shown), local_blocks)
+        print(f"served / in one process, blocks of ten: {against}\n", flush=True)
+    print(f"in one process, text: p50 {statistics.median(local):.1f} ms")
+    both = [_medians([one["share"] for one in plain[layout]]) for layout in LAYOUTS]
+    print(f"share of {LAYOUTS[0]} / {LAYOUTS[1]}, blocks of ten: {ratio(*both)}", flush=True)
+
+
+def models(client: httpx.Client) -> float:
+    """Milliseconds of a request that the gateway answers by itself."""
+    start = time.perf_counter()
+    client.get("/v1/models").raise_for_status()
+    return (time.perf_counter() - start) * 1000
+
+
+def _medians(milliseconds: Sequence[float]) -> list[float]:
+    return [statistics.median(milliseconds[n : n + _BLOCK]) for n in range(0, len(milliseconds), _BLOCK)]
 
 
 def _photograph(path: Path) -> bytes:

@@ -41,6 +41,7 @@ from pipelines.core.previews import Preview, content_of, read_preview
 from pipelines.core.prompts import messages
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit
+from pipelines.serve import vllm
 from pipelines.serve.client import SERVED, served
 from pipelines.serve.config import VllmConfig
 
@@ -122,18 +123,12 @@ def _up(address: str) -> bool:
         return False
 
 
-def engine_kwargs() -> dict[str, Any]:
-    from pipelines.serve.vllm import _engine_kwargs
-
-    return _engine_kwargs(GeneratorConfig(), VllmConfig(), on_cpu=True)
-
-
 def vllm_command(port: int) -> list[str | Path]:
     """vLLM's own server with the engine settings of the chain."""
     words: list[str | Path] = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     words += ["--host", "127.0.0.1", "--port", str(port), "--model", TINY_LLAVA]
     words += ["--served-model-name", MODEL, "--disable-uvicorn-access-log"]
-    for name, value in engine_kwargs().items():
+    for name, value in vllm.engine_kwargs(GeneratorConfig(), VllmConfig(), on_cpu=True).items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words += [option] if value else []
@@ -143,30 +138,29 @@ def vllm_command(port: int) -> list[str | Path]:
 
 
 def plain_ray_serve_llm(port: int) -> None:
-    """Serve tiny-llava with Ray Serve LLM's own app until SIGINT."""
+    """Serve tiny-llava with Ray Serve LLM's own app until SIGINT, on a Ray without any setting of ours."""
+    import ray
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
     from ray.serve.schema import LoggingConfig
 
-    from pipelines.core.ray_runtime import ray_runtime
-    from pipelines.serve.vllm import _deployment_config, _environment
-
-    vllm = VllmConfig()
+    config = VllmConfig()
     model = LLMConfig(
         model_loading_config={"model_id": MODEL, "model_source": str(TINY_LLAVA)},
-        engine_kwargs=engine_kwargs(),
+        engine_kwargs=vllm.engine_kwargs(GeneratorConfig(), config, on_cpu=True),
         accelerator_config={"kind": "cpu"},
-        placement_group_config={"bundles": [{"CPU": vllm.num_cpus}]},
-        deployment_config=_deployment_config(vllm, on_cpu=True),
-        runtime_env={"env_vars": _environment(vllm, on_cpu=True)},
+        placement_group_config={"bundles": [{"CPU": config.num_cpus}]},
+        deployment_config=vllm.deployment_config(config, on_cpu=True),
+        runtime_env={"env_vars": vllm.environment(config, on_cpu=True)},
         log_engine_metrics=False,
     )
-    with ray_runtime(cpus=4):
-        logs = LoggingConfig(log_level="WARNING", enable_access_log=False)
-        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=logs)
-        serve.run(build_openai_app({"llm_configs": [model]}), blocking=False)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        serve.shutdown()
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    logs = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config=logs)
+    serve.run(build_openai_app({"llm_configs": [model]}), blocking=False)
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    serve.shutdown()
+    ray.shutdown()
 
 
 def cpu_seconds(pid: int) -> float:

@@ -47,12 +47,12 @@ def llm_deployment(
     on_cpu = config.device == "cpu" or (config.device == "auto" and _built_for_cpu())
     llm_config = LLMConfig(
         model_loading_config={"model_id": model_name(generator), "model_source": model_dir},
-        engine_kwargs=_engine_kwargs(generator, config, on_cpu) | _lora_kwargs(generator, model_dir, on_cpu),
+        engine_kwargs=engine_kwargs(generator, config, on_cpu) | _lora_kwargs(generator, model_dir, on_cpu),
         accelerator_type=config.accelerator_type,
         accelerator_config={"kind": "cpu" if on_cpu else "gpu"},
         placement_group_config={"bundles": [{"CPU": config.num_cpus}]} if on_cpu else None,
-        deployment_config=_deployment_config(config, on_cpu),
-        runtime_env={"env_vars": _environment(config, on_cpu)},
+        deployment_config=deployment_config(config, on_cpu),
+        runtime_env={"env_vars": environment(config, on_cpu)},
         log_engine_metrics=config.engine_metrics,
         **({"callback_config": {"callback_class": LocalModel}} if local else {}),
     )
@@ -77,7 +77,7 @@ def _check_names(directory: Path) -> None:
         )
 
 
-def _engine_kwargs(generator: GeneratorConfig, config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
+def engine_kwargs(generator: GeneratorConfig, config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
     kv_cache_gib = config.kv_cache_gib or (1 if on_cpu else None)
     optional = {
         "revision": generator.revision,
@@ -127,7 +127,7 @@ def _lora_kwargs(generator: GeneratorConfig, model_dir: str, on_cpu: bool) -> di
     }
 
 
-def _deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
+def deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
     return {
         # Without a GPU the engine's processes are the replica's: its bundle holds their CPUs already.
         "ray_actor_options": {"num_cpus": 0 if on_cpu else config.num_cpus},
@@ -144,7 +144,7 @@ def _deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
     }
 
 
-def _environment(config: VllmConfig, on_cpu: bool) -> dict[str, str]:
+def environment(config: VllmConfig, on_cpu: bool) -> dict[str, str]:
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     chosen = {name: value.get_secret_value() for name, value in config.env.items()}
     if not on_cpu:
