@@ -1,6 +1,7 @@
 """Questions at once: the whole chain against plain Ray Serve LLM and vLLM's own server, for the same prompts.
 
     python benchmarks/serve_peers.py [--images 700] [--rounds 6] [--questions 96] [--concurrent 16]
+                                     [--layout compact]
 
 All three run tiny-llava with the same engine settings and are up at once; in each round each of them gets
 the round's questions, the peers as the finished prompts that the chain makes of them. The client is a process
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import re
 import signal
 import socket
@@ -47,6 +49,8 @@ from pipelines.serve.config import VllmConfig
 
 MODEL = "tiny-llava"
 PLAIN, VLLM = "ray.serve.llm", "vLLM's server"
+# Of newer ones the routes of Ray 2.60's own app ask for a query parameter `self`. mmrag has no such routes.
+PLAINS_FASTAPI = "fastapi==0.136.3"
 _START_S = 600
 _BOXES = re.compile(r"\s*\[\[.*?\]\]")  # the chain gives them apart
 
@@ -97,10 +101,14 @@ def chat(prompt: Prompt) -> dict[str, Any]:
 
 
 @contextmanager
-def process(name: str, command: Sequence[str | Path], address: str, log: Path) -> Iterator[Peer]:
-    """A server of OpenAI's form, once it lists its models."""
+def process(
+    name: str, command: Sequence[str | Path], address: str, log: Path, packages: Path | None
+) -> Iterator[Peer]:
+    """A server of OpenAI's form, once it lists its models. `packages` go before those that are installed."""
+    paths = [str(packages or ""), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with log.open("w") as out:
-        started = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out)
+        started = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out, env=environment)
     try:
         deadline = time.monotonic() + _START_S
         while not _up(address):
@@ -212,6 +220,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--questions", type=int, default=96, help="of a round")
     parser.add_argument("--concurrent", type=int, default=16)
+    parser.add_argument("--layout", choices=["compact", "graph"], default="compact", help="of mmrag's server")
     parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plain:
@@ -226,16 +235,20 @@ def main() -> None:
         texts = [questions[number % len(questions)] for number in range(wanted)]
         finished = [chat(prompt) for prompt in prompts(index, texts)]
         asked = [{"query": text} for text in texts]
-        address = up.enter_context(served(index))
+        address = up.enter_context(served(index, ["--set", f"serve.layout={arguments.layout}"]))
         pid = int(json.loads((index / SERVED).read_bytes())["pid"])
         peers = [Peer("mmrag", address, "/v1/answer", pid)]
-        for peer, command in (
-            (PLAIN, lambda port: [sys.executable, __file__, "--plain", str(port)]),
-            (VLLM, vllm_command),
+        older = folder / "packages"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", older]
+        subprocess.run([*pip, PLAINS_FASTAPI], check=True)
+        for peer, command, packages in (
+            (PLAIN, lambda port: [sys.executable, __file__, "--plain", str(port)], older),
+            (VLLM, vllm_command, None),
         ):
             port = _free_port()
             log = folder / f"{len(peers)}.log"
-            peers.append(up.enter_context(process(peer, command(port), f"http://127.0.0.1:{port}", log)))
+            running = process(peer, command(port), f"http://127.0.0.1:{port}", log, packages)
+            peers.append(up.enter_context(running))
         runs: dict[str, list[Run]] = {peer.name: [] for peer in peers}
         for number in range(arguments.rounds + 1):  # the first one warms up
             part = slice(number * arguments.questions, (number + 1) * arguments.questions)
