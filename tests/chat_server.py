@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
 from typing import Any
 
 
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, self.headers.get("Authorization"), body))
         with self.server.open():
-            time.sleep(self.server.late_s)
+            sleep(self.server.late_s)
         replies = self.server.replies
         if self.server.replies_to:
             replies = [(200, {}, completion(self.server.replies_to(body["messages"][0]["content"])))]
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):
             for byte in content if self.server.drip_s else ():
                 self.wfile.write(bytes([byte]))
-                time.sleep(self.server.drip_s)
+                sleep(self.server.drip_s)
             self.wfile.write(content)
 
     def log_message(self, *words: object) -> None:
