@@ -211,7 +211,7 @@ class ServeConfig(BaseModel):
     layout: Literal["graph", "compact"] = Field(
         "graph",
         description="compact: retriever, query encoder and aligner work inside each gateway instead of in "
-        "replicas of their own: no hand-offs and less memory, for one small machine",
+        "replicas of their own: fewer hand-offs and processes, for one small machine",
     )
     gateway: Replicas = Field(
         Replicas(max_ongoing_requests=200), description="their limits are each one's own"

@@ -27,6 +27,7 @@ from chat_server import Scripted, completion
 from fakes import photograph, png
 from hostile_inputs import write_hostile_corpus
 from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from benchmarks.processes import below, command, vector_servers
 from benchmarks.stored import Rows, differences, stored
@@ -573,6 +574,12 @@ def test_a_part_of_the_job_that_ray_lost_is_told_with_what_to_do(local_ray: None
     wanted = r"^Ray lost a process or a node of this job \(\w+\); run the same command again: it goes on"
     with pytest.raises(MmragError, match=wanted), job._ray(IngestConfig()):
         ray.data.range(1).map_batches(die, max_retries=0).materialize()
+
+
+def test_a_part_that_cannot_start_for_its_own_error_is_no_lost_one() -> None:
+    failed = ActorDiedError(RayTaskError("Encode", "a traceback", ValueError("no such scale")))
+    assert job._own_error(failed) is failed
+    assert isinstance(job._own_error(ActorDiedError()), MmragError)
 
 
 def test_ids_of_parts_come_from_the_source_alone(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:

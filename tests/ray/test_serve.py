@@ -27,7 +27,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from fakes import photograph, png
+from ray.serve._private.build_app import build_app
 from tuned_llava import as_on_a_hub, save_base
+
+from pipelines.serve.app import application
+from pipelines.serve.deployments import Parts
+from pipelines.settings import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -130,6 +135,17 @@ def _announced(index: Path, process: subprocess.Popen[str], log: Path) -> str:
             return str(json.loads((index / "serve.json").read_bytes())["address"])
         time.sleep(0.5)
     raise AssertionError(log.read_text())
+
+
+def parts_of(layout: str, index: Path) -> set[str]:
+    settings = load_settings(None, [f"serve.layout={layout}", "generator.engine=transformers"])
+    groups = (getattr(settings, name) for name in ("index", "search", "answer", "generator", "serve"))
+    return {one.name for one in build_app(application(Parts(index, *groups)), name="mmrag").deployments}
+
+
+def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(tmp_path: Path) -> None:
+    assert parts_of("graph", tmp_path) == {"gateway", "retriever", "encoder", "generator"}
+    assert parts_of("compact", tmp_path) == {"gateway", "generator"}
 
 
 def test_without_a_server_ask_answers_in_its_own_process(index: Path, model: Path) -> None:

@@ -13,7 +13,7 @@ from fakes import picture
 from judged_questions import answer, question
 from pydantic import SecretStr, ValidationError
 
-from pipelines.core import chat, images
+from pipelines.core import images
 from pipelines.core.chat import Chat
 from pipelines.core.entailment import Piece
 from pipelines.core.errors import UsageError
@@ -37,14 +37,6 @@ FIVES = '{"accuracy": 5, "completeness": 5, "verifiability": 5}'
 def server() -> Iterator[Scripted]:
     with Scripted.running() as found:
         yield found
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What would have been waited, in seconds."""
-    found: list[float] = []
-    monkeypatch.setattr(chat.time, "sleep", found.append)
-    return found
 
 
 @pytest.fixture
