@@ -17,9 +17,9 @@ from pipelines.train.run_log import read_steps
 
 COLOURS = {"red": (220, 30, 40), "green": (40, 160, 60), "blue": (30, 90, 220), "black": (20, 20, 20)}
 SHAPES = ("circle", "square", "triangle")
-STEPS = 120
+STEPS = 60
 QUICK: dict[str, Any] = {
-    "steps": STEPS, "save_steps": 20, "batch_size": 2, "accumulate": 2, "warm_up": 5, "learning_rate": 2e-3,
+    "steps": STEPS, "save_steps": 10, "batch_size": 2, "accumulate": 2, "warm_up": 5, "learning_rate": 2e-3,
     "max_tokens": 128, "eval_fraction": 0.25, "dtype": "float32", "lora.r": 4, "lora.alpha": 8, "threads": 1,
 }  # fmt: skip
 

@@ -1,19 +1,21 @@
 """The GIMP manual's words -> its pictures, in English and Chinese.
 
-The documents are pictures alone: an index of the pages themselves would find the text and not look. A query
-is a heading (with the page's before it: "Crop: Options"), with the pictures of its section, or the paragraph
-that stands before pictures, with these. Left out are pictures that stand in several sections or have no side
-of 64 pixels (icons), words that stand twice, and those of the Chinese manual that were not translated. A page
-is on one side, in both languages.
+A query is a heading (with the page's before it: "Crop: Options"), with the pictures of its section, or the
+paragraph that stands before pictures, with these: of one section one of the two kinds, drawn by its SHA-256.
+A document is a picture with what else its section says near it, in both languages. What is asked is withheld
+from all documents, and so is its translation: an index of the pages would find the text itself.
+Left out are pictures that stand in several sections or have no side of 64 pixels (icons), words that stand
+twice, and those of the Chinese manual that were not translated. A page is on one side, in both languages.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lxml import etree
@@ -47,6 +49,7 @@ MANUALS = {
 MIN_SIDE = 64
 MIN_CHARACTERS = {"en": 40, "zh": 15}
 """Of a paragraph; "as follows:" asks for nothing."""
+KINDS = "heading", "paragraph"
 _NO_TEXT = "navheader", "navfooter", "toc", "indexdiv"
 _HEADINGS = frozenset(f"h{level}" for level in range(1, 7))
 _READ = {*_HEADINGS, "p", "img"}
@@ -54,13 +57,20 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 _NUMBERING = re.compile(r"^(?:[\d.]+|第\s*\S+\s*章\s*\.?|Chapter\s+\d+\.|Appendix\s+\w+\.)\s*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Passage:
-    """A heading or a paragraph of a page, and the pictures that it has, as the page names them."""
+    """A heading or a paragraph of a page. `section`: how many headings there are up to it. `pictures`: those
+    that stand below it, as the page names them."""
 
     kind: str
     text: str
-    pictures: tuple[str, ...]
+    section: int
+    pictures: list[str] = field(default_factory=list)
+
+
+Pages = dict[str, list[Passage]]
+Place = tuple[str, int]
+"""A page, and a passage's number in it: the same in both languages."""
 
 
 def fetch_manual(language: str, work: Path) -> Path:
@@ -76,33 +86,36 @@ def build(work: Path, out: Path) -> None:
     for picture in pictures:  # they are the same files in both languages
         (out / picture).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manuals["en"] / picture, out / picture)
-    documents = [{"id": picture.removeprefix("images/"), "image": picture} for picture in pictures]
     asked = [one for language in MANUALS for one in questions(language, pages[language], set(pictures))]
-    write(out, documents, asked)
+    withheld = {place for place, _ in asked}
+    documents = [document(picture, pages, withheld) for picture in pictures]
+    write(out, documents, [question for _, question in asked])
 
 
-def _passages(manual: Path) -> dict[str, list[Passage]]:
-    return {page.stem: list(passages(page.read_bytes())) for page in sorted(manual.glob("*.html"))}
+def _passages(manual: Path) -> Pages:
+    return {page.stem: passages(page.read_bytes()) for page in sorted(manual.glob("*.html"))}
 
 
-def passages(page: bytes) -> Iterator[Passage]:
+def passages(page: bytes) -> list[Passage]:
     """The page's headings and paragraphs in their order, those without pictures, too."""
     parser = etree.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True)
-    title = ""
-    heading, paragraph = ("", []), ("", [])
+    found = [Passage("heading", "", 0)]
+    heading = paragraph = found[0]
     for element in _read(etree.fromstring(page, parser)):
         if element.tag == "img":
-            for _, pictures in (heading, paragraph):
-                pictures.append(element.get("src", ""))
+            for one in (heading,) if paragraph is heading else (heading, paragraph):
+                one.pictures.append(element.get("src", ""))
         elif element.tag in _HEADINGS:
-            yield from _ended(heading, paragraph)
+            title = next((one.text for one in found if one.text and one.kind == "heading"), "")
             words = _NUMBERING.sub("", _words(element))
-            heading, paragraph = (f"{title}: {words}" if title else words, []), ("", [])
-            title = title or words
+            heading = paragraph = Passage(
+                "heading", f"{title}: {words}" if title else words, heading.section + 1
+            )
+            found.append(heading)
         elif element.get("class") != "title":  # a figure's, which names the picture
-            yield from _ended(("", []), paragraph)
-            paragraph = (_words(element), [])
-    yield from _ended(heading, paragraph)
+            paragraph = Passage("paragraph", _words(element), heading.section)
+            found.append(paragraph)
+    return [one for one in found if one.text]
 
 
 def _read(root: etree._Element) -> Iterator[etree._Element]:
@@ -121,24 +134,18 @@ def _is_sign(element: etree._Element) -> bool:
     return (element.get("alt") or "").startswith("[")
 
 
-def _ended(*passages: tuple[str, list[str]]) -> Iterator[Passage]:
-    for kind, (text, pictures) in zip(("heading", "paragraph"), passages, strict=True):
-        if text:
-            yield Passage(kind, text, tuple(dict.fromkeys(pictures)))
-
-
 def _words(element: etree._Element) -> str:
     return " ".join("".join(map(str, element.itertext())).split())
 
 
-def candidates(pages: dict[str, list[Passage]], manual: Path) -> list[str]:
+def candidates(pages: Pages, manual: Path) -> list[str]:
     """The pictures that stand in one section alone, and are large enough."""
     stands = Counter(
         picture
         for found in pages.values()
         for passage in found
         if passage.kind == "heading"
-        for picture in passage.pictures
+        for picture in dict.fromkeys(passage.pictures)
     )
     return [picture for picture in sorted(stands) if stands[picture] == 1 and _is_large(manual, picture)]
 
@@ -152,17 +159,56 @@ def _is_large(manual: Path, picture: str) -> bool:
         return max(image.size) >= MIN_SIDE
 
 
-def questions(language: str, pages: dict[str, list[Passage]], known: set[str]) -> Iterator[Question]:
+def questions(language: str, pages: Pages, known: set[str]) -> Iterator[tuple[Place, Question]]:
     texts = Counter(passage.text for found in pages.values() for passage in found)
     for page, found in pages.items():
+        sections: dict[int, dict[str, list[tuple[Place, Question]]]] = {}
         for number, passage in enumerate(found):
-            relevant = [one.removeprefix("images/") for one in passage.pictures if one in known]
+            relevant = [
+                one.removeprefix("images/") for one in dict.fromkeys(passage.pictures) if one in known
+            ]
             least = MIN_CHARACTERS[language] if passage.kind == "paragraph" else 1
             ours = _language(passage.text) == language and len(passage.text) >= least
             if relevant and ours and texts[passage.text] == 1:
                 name = f"{language}-{page}-{number}-{passage.kind}"
                 row = {"id": name, "text": passage.text, "language": language, "relevant": relevant}
-                yield Question(page, row)
+                kinds = sections.setdefault(passage.section, {})
+                kinds.setdefault(passage.kind, []).append(((page, number), Question(page, row)))
+        for section, kinds in sections.items():
+            yield from kinds.get(_drawn(page, section)) or next(iter(kinds.values()))
+
+
+def _drawn(page: str, section: int) -> str:
+    return KINDS[hashlib.sha256(f"{page}#{section}".encode()).digest()[0] % len(KINDS)]
+
+
+def document(picture: str, pages: Mapping[str, Pages], withheld: set[Place]) -> dict[str, str]:
+    """The picture with its page's title, its section's heading and what is said near it, less `withheld`."""
+    page = next(name for name, found in pages["en"].items() if any(picture in one.pictures for one in found))
+    said = [
+        passage.text
+        for language in pages
+        for number, passage in _near(picture, pages[language].get(page, []))
+        if (page, number) not in withheld
+    ]
+    row = {"id": picture.removeprefix("images/"), "image": picture}
+    return row | ({"text": "\n\n".join(dict.fromkeys(said))} if said else {})
+
+
+def _near(picture: str, found: Sequence[Passage]) -> list[tuple[int, Passage]]:
+    """The passages about it: the page's first heading, and of its section the heading and the paragraphs from
+    the picture before it to the next."""
+    numbered = list(enumerate(found))
+    heading = next((one for one in numbered if one[1].kind == "heading" and picture in one[1].pictures), None)
+    if heading is None:
+        return []
+    section = [one for one in numbered if one[1].section == heading[1].section and one[1].kind == "paragraph"]
+    shown = [place for place, (_, one) in enumerate(section) if one.pictures]
+    at = next((place for place in shown if picture in section[place][1].pictures), -1)
+    first = max((place + 1 for place in shown if place < at), default=0)
+    last = min((place for place in shown if place > at), default=len(section))
+    title = next(one for one in numbered if one[1].kind == "heading")
+    return [title, heading, *section[first:last]]
 
 
 def _language(text: str) -> str:

@@ -58,12 +58,17 @@ class Alike:
     near: int
 
 
-def remember(home: Path, acks: pa.Table, ledger: Ledger) -> None:
-    """Keep the hashes of the acknowledged pictures instead of what was known of their documents."""
+def pictures_of(acks: pa.Table) -> pa.Table:
+    """What is remembered of acknowledged rows: their good pictures."""
     is_good = pc.and_(pc.equal(acks["kind"], "image"), pc.is_null(acks["reason"]))
+    return acks.filter(is_good).select(PICTURES_SCHEMA.names)
+
+
+def remember(home: Path, pictures: pa.Table, document_keys: pa.ChunkedArray, ledger: Ledger) -> None:
+    """Keep the hashes of these pictures instead of what was known of these documents."""
     known = _standing(home, ledger)
-    known = known.filter(pc.invert(pc.is_in(known["document_key"], pc.unique(acks["document_key"]))))
-    _replace(pa.concat_tables([known, acks.filter(is_good).select(PICTURES_SCHEMA.names)]), home / PICTURES)
+    known = known.filter(pc.invert(pc.is_in(known["document_key"], document_keys)))
+    _replace(pa.concat_tables([known, pictures]), home / PICTURES)
 
 
 def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:

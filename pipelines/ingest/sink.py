@@ -12,8 +12,11 @@ import json
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest import near_duplicates
 from pipelines.ingest.captions import caption_path
-from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.ledger import Ledger, buckets_of
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, row_part
@@ -46,6 +49,8 @@ _ACK_COLUMNS = (
 _ACKS = pa.schema([*(SCHEMA.field(name) for name in _ACK_COLUMNS), ("write_s", pa.float64())])
 _FROM_DOCUMENT = ("document_key", "document_id", "tenant", "source", "scope", "inputs", "stamp", "digest")
 _DELETE_BATCH = 200
+_ACKS_AT_ONCE = 50_000
+"""A run's end takes memory by this and by its ledger rows, not by all that was acknowledged."""
 
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
 
@@ -174,27 +179,53 @@ def finish(
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
     `pruned` are deleted everywhere, and `rescoped` are held by other sources now.
     """
-    acks = None
-    if run.acknowledged():
-        acks = _distinct(pads.dataset(run.acks, schema=_ACKS, format="parquet").to_table())
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
-    done = ledgers.SCHEMA.empty_table()
-    if acks is not None:
-        done = _documents(acks, run)
-        again = known.rows_of(done["document_key"].to_pylist(), ["document_key"])["document_key"].to_pylist()
+    done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
+    if run.acknowledged():
         patiently(lambda: _flush(index), patience_s)
-        patiently(lambda: _delete_stale(index, acks, again), patience_s)
+    for acks in _shares(run):
+        documents = _documents(acks, run)
+        patiently(partial(_delete_stale, index, acks, known, documents), patience_s)
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
         letters += [tuple(row.values()) for row in bad.to_pylist()]
+        keys.append(pc.unique(acks["document_key"]))
+        pictures.append(near_duplicates.pictures_of(acks))
+        done.append(documents)
+        did.count(acks)
     if letters:
         _write_dead_letters(index.directory / "rejected", run, letters)
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
-    unfinished = _unfinished(run, known, set(done["document_key"].to_pylist()))
-    updated = known.changed(pa.concat_tables([done, unfinished]), pruned, rescoped)
-    if acks is not None:
-        near_duplicates.remember(run.root, acks, updated)
+    rows = pa.concat_tables(done)
+    unfinished = _unfinished(run, known, set(rows["document_key"].to_pylist()))
+    updated = known.changed(pa.concat_tables([rows, unfinished]), pruned, rescoped)
+    if pictures:
+        replaced = pa.chunked_array(keys, pa.string())
+        near_duplicates.remember(run.root, pa.concat_tables(pictures), replaced, updated)
     run.end()  # until then all of this is done again
-    return updated, _summary(acks, done, len(unfinished), len(letters))
+    return updated, _summary(rows, did, len(unfinished), len(letters))
+
+
+def _shares(run: Run) -> Iterator[pa.Table]:
+    """All acknowledgements, those of a document together, some `_ACKS_AT_ONCE` at a time."""
+    acks, count = (
+        pads.dataset(run.acks, schema=_ACKS, format="parquet"),
+        -(-run.acknowledged() // _ACKS_AT_ONCE),
+    )
+    if count < 2:
+        yield from [_distinct(acks.to_table())] * count
+        return
+    folder = run.directory / "shares"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut short here
+    folder.mkdir()
+    files = [folder / f"{number}.parquet" for number in range(count)]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pq.ParquetWriter(file, _ACKS)) for file in files]
+        for batch in acks.to_batches():
+            share = buckets_of(batch["document_key"].to_pylist(), count)
+            for number, writer in enumerate(writers):
+                writer.write_batch(batch.filter(pa.array(share == number)))
+    for file in files:
+        yield _distinct(pq.read_table(file))
 
 
 def _distinct(acks: pa.Table) -> pa.Table:
@@ -274,8 +305,10 @@ def _flush(index: Index) -> None:
         store.flush()
 
 
-def _delete_stale(index: Index, acks: pa.Table, document_keys: Sequence[str]) -> None:
+def _delete_stale(index: Index, acks: pa.Table, known: Ledger, documents: pa.Table) -> None:
     """Delete what earlier versions of these documents left behind."""
+    keys = documents["document_key"].to_pylist()
+    document_keys = known.rows_of(keys, ["document_key"])["document_key"].to_pylist()
     good = acks.filter(pc.and_(pc.is_null(acks["reason"]), pc.not_equal(acks["kind"], DOCUMENT)))
     for start in range(0, len(document_keys), _DELETE_BATCH):
         batch = document_keys[start : start + _DELETE_BATCH]
@@ -315,27 +348,30 @@ def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...
     beside.replace(folder / f"{run.name}.parquet")
 
 
-def _summary(acks: pa.Table | None, done: pa.Table, unfinished: int, rejected: int) -> Finished:
-    if acks is None:
-        return Finished(0, 0, 0, rejected, unfinished, 0, 0, {})
+@dataclass(slots=True)
+class _Did:
+    """What was encoded, by kind, and how long each stage took, over all acknowledgements."""
 
-    def total(column: str) -> int:
-        return pc.sum(done[column]).as_py() or 0
+    encoded: Counter[str] = field(default_factory=Counter)
+    stage_s: dict[str, float] = field(default_factory=dict)
 
-    def encoded(kind: str) -> int:
-        return (
-            pc.sum(pc.and_(pc.equal(acks["kind"], kind), pc.fill_null(acks["encoded"], False))).as_py() or 0
-        )
+    def count(self, acks: pa.Table) -> None:
+        encoded = acks.filter(pc.fill_null(acks["encoded"], False))
+        for entry in pc.value_counts(encoded["kind"]).to_pylist():
+            self.encoded[entry["values"]] += entry["counts"]
+        for stage in ("parse", "load", "encode", "write"):
+            seconds = pc.sum(acks[f"{stage}_s"]).as_py() or 0.0
+            self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
 
-    stages = ("parse", "load", "encode", "write")
-    stage_s = {stage: pc.sum(acks[f"{stage}_s"]).as_py() or 0.0 for stage in stages}
+
+def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int) -> Finished:
     return Finished(
         documents=len(done),
-        images=total("images"),
-        chunks=total("chunks"),
+        images=pc.sum(done["images"]).as_py() or 0,
+        chunks=pc.sum(done["chunks"]).as_py() or 0,
         rejected=rejected,
         unfinished=unfinished,
-        encoded_images=encoded("image"),
-        encoded_chunks=encoded("chunk"),
-        stage_s=stage_s,
+        encoded_images=did.encoded["image"],
+        encoded_chunks=did.encoded["chunk"],
+        stage_s=did.stage_s,
     )

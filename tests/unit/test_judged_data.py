@@ -320,11 +320,11 @@ def test_a_page_is_read_as_headings_and_paragraphs_with_their_pictures() -> None
     page = fake.PAGE.format(number=3, **ENGLISH).encode()
     tool, icon, shared = "images/tool/3.png", "images/icon.png", "images/shared.png"
     words = ENGLISH["paragraph"]
-    assert list(gimp.passages(page)) == [
-        gimp.Passage("heading", "Crop 3", (tool, icon)),
-        gimp.Passage("paragraph", f"{words} 3", (icon,)),
-        gimp.Passage("heading", "Crop 3: Options", (shared,)),
-        gimp.Passage("paragraph", f"{words} Options 3", (shared,)),
+    assert gimp.passages(page) == [
+        gimp.Passage("heading", "Crop 3", 1, [tool, icon]),
+        gimp.Passage("paragraph", f"{words} 3", 1, [icon]),
+        gimp.Passage("heading", "Crop 3: Options", 2, [shared]),
+        gimp.Passage("paragraph", f"{words} Options 3", 2, [shared]),
     ]
 
 
@@ -340,11 +340,70 @@ def test_manuals_ask_for_large_pictures_of_one_section_in_both_languages(work) -
 
 
 def test_a_chinese_page_that_is_not_translated_is_not_asked_of() -> None:
-    english = [gimp.Passage("heading", "Crop", ("images/a.png",))]
-    mixed = [gimp.Passage("paragraph", "Read more about it in the chapter 第 2.7 节", ("images/a.png",))]
+    english = [gimp.Passage("heading", "Crop", 1, ["images/a.png"])]
+    mixed = [gimp.Passage("paragraph", "Read more about it in the chapter 第 2.7 节", 1, ["images/a.png"])]
     for found in (english, mixed):
         assert not list(gimp.questions("zh", {"page": found}, {"images/a.png"}))
     assert list(gimp.questions("en", {"page": english}, {"images/a.png"}))
+
+
+def section(*paragraphs: gimp.Passage, title: str) -> list[gimp.Passage]:
+    pictures = [picture for one in paragraphs for picture in one.pictures]
+    return [
+        gimp.Passage("heading", title, 1),
+        gimp.Passage("heading", f"{title}: Tips", 2, pictures),
+        *paragraphs,
+    ]
+
+
+def test_one_kind_of_text_is_asked_of_a_section() -> None:
+    paragraphs = [
+        gimp.Passage(
+            "paragraph", f"{number}: it cuts away what is outside of the frame", 2, [f"images/{number}"]
+        )
+        for number in range(2)
+    ]
+    pages = {f"page{number}": section(*paragraphs, title=f"Crop {number}") for number in range(20)}
+    for found in pages.values():  # no words stand twice
+        found[2:] = [
+            gimp.Passage(one.kind, f"{found[0].text} {one.text}", 2, one.pictures) for one in paragraphs
+        ]
+    asked: dict[str, set[int]] = {}
+    for (page, number), _ in gimp.questions("en", pages, {"images/0", "images/1"}):
+        asked.setdefault(page, set()).add(number)
+    assert {frozenset(one) for one in asked.values()} == {frozenset({1}), frozenset({2, 3})}
+    assert asked.keys() == pages.keys()
+
+
+def test_a_document_has_what_is_said_near_its_picture_and_was_not_asked() -> None:
+    def paragraphs(word: str) -> list[gimp.Passage]:
+        return [
+            gimp.Passage("paragraph", f"{word} first", 2, ["images/a"]),
+            gimp.Passage("paragraph", f"{word} between", 2),
+            gimp.Passage("paragraph", f"{word} of it", 2, ["images/b"]),
+            gimp.Passage("paragraph", f"{word} after", 2),
+            gimp.Passage("paragraph", f"{word} of the next", 2, ["images/c"]),
+        ]
+
+    pages = {
+        "en": {"page": section(*paragraphs("said"), title="Crop")},
+        "zh": {"page": section(*paragraphs("说"), title="裁剪")},
+    }
+    whole = gimp.document("images/b", pages, set())
+    assert (whole["id"], whole["image"]) == ("b", "images/b")
+    assert whole["text"].split("\n\n") == [
+        "Crop", "Crop: Tips", "said between", "said of it", "said after",
+        "裁剪", "裁剪: Tips", "说 between", "说 of it", "说 after",
+    ]  # fmt: skip
+    asked = gimp.document("images/b", pages, {("page", 1), ("page", 4)})
+    assert asked["text"].split("\n\n") == [
+        "Crop",
+        "said between",
+        "said after",
+        "裁剪",
+        "说 between",
+        "说 after",
+    ]
 
 
 def test_a_page_names_no_picture_outside_the_manual(tmp_path) -> None:
@@ -352,8 +411,8 @@ def test_a_page_names_no_picture_outside_the_manual(tmp_path) -> None:
     (manual / "images").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(fake.png())
     (manual / "images" / "a.png").write_bytes(fake.png())
-    names = ("images/../../secret.png", str(tmp_path / "secret.png"), "images/gone.png", "images/a.png")
-    pages = {"page": [gimp.Passage("heading", "Crop", names)]}
+    names = ["images/../../secret.png", str(tmp_path / "secret.png"), "images/gone.png", "images/a.png"]
+    pages = {"page": [gimp.Passage("heading", "Crop", 1, names)]}
     assert gimp.candidates(pages, manual) == ["images/a.png"]
 
 

@@ -20,7 +20,14 @@ from pipelines.core.near_duplicates import load_likeness
 from pipelines.core.types import store_key
 from pipelines.ingest import near_duplicates
 from pipelines.ingest.ledger import SCHEMA, Ledger
-from pipelines.ingest.near_duplicates import Alike, first_alike, read_report, remember, write_report
+from pipelines.ingest.near_duplicates import (
+    Alike,
+    first_alike,
+    pictures_of,
+    read_report,
+    remember,
+    write_report,
+)
 from pipelines.ingest.perceptual_hash import SIDE, packed, signs
 from pipelines.ingest.rows import DOCUMENT
 
@@ -137,6 +144,10 @@ def ledger_of(home: Path, *tables: pa.Table) -> Ledger:
     return Ledger(home).changed(rows)
 
 
+def keep(home: Path, acks: pa.Table, ledger: Ledger) -> None:
+    remember(home, pictures_of(acks), acks["document_key"], ledger)
+
+
 def report(home: Path) -> list[tuple[str, str, int, bool]]:
     rows = pq.read_table(home / REPORT).to_pylist()
     return [(row["picture"], row["like"], row["distance"], row["is_same_file"]) for row in rows]
@@ -144,7 +155,7 @@ def report(home: Path) -> list[tuple[str, str, int, bool]]:
 
 def test_same_files_and_near_pictures_are_told_apart(tmp_path: Path) -> None:
     first = acks(("a", "A", 0b0), ("b", "B", 0b11), ("c", "A", 0b0), ("far", "F", 2**32 - 1), ("x", "bad", 0))
-    remember(tmp_path, first, ledger_of(tmp_path, first))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
     assert write_report(tmp_path, ledger_of(tmp_path, first), 4) == Alike(same=1, near=1)
     assert report(tmp_path) == [("b#img-0", "a#img-0", 2, False), ("c#img-0", "a#img-0", 0, True)]
     assert read_report(tmp_path) == Alike(same=1, near=1)
@@ -154,22 +165,22 @@ def test_same_files_and_near_pictures_are_told_apart(tmp_path: Path) -> None:
 
 def test_pictures_without_structure_are_alike_only_as_files(tmp_path: Path) -> None:
     blank = acks(("a", "A", None), ("b", "B", None), ("c", "A", None))
-    remember(tmp_path, blank, ledger_of(tmp_path, blank))
+    keep(tmp_path, blank, ledger_of(tmp_path, blank))
     assert write_report(tmp_path, ledger_of(tmp_path, blank), 4) == Alike(same=1, near=0)
 
 
 def test_pictures_of_two_tenants_are_never_alike(tmp_path: Path) -> None:
     ours, theirs = acks(("a", "A", 0), tenant="us"), acks(("b", "A", 0), tenant="them")
-    remember(tmp_path, pa.concat_tables([ours, theirs]), ledger_of(tmp_path, ours, theirs))
+    keep(tmp_path, pa.concat_tables([ours, theirs]), ledger_of(tmp_path, ours, theirs))
     assert write_report(tmp_path, ledger_of(tmp_path, ours, theirs), 4) == Alike(0, 0)
 
 
 def test_a_later_run_replaces_a_document_and_what_was_deleted_does_not_count(tmp_path: Path) -> None:
     first = acks(("a", "A", 0), ("b", "B", 1), ("c", "C", 3))
-    remember(tmp_path, first, ledger_of(tmp_path, first))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
     assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 2
     changed = acks(("b", "new", 2**40 - 1))
-    remember(tmp_path, changed, ledger_of(tmp_path, first))
+    keep(tmp_path, changed, ledger_of(tmp_path, first))
     assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 1
     without_a = ledger_of(tmp_path, first).changed(gone=[store_key("", "a")])
     assert write_report(tmp_path, without_a, 4) == Alike(0, 0)

@@ -17,7 +17,7 @@ from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
-from pipelines.ingest import patience
+from pipelines.ingest import patience, sink
 from pipelines.ingest.captions import caption_path
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import count_refused
@@ -27,8 +27,10 @@ from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_run
 from pipelines.ingest.sources import Item, Listing, Rejected
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
+@pytest.fixture(params=[sink._ACKS_AT_ONCE, 2], ids=["at once", "in shares"])
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Index:
+    """An empty one. A run's acknowledgements are read all at once, or some documents at a time."""
+    monkeypatch.setattr(sink, "_ACKS_AT_ONCE", request.param)
     return memory_index(tmp_path / "kb")
 
 
