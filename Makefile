@@ -27,7 +27,7 @@ PIP := PIP_USER=0 $(BIN)/python -m pip
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench docs lock audit sbom licences clean
+.PHONY: help install demo test lint bench quality docs lock audit sbom licences clean
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -72,6 +72,15 @@ lint: install ## ruff, mypy, and the layers of the imports
 
 bench: install ## every benchmark in benchmarks/, one after the other
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done
+
+quality: install ## every figure of quality in README, docs and model cards, in some hours; into build/
+	$(BIN)/python benchmarks/joint_encoder.py --out build/encoder
+	$(BIN)/python benchmarks/aligner.py --out build/aligner
+	$(BIN)/python benchmarks/quality.py --work build/judged
+	$(BIN)/python benchmarks/modalities.py
+	$(BIN)/python examples/gimp_manual.py build/manual --check
+	$(BIN)/python -m benchmarks.tiny_llava.make --out build/tiny-llava
+	$(BIN)/python -m benchmarks.tiny_llava.evaluate --model pipelines/models/tiny_llava --data build/tiny-llava --most 200
 
 docs: install ## the documentation site into site/; a warning fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -37,7 +37,7 @@ Memory = dict[str, float]
 
 
 def ingest(
-    folder: Path, dtype: str, model: Path | None = None
+    folder: Path, dtype: str, model: Path | None = None, *settings: str
 ) -> tuple[dict[str, Any], float, dict[str, float]]:
     """The job's summary, its whole time in seconds, and its peak memory in MiB."""
     with tempfile.TemporaryDirectory() as index:
@@ -46,6 +46,7 @@ def ingest(
             "--set", f"encoder.dtype={dtype}",
             "--set", f"ingest.encoders={ENCODERS}", "--set", "ingest.encoder_threads=1",
             *(["--set", "encoder.kind=clip", "--set", f"encoder.model={model}"] if model else []),
+            *(word for setting in settings for word in ("--set", setting)),
         ]  # fmt: skip
         start = time.perf_counter()
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

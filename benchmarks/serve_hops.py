@@ -23,7 +23,11 @@ import httpx
 SETTINGS = {
     "Ray Serve's defaults": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1"},
     "one event loop a replica, as `mmrag serve`": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"},
-    "and gRPC between replicas, open to the network": {
+    "and HAProxy before it": {
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    },
+    "one event loop, and gRPC between replicas, open to the network": {
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_PROXY_USE_GRPC": "1",

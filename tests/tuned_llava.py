@@ -11,10 +11,11 @@ from tiny_llava import tiny_llava, tiny_processor
 from transformers import LlavaForConditionalGeneration
 
 from pipelines.core.adapter import base_identity, hub_name
-from pipelines.train.llava_checkpoint import Origin, save
+from pipelines.train.llava_checkpoint import save
 from pipelines.train.llava_config import LlavaTraining, LoraSettings
 from pipelines.train.llava_loop import Loop
 from pipelines.train.llava_model import Trainable, prepare_trainable
+from pipelines.train.llava_plan import Origin
 
 
 def save_base(directory: Path, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Path:

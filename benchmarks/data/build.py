@@ -1,6 +1,6 @@
 """Write judged data sets from public packages, to ingest and to evaluate on.
 
-    python -m benchmarks.data.build WORK [emoji] [gimp] [easy-vqa] [gcompris]     default: all
+    python -m benchmarks.data.build WORK [emoji] [gimp] [mixed] [easy-vqa] [gcompris]     default: all
 
 Each becomes WORK/NAME/ (see judged.py). Archives stay in WORK/downloads. One that is there is left as it is.
 Needs npm for the emoji, pip for easy-VQA, apt-get and dpkg for the GIMP manual and GCompris.
@@ -14,11 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import easy_vqa, emoji_across, gcompris, gimp
+from . import easy_vqa, emoji_across, gcompris, gimp, mixed
 from .judged import sizes
 from .packages import PackageError
 
-BUILDERS = {"emoji": emoji_across, "gimp": gimp, "easy-vqa": easy_vqa, "gcompris": gcompris}
+BUILDERS = {
+    "emoji": emoji_across,
+    "gimp": gimp,
+    "mixed": mixed,
+    "easy-vqa": easy_vqa,
+    "gcompris": gcompris,
+}
 
 
 def build(name: str, work: Path) -> Path:

@@ -1,10 +1,11 @@
-"""Rank fusion: several rankings in, one out. Pure; knows nothing of stores or vectors.
+"""Fusion: several rankings in, one out. Pure; knows nothing of stores or vectors.
 
-Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with a weight for each ranking:
+    score(x) = sum over rankings r that hold x of  weight_r · worth_r(rank_r(x)),   ranks from 1
 
-    score(x) = sum over rankings r that hold x of  weight_r / (c + rank_r(x)),   ranks from 1
-
-Scores of different engines are unlike, so only their order is read.
+What a rank is worth is either its score's `margin` over one that tells nothing, a convex combination of
+scores (Bruch, Gai and Ingber, An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023, arXiv
+2210.11934), or its `reciprocal` (Cormack, Clarke and Büttcher, SIGIR 2009), which reads no score. A ranking
+that hardly tells its candidates apart has small margins and decides little; its ranks are as good as any.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item", bound=Hashable)
 
 RANK_CONSTANT = 60
-"""The c of the paper: large enough that agreement of two rankings beats one first place."""
+"""The c of Cormack et al.: so large that agreement of two rankings beats one first place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +28,43 @@ class Fused(Generic[Item]):
 
 
 def fuse(
-    ranks: Mapping[str, Mapping[Item, int]], weights: Mapping[str, float], c: int = RANK_CONSTANT
+    ranks: Mapping[str, Mapping[Item, int]],
+    weights: Mapping[str, float],
+    worth: Mapping[str, Sequence[float]],
 ) -> list[Fused[Item]]:
-    """Fuse rankings, best first. `ranks` gives, for each ranking by name, its items' ranks from 1.
+    """Fuse rankings, best first. `ranks` gives, for each ranking by name, its items' ranks from 1; `worth`,
+    what each rank is worth, the first one's first.
 
-    Items may share a rank. Ties keep the order of the best rank, then of first appearance, so a
-    result is reproducible.
+    Items may share a rank. Ties keep the order of the best rank in what has a weight, then of first
+    appearance, so a result is reproducible.
     """
     by_item: dict[Item, dict[str, int]] = {}
     for name, ranking in ranks.items():
         for item, rank in ranking.items():
             by_item.setdefault(item, {})[name] = rank
     fused = [
-        Fused(item, sum(weights[name] / (c + rank) for name, rank in found.items()), found)
+        Fused(item, sum(weights[name] * worth[name][rank - 1] for name, rank in found.items()), found)
         for item, found in by_item.items()
     ]
-    return sorted(fused, key=lambda f: (-f.score, min(f.ranks.values())))
+
+    def best_rank(one: Fused[Item]) -> tuple[bool, int]:
+        return min((not weights[name], rank) for name, rank in one.ranks.items())
+
+    return sorted(fused, key=lambda one: (-one.score, best_rank(one)))
+
+
+def margins(scores: Sequence[float], floor: float, is_bounded: bool) -> list[float]:
+    """How far each score, best first, is above `floor`, the one that tells nothing. Scores without a bound,
+    as BM25's, are told in shares of the best one: engines scale them differently."""
+    unit = 1.0 if is_bounded or not scores or scores[0] <= 0 else scores[0]
+    return [max(0.0, score - floor) / unit for score in scores]
+
+
+def reciprocal(count: int, c: int = RANK_CONSTANT) -> list[float]:
+    """1 / (c + rank) of so many ranks."""
+    return [1 / (c + rank) for rank in range(1, count + 1)]
 
 
 def side_weights(alpha: float, visual: Sequence[str], text: Sequence[str]) -> dict[str, float]:
-    """α for the visual side and 1 − α for the text side, each shared evenly by its branches.
-
-    With one branch a side this is α/(c + rank_visual) + (1 − α)/(c + rank_text).
-    """
+    """α for the visual side and 1 − α for the text side, each shared evenly by its branches."""
     return {name: alpha / len(visual) for name in visual} | {name: (1 - alpha) / len(text) for name in text}

@@ -26,6 +26,8 @@ _STARTING = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # A request whose gateway is lost goes to another.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "pipelines.serve.proxy:middlewares",
+    # Of what workers report one is taken a time: with the default of 2 s a short run waits for it at its end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a lost proxy is back after seconds
 }
 _METRICS_PORT = "RAY_METRICS_EXPORT_PORT"  # what `ray start` has --metrics-export-port for

@@ -27,7 +27,7 @@ from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import StoreUnavailable, UsageError
 from pipelines.core.filters import Filter
-from pipelines.core.fusion import Fused, fuse, side_weights
+from pipelines.core.fusion import RANK_CONSTANT, Fused, fuse, margins, reciprocal, side_weights
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
 
@@ -49,10 +49,14 @@ class SearchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alpha_text: float = Field(0.3, ge=0, le=1, description="α for a text query")
+    fusion: Literal["margins", "ranks"] = Field(
+        "margins",
+        description="by how far scores stand out, or by ranks alone (RRF), for which α_text .3 did best",
+    )
+    alpha_text: float = Field(0.7, ge=0, le=1, description="α for a text query")
     alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")
     alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
-    rank_constant: int = Field(60, ge=0)
+    rank_constant: int = Field(RANK_CONSTANT, ge=0, description="c of 1 / (c + rank)")
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
     branch_timeout_s: float = Field(30.0, gt=0)
     near_duplicates: Literal["show", "collapse"] = Field(
@@ -91,11 +95,13 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class BranchRun:
-    """What one branch returned and how long it took; `failure` says why it has nothing to offer."""
+    """What one branch returned and how long it took; `failure` says why it has nothing to offer. `floor`: the
+    score that tells nothing."""
 
     found: Sequence[Found]
     elapsed_s: float
     failure: str = ""
+    floor: float = 0.0
 
 
 class _BranchUnfit(Exception):
@@ -150,7 +156,7 @@ class Retriever:
         Raises StoreUnavailable when every run failed.
         """
         degraded = tuple(f"{branch}: {run.failure}" for branch, run in runs.items() if run.failure)
-        answered = {branch: run.found for branch, run in runs.items() if not run.failure}
+        answered = {branch: run for branch, run in runs.items() if not run.failure}
         if not answered:
             raise StoreUnavailable("no branch could answer: " + "; ".join(degraded))
         hits, unfetched = self._fuse(query, answered)
@@ -187,14 +193,30 @@ class Retriever:
         """Run one branch here and now. Its own failure is described, not raised."""
         start, failure = time.perf_counter(), ""
         found: Sequence[Found] = ()
+        floor = 0.0
         try:
             found = self._run(branch, query)
+            floor = self._floor(branch, query, found)
         except (StoreUnavailable, _BranchUnfit) as exc:
             failure = str(exc)
-        return BranchRun(found, time.perf_counter() - start, failure)
+        return BranchRun(found, time.perf_counter() - start, failure, floor)
+
+    def _asked(self, query: Query) -> int:
+        return max(query.k, self._config.candidates)
+
+    def _floor(self, branch: Branch, query: Query, found: Sequence[Found]) -> float:
+        """The score that tells nothing: no word in common; for passages what the embedder says. Two pictures,
+        or a picture and a text, have no such cosine: there it is the last of many."""
+        if branch == "lexical":
+            return 0.0
+        if branch == "text" and (floor := self._knowledge.embedder().floor) > -1.0:
+            return floor
+        if branch == "image_to_image" and len(found) < self._asked(query):
+            return 0.0
+        return found[-1].score if found else 0.0
 
     def _run(self, branch: Branch, query: Query) -> Sequence[Found]:
-        n = max(query.k, self._config.candidates)
+        n = self._asked(query)
         know = self._knowledge
         text = query.text or ""
         if branch == "lexical":
@@ -270,8 +292,9 @@ class Retriever:
         return self._config.alpha_image if "image_to_image" in branches else self._config.alpha_text
 
     def _fuse(
-        self, query: Query, found: Mapping[Branch, Sequence[Found]]
+        self, query: Query, runs: Mapping[Branch, BranchRun]
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
+        found = {branch: run.found for branch, run in runs.items()}
         replaced = {"text_to_image"} if "aligner" in found else set()
         weights = side_weights(
             self._alpha(query, list(found)),
@@ -279,8 +302,21 @@ class Retriever:
             [b for b in TEXT if b in found],
         ) | dict.fromkeys(replaced, 0.0)
         ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
-        fused = fuse(ranks, weights, self._config.rank_constant)
-        return self._hits(fused, found, query.k)
+        worth = {str(branch): self._worth(branch, runs) for branch in runs}
+        return self._hits(fuse(ranks, weights, worth), found, query.k)
+
+    def _worth(self, branch: Branch, runs: Mapping[Branch, BranchRun]) -> list[float]:
+        """What each rank of a branch is worth. An aligner gives an order alone: its ranks are worth what
+        those of the order that it replaces are."""
+        run = runs[branch]
+        if self._config.fusion == "ranks":
+            return reciprocal(len(run.found), self._config.rank_constant)
+        if branch != "aligner":
+            return margins([one.score for one in run.found], run.floor, branch != "lexical")
+        replaced = (
+            self._worth("text_to_image", runs) if "text_to_image" in runs else reciprocal(len(run.found))
+        )
+        return [*replaced, *[0.0] * len(run.found)][: len(run.found)]
 
     def _hits(
         self, fused: Sequence[Fused[str]], found: Mapping[Branch, Sequence[Found]], k: int

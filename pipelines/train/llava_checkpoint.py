@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +28,7 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_loop import Loop, LoopState
 from pipelines.train.llava_model import Trainable
+from pipelines.train.llava_plan import Origin
 
 INFO_FILE = "checkpoint.json"
 ADAPTER = "adapter"
@@ -41,15 +41,6 @@ _FIXED = (
     *("lora", "train_all", "train_language", "train_projector", "vision_layers"),
     *("frame", "max_tokens", "seed", "eval_fraction", "optimizer"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a run's checkpoints belong to."""
-
-    base: BaseModelIdentity
-    data_hash: str
-    prompt_version: str
 
 
 class CheckpointInfo(BaseModel):

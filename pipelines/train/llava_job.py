@@ -32,7 +32,6 @@ from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.conversations import data_hash
 from pipelines.train.job import own_error
 from pipelines.train.llava_batch import Prepare, load_processor
-from pipelines.train.llava_checkpoint import Origin
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
@@ -43,7 +42,7 @@ from pipelines.train.llava_model import (
     require_compiler,
     shard,
 )
-from pipelines.train.llava_plan import Part, Plan, SkipLog, make_plan, write_rejected
+from pipelines.train.llava_plan import Origin, Part, Plan, SkipLog, make_plan, write_rejected
 from pipelines.train.llava_run import Progress, resume, run
 from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps
 

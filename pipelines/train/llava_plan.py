@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.core.adapter import BaseModelIdentity
 from pipelines.core.errors import UsageError
 from pipelines.train.conversations import BadRow, ConversationFile, Sample
 from pipelines.train.llava_config import LlavaTraining
@@ -22,6 +23,15 @@ from pipelines.train.llava_config import LlavaTraining
 REJECTED_FILE = "rejected.jsonl"
 _SKIPPED = "skipped"
 Ordinals = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run's checkpoints belong to. Here, as Ray Train's controller reads it too, and needs no torch."""
+
+    base: BaseModelIdentity
+    data_hash: str
+    prompt_version: str
 
 
 @dataclass(frozen=True, slots=True)

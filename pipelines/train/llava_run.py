@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import torch
 
-from pipelines.train.llava_checkpoint import Origin, load, save
+from pipelines.train.llava_checkpoint import load, save
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_loop import Batch, Loop
+from pipelines.train.llava_plan import Origin
 from pipelines.train.run_log import RunLog
 
 Report = Callable[[dict[str, float], Callable[[Path], None]], None]

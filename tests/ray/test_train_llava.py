@@ -75,8 +75,8 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses(
             one.kill()
     process.wait()
     summary = train_llava(work / "data.jsonl", out, settings(work))
-    assert summary["step"] == STEPS
-    assert (summary["steps_run"] < STEPS) == (kill_after > QUICK["save_steps"])
+    assert summary.step == STEPS
+    assert (summary.steps_run < STEPS) == (kill_after > QUICK["save_steps"])
     assert losses(out) == pytest.approx(losses(uninterrupted), abs=1e-5)
 
 

@@ -17,7 +17,7 @@ from pipelines.core.aligner import AlignerConfig, Asked, Candidates
 from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable, UsageError
-from pipelines.core.retriever import Knowledge, Query, Retriever, SearchConfig, credited_ranks, plan
+from pipelines.core.retriever import Branch, Knowledge, Query, Retriever, SearchConfig, credited_ranks, plan
 from pipelines.core.stores import Vectors
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Found, Line, Part, SearchResult
@@ -92,6 +92,10 @@ def garden(world: World) -> World:
     return world
 
 
+SHARES: dict[Branch, float] = {"text_to_image": 0.5, "text": 0.25, "lexical": 0.25}
+"""Of the branches that answer a text in `world`."""
+
+
 def ids(result: SearchResult) -> list[str]:
     return [hit.id for hit in result.hits]
 
@@ -140,10 +144,43 @@ def test_a_linked_chunk_credits_its_picture_and_an_unlinked_one_stands_for_itsel
     result = garden.search("red")
     assert [(hit.id, hit.kind) for hit in result.hits] == [
         ("rose#img-0", "image"),
+        ("note#txt-0", "chunk"),
         ("leaf#img-0", "image"),
         ("sea#img-0", "image"),
-        ("note#txt-0", "chunk"),
     ]
+    assert result.hits[0].sources == {"text_to_image": 1, "text": 1, "lexical": 1}
+    assert result.hits[1].sources == {"text": 2, "lexical": 2}
+    assert result.degraded == ()
+
+
+def test_a_hit_tells_each_branchs_own_score(garden: World) -> None:
+    rose, _, leaf, _ = garden.search("red").hits
+    assert rose.scores.keys() == rose.sources.keys()
+    assert rose.scores["text_to_image"] == pytest.approx(1.0)  # the cosine of one colour with itself
+    assert leaf.scores["text_to_image"] < 1
+    found = garden.retriever.run_branch("text", Query("red")).found
+    assert rose.scores["text"] == found[0].score
+
+
+def test_a_hit_scores_by_how_far_it_stands_out_in_each_branch(garden: World) -> None:
+    """Cosines above the last one's, as the embedder knows no floor; BM25 in shares of its best."""
+    hits = garden.search("red").hits
+    runs = {branch: garden.retriever.run_branch(branch, Query("red")).found for branch in SHARES}
+    cosines, texts, words = ([found.score for found in runs[branch]] for branch in SHARES)
+    margins = {
+        "rose#img-0": (cosines[0] - cosines[-1], texts[0] - texts[-1], 1.0),
+        "note#txt-0": (0.0, texts[1] - texts[-1], words[1] / words[0]),
+        "leaf#img-0": (cosines[1] - cosines[-1], texts[2] - texts[-1], 0.0),
+        "sea#img-0": (0.0, 0.0, 0.0),
+    }
+    wanted = {name: np.dot(one, [*SHARES.values()]) for name, one in margins.items()}
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(wanted)
+
+
+def test_by_ranks_a_hit_scores_reciprocal_ranks(garden: World) -> None:
+    garden.config = garden.config.model_copy(update={"fusion": "ranks"})
+    result = garden.search("red")
+    assert ids(result) == ["rose#img-0", "leaf#img-0", "sea#img-0", "note#txt-0"]
     assert [hit.score for hit in result.hits] == pytest.approx(
         [
             0.5 / 61 + 0.25 / 61 + 0.25 / 61,
@@ -152,18 +189,24 @@ def test_a_linked_chunk_credits_its_picture_and_an_unlinked_one_stands_for_itsel
             0.25 / 62 + 0.25 / 62,
         ]
     )
-    assert result.hits[0].sources == {"text_to_image": 1, "text": 1, "lexical": 1}
-    assert result.hits[3].sources == {"text": 2, "lexical": 2}
-    assert result.degraded == ()
 
 
-def test_a_hit_tells_each_branchs_own_score(garden: World) -> None:
-    rose, leaf, *_ = garden.search("red").hits
-    assert rose.scores.keys() == rose.sources.keys()
-    assert rose.scores["text_to_image"] == pytest.approx(1.0)  # the cosine of one colour with itself
-    assert leaf.scores["text_to_image"] < 1
-    found = garden.retriever.run_branch("text", Query("red")).found
-    assert rose.scores["text"] == found[0].score
+def test_pictures_that_look_all_the_same_to_a_text_do_not_crowd_out_what_a_text_says(world: World) -> None:
+    """Of 60 pictures that the question is equally far from, none takes a passage's place."""
+    world.add_pictures(**{f"picture-{number}": "blue" for number in range(60)})
+    world.add_chunks(chunk_part("note", "red is the sign of warning"))
+    assert ids(world.search("red"))[0] == "note#txt-0"
+    world.config = world.config.model_copy(update={"fusion": "ranks"})
+    world.retriever = None
+    assert ids(world.search("red"))[0] == "picture-0#img-0"
+
+
+def test_a_passage_counts_by_what_it_has_above_the_embedders_floor(garden: World) -> None:
+    garden.embedder.floor = 0.1
+    rose = garden.search("red").hits[0]
+    assert rose.scores["text"] > 0.1
+    without = rose.score - 0.5 * rose.scores["text_to_image"] - 0.25
+    assert without == pytest.approx(0.25 * (rose.scores["text"] - 0.1))
 
 
 def test_hits_are_cited_from_1_to_n(garden: World) -> None:
@@ -171,14 +214,13 @@ def test_hits_are_cited_from_1_to_n(garden: World) -> None:
 
 
 def test_a_picture_shows_the_text_that_credits_it_and_its_own_preview(garden: World) -> None:
-    rose, *_, note = garden.search("red").hits
+    rose, note, *_ = garden.search("red").hits
     assert (rose.text, rose.image_uri) == ("a red rose", "/rose#img-0")
     assert (note.text, note.image_uri) == ("red is the sign of warning", None)
 
 
 def test_k_counts_fused_hits_not_parts(garden: World) -> None:
-    # The first two parts of each text branch are the rose's chunk and the note.
-    assert ids(garden.search("red", k=2)) == ["rose#img-0", "leaf#img-0"]
+    assert ids(garden.search("red", k=2)) == ["rose#img-0", "note#txt-0"]
     assert len(garden.search("red", k=100).hits) == 4
 
 
@@ -187,6 +229,7 @@ def test_k_counts_fused_hits_not_parts(garden: World) -> None:
     [({"mode": "auto"}, 0.7), ({"mode": "visually_similar"}, 0.9), ({"mode": "text"}, 0.5)],
 )
 def test_alpha_weighs_the_visual_side_by_mode(world: World, fields: Any, alpha: float) -> None:
+    world.config = world.config.model_copy(update={"fusion": "ranks"})
     world.add_pictures(rose="red")
     world.add_chunks(chunk_part("note", "zebra"))
     scores = {hit.id: hit.score for hit in world.search("zebra", image=RED, **fields).hits}
@@ -196,7 +239,7 @@ def test_alpha_weighs_the_visual_side_by_mode(world: World, fields: Any, alpha: 
 
 def test_alpha_and_the_rank_constant_are_settings(world: World) -> None:
     world.add_pictures(rose="red")
-    world.config = SearchConfig(alpha_image=0.25, rank_constant=9)
+    world.config = SearchConfig(fusion="ranks", alpha_image=0.25, rank_constant=9)
     assert world.search(image=RED).hits[0].score == pytest.approx(0.25 / 10)
 
 
@@ -295,6 +338,7 @@ def test_a_branch_whose_store_is_down_is_named_and_the_others_answer(garden: Wor
 
 def test_a_branch_that_failed_leaves_its_weight_to_its_side(garden: World) -> None:
     garden.put(lexical=DownStore())
+    garden.config = garden.config.model_copy(update={"fusion": "ranks"})
     assert garden.search("red").hits[0].score == pytest.approx(0.5 / 61 + 0.5 / 61)
 
 
@@ -419,6 +463,14 @@ def test_an_aligner_reorders_the_pictures_of_a_text(aligned: World) -> None:
     assert [hit.sources["aligner"] for hit in pictures] == [1, 2, 3]
     assert pictures[-1].id == "rose#img-0"
     assert pictures[-1].sources["text_to_image"] == 1  # told, though it does not count
+
+
+def test_ranks_of_an_aligner_are_worth_what_those_of_the_encoder_were(aligned: World) -> None:
+    found = aligned.search("red").hits
+    cosines = sorted((hit.scores["text_to_image"] for hit in found if "aligner" in hit.sources), reverse=True)
+    first = next(hit for hit in found if hit.sources.get("aligner") == 1)
+    assert first.score == pytest.approx(cosines[0] - cosines[-1])
+    assert first.scores["text_to_image"] < cosines[0]
 
 
 def test_only_the_first_candidates_are_reordered(aligned: World) -> None:

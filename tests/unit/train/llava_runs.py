@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.core.adapter import base_identity
 from pipelines.train import llava_checkpoint
-from pipelines.train.llava_checkpoint import Origin
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_loop import Loop, Place
 from pipelines.train.llava_model import IGNORED, load_base, prepare_trainable, shard
 from pipelines.train.llava_order import sample_order
+from pipelines.train.llava_plan import Origin
 
 COUNT = 13
 WORDS = "a red circle lies left of the small blue box, and 7 holes stand".split()  # noqa: SIM905

@@ -1,0 +1,169 @@
+"""How fast is ingestion against clip-retrieval, and against a bare loop that decodes? 224 pixels, float32.
+
+    python -m venv PEER && PEER/bin/pip install clip-retrieval==2.45.0 'transformers<5' 'setuptools<70'
+    python benchmarks/clip_retrieval.py --peer PEER/bin/clip-retrieval [--pairs 5] [--count 2000]
+
+Each pair has other pictures, `count` of each: emoji of two vendors, the GIMP manual, Openclipart. All run the
+same random weights of ViT-B/32's shape with as many threads as there are cores, in batches of 16:
+
+- mmrag: `mmrag ingest` over a folder, into milvus-lite; start-up is that of the job over 64 pictures;
+- clip-retrieval: `clip-retrieval inference` over the same folder, into .npy files; start-up likewise;
+- loop: one process that decodes a batch in a thread while it encodes the one before, and drops the vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from ingest import BATCH, ENCODERS, START_UP, ingest, vit_b32
+from measure import ratio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.data.emoji import fetch_emoji
+from benchmarks.data.gimp import fetch_manual
+from benchmarks.data.openclipart import fetch_clipart
+from pipelines.core import images
+from pipelines.core.encoder import EncoderConfig, load_encoder
+
+SIDE = 224
+_SUFFIXES = {".png", ".jpg", ".jpeg"}
+"""What all three read."""
+
+
+def pictures(work: Path) -> list[Path]:
+    """All files with pictures of these, in an order that mixes them."""
+    fetch_emoji(work)
+    fetch_clipart(work)
+    roots = [
+        fetch_manual("en", work),
+        work / "pictures" / "google",
+        work / "pictures" / "twitter",
+        work / "downloads" / "openclipart" / "png",
+    ]
+    found = sorted(path for root in roots for path in root.rglob("*") if path.suffix in _SUFFIXES)
+    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+
+
+def copied(files: Sequence[Path], folder: Path) -> Path:
+    folder.mkdir()
+    for number, file in enumerate(files):  # vendors use the same names
+        shutil.copyfile(file, folder / f"{number}-{file.name}")
+    return folder
+
+
+def with_processors(model: Path) -> Path:
+    """The model's directory, with what clip-retrieval loads beside the weights: a pixel processor, and a
+    tokenizer, of which it reads nothing here."""
+    from transformers import CLIPImageProcessor
+
+    CLIPImageProcessor().save_pretrained(model)
+    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    (model / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    (model / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    return model
+
+
+def mmrag_s(folder: Path, model: Path) -> float:
+    summary, elapsed, _ = ingest(folder, "float32", model, f"encoder.scales=[{SIDE}]")
+    if summary["rejected"]:
+        raise SystemExit(f"mmrag rejected {summary['rejected']} pictures")
+    return elapsed
+
+
+def peer_s(peer: Path, folder: Path, model: Path) -> float:
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            peer, "inference", "--input_dataset", folder, "--output_folder", out, "--input_format", "files",
+            "--enable_text", "False", "--enable_wandb", "False", "--clip_model", f"hf_clip:{model}",
+            "--batch_size", BATCH, "--num_prepro_workers", ENCODERS, "--use_jit", "False",
+        ]  # fmt: skip
+        start = time.perf_counter()
+        run = subprocess.run(
+            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        elapsed = time.perf_counter() - start
+        vectors = sum(len(np.load(file)) for file in Path(out).glob("img_emb/*.npy"))
+        count = sum(1 for _ in folder.iterdir())
+        if run.returncode or vectors != count:
+            raise SystemExit(f"clip-retrieval encoded {vectors} of {count}: {run.stdout[-3000:]}")
+    return elapsed
+
+
+def loop_rate(folder: Path, model: Path) -> float:
+    """Pictures a second of the bare loop, in a fresh process."""
+    command = [sys.executable, __file__, "--loop", folder, "--model", model]
+    return float(subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout)
+
+
+def run_loop(folder: Path, model: Path) -> float:
+    import torch
+
+    from pipelines.core.torch_runtime import keep_freed_memory
+
+    torch.set_num_threads(ENCODERS)
+    keep_freed_memory()
+    loaded = load_encoder(EncoderConfig(kind="clip", model=str(model), scales=(SIDE,), dtype="float32")).model
+    files = sorted(folder.iterdir())
+    batches = [files[first : first + BATCH] for first in range(0, len(files), BATCH)]
+    loaded.embed_pixels(_pixels(batches[0]))
+    start = time.perf_counter()
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(_pixels, batches[0])
+        for following in [*batches[1:], []]:
+            pixels, waiting = waiting.result(), ahead.submit(_pixels, following)
+            loaded.embed_pixels(pixels)
+    return len(files) / (time.perf_counter() - start)
+
+
+def _pixels(files: Sequence[Path]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.array([images.pyramid(images.decode(file.read_bytes()), (SIDE,))[0] for file in files])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--peer", type=Path, help="the program clip-retrieval")
+    parser.add_argument("--work", type=Path, default=Path("build/pictures"))
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.loop:
+        print(run_loop(args.loop, args.model))
+        return
+    if not args.peer:
+        parser.error("--peer: which clip-retrieval?")
+    files = pictures(args.work)
+    print(f"{len(files):,} pictures; {args.count * args.pairs:,} of them are measured")
+    print("| pair | mmrag | clip-retrieval | loop |\n|---|---|---|---|")
+    rates: dict[str, list[float]] = {"mmrag": [], "clip-retrieval": [], "loop": []}
+    with tempfile.TemporaryDirectory() as here:
+        model = with_processors(vit_b32(Path(here) / "vit"))
+        few = copied(files[:START_UP], Path(here) / "few")
+        for pair in range(args.pairs):
+            of_pair = files[pair * args.count : (pair + 1) * args.count]
+            folder = copied(of_pair, Path(here) / str(pair))
+            mine = mmrag_s(folder, model) - mmrag_s(few, model)
+            theirs = peer_s(args.peer, folder, model) - peer_s(args.peer, few, model)
+            rates["mmrag"].append((args.count - START_UP) / mine)
+            rates["clip-retrieval"].append((args.count - START_UP) / theirs)
+            rates["loop"].append(loop_rate(folder, model))
+            print(
+                f"| {pair + 1} | {' | '.join(f'{found[-1]:.1f}' for found in rates.values())} |", flush=True
+            )
+    for other in ("clip-retrieval", "loop"):
+        print(f"mmrag / {other}: {ratio(rates['mmrag'], rates[other])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""How good are search, boxes and answers on the judged sets of public data?
+
+    python benchmarks/quality.py [emoji] [gimp] [mixed] [easy-vqa] [gcompris]     default: all, in some hours
+    python benchmarks/quality.py gimp --split dev --set search.alpha_text=0.5
+
+Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
+`mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner; beside its hits are those
+without it and by ranks alone, each branch's own and, of the emoji, indexes of single scales. --most: so many
+of the questions that the generator answers, drawn by their ids' SHA-256. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.data.build import BUILDERS, build
+from benchmarks.data.judged import Row, write_rows
+
+MMRAG = Path(sys.executable).with_name("mmrag")
+INGEST = dict.fromkeys(("gimp", "mixed"), ("ingest.ocr.kind=rapidocr",))
+ALIGNER = ("search.aligner.model=tiny-aligner",)
+BY_RANKS = (*ALIGNER, "search.fusion=ranks", "search.alpha_text=0.3")
+SCALES = {"emoji": ("[96]", "[160]", "[224]")}
+"""Indexes of fewer scales than the default's three."""
+TOLD = {
+    "retrieval": ("ndcg@10", "recall@10", "success@1", "mrr@50"),
+    "generation": ("exact_match", "token_f1", "citation_precision", "refusal_accuracy"),
+    "grounding": ("iou", "precision@iou0.5", "recall@iou0.5"),
+}
+
+
+def mmrag(*words: object) -> Any:
+    done = subprocess.run([MMRAG, *map(str, words), "--json"], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        sys.exit(f"mmrag {words[0]} ended with status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def sets(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def ingested(folder: Path, index: Path, settings: Sequence[str]) -> Path:
+    """The set's index. What it holds already is not done again."""
+    mmrag("ingest", folder / "manifest.jsonl", "--index", index, *sets(settings))
+    return index
+
+
+def by_language(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
+    """A file of questions for each language, those without words apart."""
+    rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()]
+    for language in sorted({row.get("language", "") for row in rows}):
+        file = folder / f"{split}-{language or 'pictures'}.jsonl"  # beside the pictures that it names
+        write_rows(file, [row for row in rows if row.get("language", "") == language])
+        yield language or "a picture", file
+
+
+def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequence[str]) -> None:
+    indexes = {scale: f"{index}-{scale.strip('[]')}" for scale in SCALES.get(name, ())}
+    for scale, of_scale in indexes.items():
+        ingested(folder, Path(of_scale), (f"encoder.scales={scale}",))
+    reports = {}
+    head("asked in", "ranking", "questions", *TOLD["retrieval"])
+    for language, file in by_language(folder, split):
+
+        def asked(where: object, *more: str, data: Path = file) -> Any:
+            words = ("evaluate", "retrieval", "--data", data, "--index", where)
+            return mmrag(*words, *sets([*more, *settings]))
+
+        reports[language] = report = asked(index, *ALIGNER)
+        groups = {"**hits**": report["overall"], "hits, no aligner": asked(index)["overall"]}
+        groups["hits by ranks, α .3"] = asked(index, *BY_RANKS)["overall"]
+        groups |= {f"`{branch}` alone": found for branch, found in report["by_branch"].items()}
+        for scale, of_scale in indexes.items():
+            groups[f"hits at {scale} alone, no aligner"] = asked(of_scale, f"encoder.scales={scale}")[
+                "overall"
+            ]
+        for ranking, group in groups.items():
+            row(
+                language,
+                ranking,
+                group["queries"],
+                *(estimate(group["metrics"][one]) for one in TOLD["retrieval"]),
+            )
+    print()
+    head("asked in", "without", "questions", "difference of nDCG@10 (95 %)")
+    for language, report in reports.items():
+        for branch, lost in report["without"].items():
+            found = lost["metrics"]["ndcg@10"]
+            interval = f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+            row(language, f"`{branch}`", lost["queries"], interval)
+
+
+def answers(name: str, folder: Path, index: Path, questions: Path, settings: Sequence[str]) -> None:
+    """What the generator says, or where its boxes are."""
+    kind = BUILDERS[name].TASK
+    report = mmrag("evaluate", kind, "--data", questions, "--index", index, *sets(settings))
+    head("measure", "questions", "mean (95 %)")
+    for measure in TOLD[kind]:
+        if one := report["groups"]["overall"]["metrics"].get(measure):
+            row(measure, one["queries"], estimate(one))
+    print(f"\n{report['counts']}")
+
+
+def head(*names: str) -> None:
+    row(*names)
+    print("|---" * len(names) + "|")
+
+
+def row(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def drawn(folder: Path, split: str, most: int) -> Path:
+    rows: list[Row] = [
+        json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()
+    ]
+    rows.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
+    write_rows(file := folder / f"{split}-{most}.jsonl", rows[:most])
+    return file
+
+
+def estimate(one: dict[str, float]) -> str:
+    return f"{one['mean']:.3f} ({one['low']:.3f}–{one['high']:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BUILDERS))
+    parser.add_argument("--work", type=Path, default=Path("build/judged"))
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    parser.add_argument("--most", type=int, default=400)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="K=V", help="of searching and answering"
+    )
+    args = parser.parse_args()
+    for name in args.names or BUILDERS:
+        folder = build(name, args.work)
+        index = ingested(folder, args.work / f"{name}-index", INGEST.get(name, ()))
+        print(f"\n## {name}\n", flush=True)
+        if BUILDERS[name].TASK == "retrieval":
+            retrieval(name, folder, index, args.split, args.set)
+        else:
+            answers(name, folder, index, drawn(folder, args.split, args.most), args.set)
+
+
+if __name__ == "__main__":
+    main()
