@@ -1,11 +1,12 @@
 """The GIMP manual's words -> its pictures, in English and Chinese.
 
 A query is a heading (with the page's before it: "Crop: Options"), with the pictures of its section, or the
-paragraph that stands before pictures, with these: of one section one of the two kinds, drawn by its SHA-256.
-A document is a picture with what else its section says near it, in both languages. What is asked is withheld
-from all documents, and so is its translation: an index of the pages would find the text itself.
-Left out are pictures that stand in several sections or have no side of 64 pixels (icons), words that stand
-twice, and those of the Chinese manual that were not translated. A page is on one side, in both languages.
+paragraph that stands before pictures, with these: of one section one of the two kinds, drawn by its SHA-256,
+and in one language, in Chinese where it was translated. A document is a picture with what else its section
+says near it, in both languages; what is asked is withheld from all: an index of the pages would find the text
+itself. Around a Chinese heading the documents are mostly English: little was translated. Left out are pictures
+that stand in several sections or have no side of 64 pixels (icons), words that stand twice, and those of the
+Chinese manual that were not translated. A page is on one side, in both languages.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,8 +70,8 @@ class Passage:
 
 
 Pages = dict[str, list[Passage]]
-Place = tuple[str, int]
-"""A page, and a passage's number in it: the same in both languages."""
+Section = tuple[str, int]
+"""A page, and a section's number in it: the same in both languages."""
 
 
 def fetch_manual(language: str, work: Path) -> Path:
@@ -86,10 +87,12 @@ def build(work: Path, out: Path) -> None:
     for picture in pictures:  # they are the same files in both languages
         (out / picture).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manuals["en"] / picture, out / picture)
-    asked = [one for language in MANUALS for one in questions(language, pages[language], set(pictures))]
-    withheld = {place for place, _ in asked}
-    documents = [document(picture, pages, withheld) for picture in pictures]
-    write(out, documents, [question for _, question in asked])
+    asked: dict[Section, list[Question]] = {}
+    for language in MANUALS:  # Chinese comes last, and replaces the English questions of its sections
+        asked |= questions(language, pages[language], set(pictures))
+    all_asked = [question for of_section in asked.values() for question in of_section]
+    withheld = {question.row["text"] for question in all_asked}
+    write(out, [document(picture, pages, withheld) for picture in pictures], all_asked)
 
 
 def _passages(manual: Path) -> Pages:
@@ -159,10 +162,11 @@ def _is_large(manual: Path, picture: str) -> bool:
         return max(image.size) >= MIN_SIDE
 
 
-def questions(language: str, pages: Pages, known: set[str]) -> Iterator[tuple[Place, Question]]:
+def questions(language: str, pages: Pages, known: set[str]) -> dict[Section, list[Question]]:
+    """Those of one kind for each section that has any."""
     texts = Counter(passage.text for found in pages.values() for passage in found)
+    sections: dict[Section, dict[str, list[Question]]] = {}
     for page, found in pages.items():
-        sections: dict[int, dict[str, list[tuple[Place, Question]]]] = {}
         for number, passage in enumerate(found):
             relevant = [
                 one.removeprefix("images/") for one in dict.fromkeys(passage.pictures) if one in known
@@ -172,43 +176,44 @@ def questions(language: str, pages: Pages, known: set[str]) -> Iterator[tuple[Pl
             if relevant and ours and texts[passage.text] == 1:
                 name = f"{language}-{page}-{number}-{passage.kind}"
                 row = {"id": name, "text": passage.text, "language": language, "relevant": relevant}
-                kinds = sections.setdefault(passage.section, {})
-                kinds.setdefault(passage.kind, []).append(((page, number), Question(page, row)))
-        for section, kinds in sections.items():
-            yield from kinds.get(_drawn(page, section)) or next(iter(kinds.values()))
+                kinds = sections.setdefault((page, passage.section), {})
+                kinds.setdefault(passage.kind, []).append(Question(page, row))
+    return {
+        section: kinds.get(_drawn(*section)) or next(iter(kinds.values()))
+        for section, kinds in sections.items()
+    }
 
 
 def _drawn(page: str, section: int) -> str:
     return KINDS[hashlib.sha256(f"{page}#{section}".encode()).digest()[0] % len(KINDS)]
 
 
-def document(picture: str, pages: Mapping[str, Pages], withheld: set[Place]) -> dict[str, str]:
+def document(picture: str, pages: Mapping[str, Pages], withheld: Set[str]) -> dict[str, str]:
     """The picture with its page's title, its section's heading and what is said near it, less `withheld`."""
     page = next(name for name, found in pages["en"].items() if any(picture in one.pictures for one in found))
     said = [
         passage.text
         for language in pages
-        for number, passage in _near(picture, pages[language].get(page, []))
-        if (page, number) not in withheld
+        for passage in _near(picture, pages[language].get(page, []))
+        if passage.text not in withheld
     ]
     row = {"id": picture.removeprefix("images/"), "image": picture}
     return row | ({"text": "\n\n".join(dict.fromkeys(said))} if said else {})
 
 
-def _near(picture: str, found: Sequence[Passage]) -> list[tuple[int, Passage]]:
+def _near(picture: str, found: Sequence[Passage]) -> list[Passage]:
     """The passages about it: the page's first heading, and of its section the heading and the paragraphs from
     the picture before it to the next."""
-    numbered = list(enumerate(found))
-    heading = next((one for one in numbered if one[1].kind == "heading" and picture in one[1].pictures), None)
+    headings = [one for one in found if one.kind == "heading"]
+    heading = next((one for one in headings if picture in one.pictures), None)
     if heading is None:
         return []
-    section = [one for one in numbered if one[1].section == heading[1].section and one[1].kind == "paragraph"]
-    shown = [place for place, (_, one) in enumerate(section) if one.pictures]
-    at = next((place for place in shown if picture in section[place][1].pictures), -1)
+    section = [one for one in found if one.section == heading.section and one.kind == "paragraph"]
+    shown = [place for place, one in enumerate(section) if one.pictures]
+    at = next((place for place in shown if picture in section[place].pictures), -1)
     first = max((place + 1 for place in shown if place < at), default=0)
     last = min((place for place in shown if place > at), default=len(section))
-    title = next(one for one in numbered if one[1].kind == "heading")
-    return [title, heading, *section[first:last]]
+    return [headings[0], heading, *section[first:last]]
 
 
 def _language(text: str) -> str:

@@ -27,7 +27,7 @@ Ordinals = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a run's checkpoints belong to. Here, as Ray Train's controller reads it too, and needs no torch."""
+    """What a run's checkpoints belong to. Ray Train's controller reads it, too, and needs no torch."""
 
     base: BaseModelIdentity
     data_hash: str
