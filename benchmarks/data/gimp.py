@@ -1,12 +1,12 @@
 """The GIMP manual's words -> its pictures, in English and Chinese.
 
 A query is a heading (with the page's before it: "Crop: Options"), with the pictures of its section, or the
-paragraph that stands before pictures, with these: of one section one of the two kinds, drawn by its SHA-256,
-and in one language, in Chinese where it was translated. A document is a picture with what else its section
-says near it, in both languages; what is asked is withheld from all: an index of pages would find the text
-itself. Around a Chinese heading the documents are mostly English: little was translated. Left out are pictures
-that stand in several sections or have no side of 64 pixels (icons), words that stand twice, and those of the
-Chinese manual that were not translated. A page is on one side, in both languages.
+paragraph that stands before pictures, with these: of one section one of the two kinds, drawn by its
+SHA-256, and in one language, in Chinese where it was translated. A document is a picture with what else its
+section says near it, in both languages; what is asked is withheld from all: an index of pages would find
+the text itself. Around a Chinese heading the documents are mostly English: little was translated. Left out
+are pictures that stand in several sections or have no side of 64 pixels (icons), words that stand twice,
+and those of the Chinese manual that were not translated. A page is on one side, in both languages.
 """
 
 from __future__ import annotations
