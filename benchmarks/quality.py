@@ -1,6 +1,6 @@
 """How good are search, boxes and answers on the judged sets of public data?
 
-    python benchmarks/quality.py [emoji] [gimp] [mixed] [easy-vqa] [gcompris]     default: all, in some hours
+    python benchmarks/quality.py [emoji] [gimp] [mixed] [plates] [easy-vqa] [gcompris]     default: all
     python benchmarks/quality.py gimp --split dev --set search.alpha_text=0.5
 
 Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
@@ -25,7 +25,7 @@ from benchmarks.data.build import BUILDERS, build
 from benchmarks.data.judged import Row, write_rows
 
 MMRAG = Path(sys.executable).with_name("mmrag")
-INGEST = dict.fromkeys(("gimp", "mixed"), ("ingest.ocr.kind=rapidocr",))
+INGEST = dict.fromkeys(("gimp", "mixed", "plates"), ("ingest.ocr.kind=rapidocr",))
 ALIGNER = ("search.aligner.model=tiny-aligner",)
 BY_RANKS = (*ALIGNER, "search.fusion=ranks", "search.alpha_text=0.3")
 SCALES = {"emoji": ("[96]", "[160]", "[224]")}

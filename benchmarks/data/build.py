@@ -1,8 +1,9 @@
 """Write judged data sets from public packages, to ingest and to evaluate on.
 
-    python -m benchmarks.data.build WORK [emoji] [gimp] [mixed] [easy-vqa] [gcompris]     default: all
+    python -m benchmarks.data.build WORK [emoji] [gimp] [mixed] [plates] [easy-vqa] [gcompris]
 
-Each becomes WORK/NAME/ (see judged.py). Archives stay in WORK/downloads. One that is there is left as it is.
+All of them by default. Each becomes WORK/NAME/ (see judged.py). Archives stay in WORK/downloads. One that is
+there is left as it is.
 Needs npm for the emoji, pip for easy-VQA, apt-get and dpkg for the GIMP manual and GCompris.
 """
 
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import easy_vqa, emoji_across, gcompris, gimp, mixed
+from . import easy_vqa, emoji_across, gcompris, gimp, mixed, plates
 from .judged import sizes
 from .packages import PackageError
 
@@ -22,6 +23,7 @@ BUILDERS = {
     "emoji": emoji_across,
     "gimp": gimp,
     "mixed": mixed,
+    "plates": plates,
     "easy-vqa": easy_vqa,
     "gcompris": gcompris,
 }

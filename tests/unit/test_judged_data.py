@@ -266,7 +266,9 @@ def test_what_is_built_can_be_ingested_and_asked(work, name) -> None:
     documents = [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
     known = {one["id"] for one in documents}
     assert len(known) == len(documents) > 1
-    assert all((folder / one["image"]).is_file() for one in documents)
+    pictures = [one["image"] for one in documents if "image" in one]
+    assert all((folder / picture).is_file() for picture in pictures)
+    assert len(pictures) == len(documents) or name == "plates"  # which has texts, too
     task = build.BUILDERS[name].TASK
     asked = [
         one
