@@ -56,7 +56,7 @@ class SearchConfig(BaseModel):
     alpha_text: float = Field(0.7, ge=0, le=1, description="α for a text query")
     alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")
     alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
-    rank_constant: int = Field(RANK_CONSTANT, ge=0, description="c of 1 / (c + rank)")
+    rank_constant: int = Field(RANK_CONSTANT, ge=0, description="of fusion by ranks: c of 1 / (c + rank)")
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
     branch_timeout_s: float = Field(30.0, gt=0)
     near_duplicates: Literal["show", "collapse"] = Field(
