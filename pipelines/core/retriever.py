@@ -1,9 +1,9 @@
-"""Hybrid retrieval: branches side by side, fused by rank. Knows protocols, no vendor and no Ray.
+"""Hybrid retrieval: branches side by side, fused by how far a hit stands out. Knows protocols, no vendor, no Ray.
 
 Four branches: `image_to_image` and `text_to_image` search pictures, `text` and `lexical` search
 chunks. An `aligner`, where one is configured, reorders the pictures of the first two by the
 question's text; its ranking then stands for that of `text_to_image`. A chunk credits the pictures it
-is linked to at its own rank, so fusion runs over pictures and unlinked chunks.
+is linked to with its own rank and score, so fusion runs over pictures and unlinked chunks.
 """
 
 from __future__ import annotations
