@@ -1,4 +1,4 @@
-"""Hybrid retrieval: branches side by side, fused by how far a hit stands out. Knows protocols, no vendor, no Ray.
+"""Hybrid retrieval: branches side by side, fused by how far hits stand out. Knows no vendor and no Ray.
 
 Four branches: `image_to_image` and `text_to_image` search pictures, `text` and `lexical` search
 chunks. An `aligner`, where one is configured, reorders the pictures of the first two by the
