@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 from fakes import ColourModel, WordEmbedder, chunk_part, image_part, picture
@@ -116,10 +116,15 @@ def ledger_row(document: str, tenant: str = "", **fields: Any) -> dict[str, Any]
 
 
 def answers(index: Index) -> list[list[dict[str, Any]]]:
-    """The hits of every query, without the directory of their previews and the scores of words, whose scale
-    is each engine's own. Vectors' scores are rounded: servers sum in another order."""
-    retriever = index.retriever(SearchConfig())
-    found = [[asdict(hit) for hit in retriever.search(query).hits] for query in QUERIES]
+    """The hits of every query, fused in either way, without the directory of their previews and what depends
+    on the scores of words, whose scale is each engine's own: fused by ranks, a hit's score does not. Vectors'
+    scores are rounded: servers sum in another order."""
+    found = []
+    for fusion in get_args(SearchConfig.model_fields["fusion"].annotation):
+        retriever = index.retriever(SearchConfig(fusion=fusion))
+        found += [[asdict(hit) for hit in retriever.search(query).hits] for query in QUERIES]
+        for hit in (hit for hits in found[-len(QUERIES) :] for hit in hits if fusion != "ranks"):
+            del hit["score"]
     assert all(found)
     for hit in (hit for hits in found for hit in hits):
         hit["image_uri"] = hit["image_uri"] and hit["image_uri"].rpartition("/")[2]
