@@ -11,17 +11,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
+from pymilvus import MilvusException
 from servers import free_port
 from shelf import part
 from small_index import answers, filled, opened
 from store_contract import DIM, VectorStoreContract
 
-from pipelines.core.errors import StoreError
+from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import StoresConfig
 from pipelines.core.stores import milvus
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.core.stores.memory import MemoryVectorStore
-from pipelines.core.stores.milvus import MilvusStore
+from pipelines.core.stores.milvus import MilvusStore, _translated
 from pipelines.ingest.backup import export_index, import_index
 
 _NUMBER = itertools.count()
@@ -147,6 +148,15 @@ def test_an_index_moved_to_other_embedded_stores_answers_as_it_did(tmp_path: Pat
         export_index(source, str(tmp_path / "out"))
         import_index(other, str(tmp_path / "out"))
         assert answers(other) == answers(source)
+
+
+@pytest.mark.parametrize(("code", "raised"), [(503, StoreUnavailable), (1100, StoreError)])
+def test_a_channel_that_is_not_there_yet_is_waited_for_and_a_bad_request_is_not(
+    code: int, raised: type[Exception]
+) -> None:
+    with pytest.raises(StoreError) as caught, _translated("http://127.0.0.1:1", "count"):
+        raise MilvusException(code=code, message="channel not available")
+    assert type(caught.value) is raised
 
 
 @pytest.mark.slow

@@ -44,7 +44,12 @@ MAX_K: Final = 16_384  # Milvus's own limit on the rows of one answer
 _MESSAGE_BYTES: Final = 32 << 20  # Milvus refuses 64 MiB; half leaves room for protobuf
 _KEYS_A_REQUEST: Final = 2_000
 _CONNECT_FAILED: Final = 2  # pymilvus.client.types.Status.CONNECT_FAILED
-_DOWN: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, _CONNECT_FAILED}
+# Milvus's pkg/util/merr: a channel is being subscribed to, or moves to another node.
+_CHANNEL_LACKS, _CHANNEL_NOT_AVAILABLE = 501, 503
+_DOWN: Final = {
+    *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED),
+    *(_CONNECT_FAILED, _CHANNEL_LACKS, _CHANNEL_NOT_AVAILABLE),
+}
 _FIELDS: Final = {
     "document_key": 32,
     "tenant": MAX_FIELD_BYTES,
