@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from ingest import BATCH, ENCODERS, START_UP, ingest, vit_b32
+from ingest import BATCH, ENCODERS, START_UP, ingest, subset, vit_b32
 from measure import ratio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -53,13 +52,6 @@ def pictures(work: Path) -> list[Path]:
     ]
     found = sorted(path for root in roots for path in root.rglob("*") if path.suffix in _SUFFIXES)
     return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
-
-
-def copied(files: Sequence[Path], folder: Path) -> Path:
-    folder.mkdir()
-    for number, file in enumerate(files):  # vendors use the same names
-        shutil.copyfile(file, folder / f"{number}-{file.name}")
-    return folder
 
 
 def with_processors(model: Path) -> Path:
@@ -148,10 +140,9 @@ def main() -> None:
     print(f"| pair | {' | '.join(rates)} |\n{'|---' * (1 + len(rates))}|")
     with tempfile.TemporaryDirectory() as here:
         model = with_processors(vit_b32(Path(here) / "vit"))
-        few = copied(files[:START_UP], Path(here) / "few")
+        few = subset(files, START_UP, Path(here) / "few")
         for pair in range(args.pairs):
-            of_pair = files[pair * args.count : (pair + 1) * args.count]
-            folder = copied(of_pair, Path(here) / str(pair))
+            folder = subset(files[pair * args.count :], args.count, Path(here) / str(pair))
             mine = mmrag_s(folder, model) - mmrag_s(few, model)
             rates["mmrag"].append((args.count - START_UP) / mine)
             rates["loop"].append(loop_rate(folder, model))

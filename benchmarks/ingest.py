@@ -100,8 +100,8 @@ def decode_all(files: list[Path], scales: tuple[int, ...], out: Path) -> float:
 
 def subset(files: list[Path], count: int, out: Path) -> Path:
     out.mkdir()
-    for path in files[:count]:
-        shutil.copyfile(path, out / path.name)
+    for number, path in enumerate(files[:count]):  # sources use the same names
+        shutil.copyfile(path, out / f"{number}-{path.name}")
     return out
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.data.build import BUILDERS, build
-from benchmarks.data.judged import Row, write_rows
+from benchmarks.data.judged import read_rows, write_rows
 
 MMRAG = Path(sys.executable).with_name("mmrag")
 INGEST = dict.fromkeys(("gimp", "mixed", "plates"), ("ingest.ocr.kind=rapidocr",))
@@ -56,7 +56,7 @@ def ingested(folder: Path, index: Path, settings: Sequence[str]) -> Path:
 
 def by_language(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
     """A file of questions for each language, those without words apart."""
-    rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()]
+    rows = read_rows(folder / f"{split}.jsonl")
     for language in sorted({row.get("language", "") for row in rows}):
         file = folder / f"{split}-{language or 'pictures'}.jsonl"  # beside the pictures that it names
         write_rows(file, [row for row in rows if row.get("language", "") == language])
@@ -120,9 +120,7 @@ def row(*cells: object) -> None:
 
 
 def drawn(folder: Path, split: str, most: int) -> Path:
-    rows: list[Row] = [
-        json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").splitlines()
-    ]
+    rows = read_rows(folder / f"{split}.jsonl")
     rows.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
     write_rows(file := folder / f"{split}-{most}.jsonl", rows[:most])
     return file

@@ -44,6 +44,10 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
+def read_rows(file: Path) -> list[Row]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
 def sizes(folder: Path) -> dict[str, int]:
     """How many rows each of the files has."""
     found = {}

@@ -6,12 +6,11 @@ Questions stay on their sides.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import emoji_across, gimp
-from .judged import SPLITS, Row, write_rows
+from .judged import SPLITS, Row, read_rows, write_rows
 
 TASK = "retrieval"
 LICENCE = "those of emoji and gimp"
@@ -29,8 +28,7 @@ def build(work: Path, out: Path) -> None:
 
 def _rows(folder: Path, file: str) -> Iterator[Row]:
     """Those with words, or of a document; pictures as seen from beside the folder."""
-    for line in (folder / file).read_text("utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_rows(folder / file):
         if "relevant" in row and "text" not in row:
             continue
         yield row | ({"image": f"{folder.name}/{row['image']}"} if "image" in row else {})

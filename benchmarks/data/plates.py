@@ -6,12 +6,11 @@ texts that need a plate. A question's documents are right together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import machines
-from .judged import Row, write_rows
+from .judged import Row, read_rows, write_rows
 
 TASK = "retrieval"
 LICENCE = "Apache-2.0, drawn by script"
@@ -42,7 +41,6 @@ def build(work: Path, out: Path) -> None:
 
 def _rows(folder: Path, file: str) -> Iterator[Row]:
     """With ids that are its side's own, and pictures as seen from beside the folder."""
-    for line in (folder / file).read_text("utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_rows(folder / file):
         image = {"image": f"{folder.name}/{row['image']}"} if "image" in row else {}
         yield row | image | {"id": f"{folder.name}-{row['id']}"}

@@ -51,7 +51,7 @@ class SearchConfig(BaseModel):
 
     fusion: Literal["margins", "ranks"] = Field(
         "margins",
-        description="by how far scores stand out, or by ranks alone (RRF), for which α_text .3 did best",
+        description="by how far scores stand out, or by ranks alone (RRF; its α_text was .3)",
     )
     alpha_text: float = Field(0.7, ge=0, le=1, description="α for a text query")
     alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")

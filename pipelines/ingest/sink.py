@@ -50,7 +50,7 @@ _ACKS = pa.schema([*(SCHEMA.field(name) for name in _ACK_COLUMNS), ("write_s", p
 _FROM_DOCUMENT = ("document_key", "document_id", "tenant", "source", "scope", "inputs", "stamp", "digest")
 _DELETE_BATCH = 200
 _ACKS_AT_ONCE = 50_000
-"""A run's end takes memory by this and by its ledger rows, not by all that was acknowledged."""
+"""A run's end takes memory by this, its ledger rows and the hashes of its pictures."""
 
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
 
@@ -207,12 +207,11 @@ def finish(
 
 def _shares(run: Run) -> Iterator[pa.Table]:
     """All acknowledgements, those of a document together, some `_ACKS_AT_ONCE` at a time."""
-    acks, count = (
-        pads.dataset(run.acks, schema=_ACKS, format="parquet"),
-        -(-run.acknowledged() // _ACKS_AT_ONCE),
-    )
+    acks = pads.dataset(run.acks, schema=_ACKS, format="parquet")
+    count = min(-(-run.acknowledged() // _ACKS_AT_ONCE), ledgers.BUCKETS[-1])
+    if count == 1:
+        yield _distinct(acks.to_table())
     if count < 2:
-        yield from [_distinct(acks.to_table())] * count
         return
     folder = run.directory / "shares"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut short here

@@ -337,6 +337,9 @@ def test_manuals_ask_for_large_pictures_of_one_section_in_both_languages(work) -
     asked = {split: ids(folder / f"{split}.jsonl") for split in judged.SPLITS}
     translated = {f"zh-page-{number}-0-heading" for number in range(3)}
     assert asked["dev"] | asked["test"] == translated | {f"en-page-{n}-0-heading" for n in range(3, 6)}
+    for split, found in asked.items():  # by the page, in either language
+        pages = {one.split("-", 1)[1].removesuffix("-0-heading") for one in found}
+        assert {judged.split_of(page) for page in pages} <= {split}
 
 
 def test_a_chinese_page_that_is_not_translated_is_not_asked_of() -> None:

@@ -201,6 +201,14 @@ def test_pictures_that_look_all_the_same_to_a_text_do_not_crowd_out_what_a_text_
     assert ids(world.search("red"))[0] == "picture-0#img-0"
 
 
+def test_the_only_picture_counts_by_its_likeness_to_the_questions_own(world: World) -> None:
+    """There is no last of many to compare it with."""
+    world.add_pictures(rose="red")
+    world.add_chunks(chunk_part("note", "zebra"))
+    rose = world.search("zebra", image=RED, mode="visually_similar").hits[0]
+    assert (rose.id, rose.score) == ("rose#img-0", pytest.approx(0.9 * rose.scores["image_to_image"]))
+
+
 def test_a_passage_counts_by_what_it_has_above_the_embedders_floor(garden: World) -> None:
     garden.embedder.floor = 0.1
     rose = garden.search("red").hits[0]
