@@ -195,7 +195,10 @@ def point(kind: str, after_s: float, made: Corpus, reference: Reference, nodes: 
             known = made.cached()
             job = made.start()
             if summary := made.ended(job):
-                again = known + summary["encoded_images"] + summary["encoded_chunks"] - reference.encoded
+                # Less than none: encoders of a killed driver cached their last batches after the count.
+                again = max(
+                    0, known + summary["encoded_images"] + summary["encoded_chunks"] - reference.encoded
+                )
         if at_s is None:
             return None
         found = differences(reference.stored, made.stored()).values()

@@ -17,7 +17,7 @@ def milvus_lite_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     embedded.stop(directory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: there can be but one at a time
 def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with servers.milvus_server(tmp_path_factory.mktemp("milvus")) as uri:
         yield uri

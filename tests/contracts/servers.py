@@ -12,11 +12,22 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+_MILVUS_ROLES = (
+    "proxy",
+    "rootCoord",
+    "queryCoord",
+    "queryNode",
+    "indexCoord",
+    "indexNode",
+    "dataCoord",
+    "dataNode",
+)
 
 
 def free_port() -> int:
@@ -26,38 +37,36 @@ def free_port() -> int:
 
 
 @contextmanager
-def milvus_server(directory: Path) -> Iterator[str]:
-    """Milvus 2.3.5 standalone; its URI. One at a time on a machine: its etcd port is fixed."""
+def milvus_server(directory: Path, session_s: int = 60, *, killed: bool = False) -> Iterator[str]:
+    """Milvus 2.3.5 standalone with what `directory` holds; its URI. `killed`: it ends by SIGKILL.
+
+    One at a time on a machine: its etcd port is fixed. It ends itself where the machine stalls for
+    `session_s`, and after a SIGKILL starts again only some four times `session_s` later.
+    """
     pytest.importorskip("milvus", reason="Milvus 2.3.5 has no wheel for this machine")
     from milvus import MilvusServer, MilvusServerConfig
     from pymilvus import MilvusClient
 
     with FileLock(Path(tempfile.gettempdir()) / "mmrag-tests-milvus.lock", timeout=240):
         config = MilvusServerConfig(data_dir=str(directory), proxy_port=free_port())
-        for role in (
-            "proxy",
-            "rootCoord",
-            "queryCoord",
-            "queryNode",
-            "indexCoord",
-            "indexNode",
-            "dataCoord",
-            "dataNode",
-        ):
+        for role in _MILVUS_ROLES:
             config.set(f"{role}.ip", "127.0.0.1")
-        config.set("common.session.ttl", 5)
+        config.set("common.session.ttl", session_s)
         server = MilvusServer(config)
         server.start()
         uri = f"http://127.0.0.1:{server.listen_port}"
         try:
             yield uri
         finally:
-            # A loaded collection keeps the query node from stopping for minutes.
-            client = MilvusClient(uri, timeout=10)
-            for name in client.list_collections():
-                client.release_collection(name)
-            client.close()
-            server.stop()
+            if killed:
+                server.server_proc.kill()
+                server.server_proc.wait()
+            else:
+                # A loaded collection keeps the query node from stopping for minutes.
+                with closing(MilvusClient(uri, timeout=10)) as client:
+                    for name in client.list_collections():
+                        client.release_collection(name)
+                server.stop()
 
 
 @contextmanager

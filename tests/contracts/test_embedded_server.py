@@ -141,7 +141,7 @@ def test_a_server_that_hangs_is_replaced(directory: Path) -> None:
 
 
 def test_interrupting_the_starter_leaves_the_server_until_it_is_idle(directory: Path) -> None:
-    starter = python("-c", CLIENT, str(directory), "1", start_new_session=True)
+    starter = python("-c", CLIENT, str(directory), "6", start_new_session=True)
     uri = uri_of(starter)
     pid = server_pid(directory)
     os.killpg(starter.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
@@ -212,9 +212,8 @@ def test_a_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         embedded.attach(tmp_path / "file")
 
 
-def test_attaching_to_a_running_server_is_quick(directory: Path) -> None:
+def test_attaching_to_a_running_server_starts_nothing(directory: Path) -> None:
     embedded.attach(directory)
-    started = time.monotonic()
-    for _ in range(10):
-        embedded.attach(directory)
-    assert time.monotonic() - started < 1
+    before = psutil.Process().children(recursive=True)
+    embedded.attach(directory)
+    assert psutil.Process().children(recursive=True) == before
