@@ -137,23 +137,28 @@ def main() -> None:
     files = pictures(args.work)
     print(f"{len(files):,} pictures; {args.count * args.pairs:,} of them are measured")
     rates: dict[str, list[float]] = {"mmrag": [], "loop": []} | ({PEER: []} if args.peer else {})
+    whole: dict[str, list[float]] = {"mmrag": [], PEER: []}  # start-up included
     print(f"| pair | {' | '.join(rates)} |\n{'|---' * (1 + len(rates))}|")
     with tempfile.TemporaryDirectory() as here:
         model = with_processors(vit_b32(Path(here) / "vit"))
         few = subset(files, START_UP, Path(here) / "few")
         for pair in range(args.pairs):
             folder = subset(files[pair * args.count :], args.count, Path(here) / str(pair))
-            mine = mmrag_s(folder, model) - mmrag_s(few, model)
-            rates["mmrag"].append((args.count - START_UP) / mine)
+            mine = mmrag_s(folder, model)
+            whole["mmrag"].append(args.count / mine)
+            rates["mmrag"].append((args.count - START_UP) / (mine - mmrag_s(few, model)))
             rates["loop"].append(loop_rate(folder, model))
             if args.peer:
-                theirs = peer_s(args.peer, folder, model) - peer_s(args.peer, few, model)
-                rates[PEER].append((args.count - START_UP) / theirs)
+                theirs = peer_s(args.peer, folder, model)
+                whole[PEER].append(args.count / theirs)
+                rates[PEER].append((args.count - START_UP) / (theirs - peer_s(args.peer, few, model)))
             print(
                 f"| {pair + 1} | {' | '.join(f'{found[-1]:.1f}' for found in rates.values())} |", flush=True
             )
     for other in [*rates][1:]:
         print(f"mmrag / {other}: {ratio(rates['mmrag'], rates[other])}")
+    if args.peer:
+        print(f"mmrag / {PEER}, start-up included: {ratio(whole['mmrag'], whole[PEER])}")
 
 
 if __name__ == "__main__":

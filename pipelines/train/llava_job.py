@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -184,6 +184,11 @@ def _train(config: LlavaTraining, out: Path, plan: Plan, origin: Origin) -> dict
         torch.set_num_threads(
             config.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size())
         )
+    load_prepare = partial(_prepare, config)
+    loaders = [  # first: they start while the model is loaded
+        _Loader.remote(plan.train, load_prepare)  # type: ignore[attr-defined]  # Ray makes it
+        for _ in range(config.loaders)
+    ]
     name = str(device)
     trainable = prepare_trainable(
         load_base(config, "cpu" if config.strategy == "fsdp" else name), config, name
@@ -193,12 +198,11 @@ def _train(config: LlavaTraining, out: Path, plan: Plan, origin: Origin) -> dict
     if (checkpoint := train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as directory:
             progress = resume(Path(directory), loop, origin)
-    load_prepare = partial(_prepare, config)
     prepare, skips = load_prepare(), SkipLog(out, rank)
     held_out = partial(held_out_batches, plan.held_out, prepare, config.batch_size, rank, world, skips.add)
     first, recorded = loop.steps_done + 1, partial(record, model="llava")
     with RunLog(out, first, config.steps, recorded) if rank == 0 else nullcontext() as log:
-        batches = _batches(config, plan, loop, prepare, load_prepare, skips)
+        batches = _batches(config, plan, loop, prepare, loaders, skips)
         report = partial(_report, out, rank)
         return run(
             loop, config, batches, held_out if len(plan.held_out) else None, progress, origin, report, log
@@ -222,7 +226,7 @@ def _batches(
     plan: Plan,
     loop: Loop,
     prepare: Prepare,
-    load_prepare: Callable[[], Prepare],
+    loaders: Sequence[Any],
     skips: SkipLog,
 ) -> Iterator[Batch]:
     """This worker's micro-batches from where the loop stands. Other processes read and tokenise ahead.
@@ -232,10 +236,6 @@ def _batches(
     rank, world = loop.place.rank, loop.place.world
     wanted = places(plan.train, config, loop.steps_done, rank, world, prepare.shape.tokens_per_image)
     cuts = [wanted.slice(first, config.batch_size) for first in range(0, len(wanted), config.batch_size)]
-    loaders = [
-        _Loader.remote(plan.train, load_prepare)  # type: ignore[attr-defined]  # Ray makes it
-        for _ in range(config.loaders)
-    ]
     ahead = config.accumulate + 2 * config.loaders
     coming: deque[ray.ObjectRef[Any]] = deque()
     for number, cut in enumerate(cuts):
