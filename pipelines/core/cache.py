@@ -1,7 +1,8 @@
 """A disk cache of vectors by (content hash, fingerprint). Knows nothing of what the vectors mean.
 
-One SQLite file in WAL mode: many readers and writers on one machine, no server. It is only a
-cache: losing it costs time, never correctness.
+One SQLite file, many readers and writers, no server: of one machine in WAL mode, and of several that share
+its folder with a rollback journal and the file system's locks (https://sqlite.org/wal.html: the WAL's index
+is memory of one machine). It is only a cache: losing it costs time, never correctness.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +34,25 @@ _MAX_VARIABLES = 500  # below SQLite's historic limit of 999 host parameters
 
 
 class VectorCache:
-    """Vectors of one fingerprint. Safe to share between threads, and to send to other processes.
+    """Vectors of one fingerprint. Safe to share between threads, and to send to other processes; where these
+    are of several machines, `shared`.
 
     `hits` and `misses` count what this object was asked for. Every method raises StoreError when the file
     cannot be read or written.
     """
 
-    def __init__(self, path: Path, fingerprint: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, path: Path, fingerprint: str, *, shared: bool = False, timeout_s: float = 30.0
+    ) -> None:
         self._path, self._timeout_s = path, timeout_s
+        self._journal = "DELETE" if shared else "WAL"
         self.fingerprint = fingerprint
         self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._db = Lazy[sqlite3.Connection](self._connect)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VectorCache, (self._path, self.fingerprint)
+        return partial(VectorCache, shared=self._journal != "WAL"), (self._path, self.fingerprint)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -65,17 +71,17 @@ class VectorCache:
         db = sqlite3.connect(
             self._path, timeout=self._timeout_s, check_same_thread=False, isolation_level=None
         )
-        self._turn_on_wal(db)
+        self._choose_journal(db)
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute(_SCHEMA)
         return db
 
-    def _turn_on_wal(self, db: sqlite3.Connection) -> None:
+    def _choose_journal(self, db: sqlite3.Connection) -> None:
         """SQLite's own timeout does not cover this step: two that make the file at once must wait."""
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                db.execute("PRAGMA journal_mode=WAL")
+                db.execute(f"PRAGMA journal_mode={self._journal}")
                 return
             except sqlite3.OperationalError as exc:
                 if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:

@@ -87,6 +87,7 @@ class Index:
         self._stack = ExitStack()
         self._file = NEXT if building else WRITTEN
         self._restored: Manifest | None = None
+        self.expected_rows = 0  # of a vector store that is made now
         self.met = Lazy[Manifest](self.manifest)
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
@@ -318,7 +319,10 @@ class Index:
         collection = named(base, self.met().generation)
         server = self._vector_server(collection)
         # A reader makes nothing: what it does not find may have been dropped a moment ago.
-        return self._stack.enter_context(MilvusStore.open(server, collection, dim, create=self.writable))
+        store = MilvusStore.open(
+            server, collection, dim, create=self.writable, expected_rows=self.expected_rows
+        )
+        return self._stack.enter_context(store)
 
     def _lexical(self) -> LexicalStore:
         generation = self.met().generation
@@ -336,7 +340,8 @@ class Index:
         )
 
     def cache(self, fingerprint: str) -> VectorCache:
-        cache = VectorCache(self.directory / "cache" / "vectors.sqlite", fingerprint)
+        path = self.directory / "cache" / "vectors.sqlite"
+        cache = VectorCache(path, fingerprint, shared=not self.embedded)
         self._stack.callback(cache.close)
         return cache
 

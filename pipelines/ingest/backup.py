@@ -112,6 +112,7 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
     require_same_space("text", contents.text_space, index.embedder().space)
     generation = standing(index.directory)  # whose stores are looked into, and filled if they are empty
     manifest = Manifest(contents.space, contents.text_space, contents.metadata_types, *generation)
+    index.expected_rows = max(contents.shards.total("visual"), contents.shards.total("text"))
     with index.write_lock(), index.restored(manifest) as begin:
         _open_vectors(index)
         _make_room(index)

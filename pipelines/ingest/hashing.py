@@ -1,7 +1,8 @@
 """How a rerun knows that a document did not change: stamps of its files, and where those differ, hashes.
 
 A stamp is what the file system tells without reading: size, times and inode. The change time cannot be
-set by a program, so an edit that keeps size and modification time is seen too.
+set by a program, so an edit that keeps size and modification time is seen too. An object store tells size
+and time of the last write, which no program can set there either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import cast
 from pipelines.core.errors import BadPart
 from pipelines.ingest.sources import inside
 from pipelines.ingest.sources.contents import opened
-from pipelines.ingest.sources.files import is_remote
+from pipelines.ingest.sources.files import is_remote, remote_stamp
 from pipelines.ingest.sources.records import Item
 
 _TOO_FRESH_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
@@ -34,10 +35,10 @@ def hash_file(address: str) -> str:
 def stamp_file(address: str) -> str:
     """The stamp of the file at the address, or around what is inside one.
 
-    Empty where none can be trusted: in object stores, of missing and of fresh files.
+    Empty where none can be trusted: of missing and of fresh files.
     """
     if is_remote(address):
-        return ""
+        return remote_stamp(inside.file_of(address))
     try:
         status = os.lstat(inside.file_of(address))
     except OSError:

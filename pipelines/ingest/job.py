@@ -139,9 +139,10 @@ def ingest(
             if plan.to_do:
                 connected()
                 count_refused(plan.refused, record)
+                index.expected_rows = plan.to_do
                 encode_s = _process(index, run, config, progress)
         ledger, finished = finish(
-            index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.rescoped
+            index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.seen
         )
         elapsed_s = time.perf_counter() - start
         alike = None

@@ -143,30 +143,30 @@ class Ledger:
         self,
         rows: pa.Table = NO_ROWS,
         gone: Collection[str] = (),
-        scopes: Mapping[str, str] | None = None,
+        seen: Mapping[str, tuple[str, str]] | None = None,
     ) -> Ledger:
         """The ledger after a change, which is on disk then: a reader or a crash sees the old or the new one.
 
         `rows` replace the rows of the same documents. Then documents by key: those that are `gone` are
-        dropped, and `scopes` says where others were listed last. No bucket without one of them is written,
+        dropped, and others were `seen` with another (scope, stamp). No bucket without one of them is written,
         unless there are too many documents for so few buckets.
         """
-        rows, scopes = _without(rows.select(SCHEMA.names), gone), scopes or {}
+        rows, seen = _without(rows.select(SCHEMA.names), gone), seen or {}
         keys = rows["document_key"].to_pylist()
         new = len(keys) - len(self.rows_of(keys, ["document_key"]))
         count = max(self.buckets, _fitting(len(self) + new))
-        replaced, moved = _by_bucket({*keys, *gone}, self.buckets), _by_bucket(scopes, self.buckets)
-        if count == self.buckets and not replaced and not moved:
+        replaced, noted = _by_bucket({*keys, *gone}, self.buckets), _by_bucket(seen, self.buckets)
+        if count == self.buckets and not replaced and not noted:
             return self
         self._make_room()
         row_buckets = buckets_of(keys, count)
         files: list[str | None] = [None] * count
         for number, file in enumerate(self.files):
-            if count == self.buckets and number not in replaced and number not in moved:
+            if count == self.buckets and number not in replaced and number not in noted:
                 files[number] = file
                 continue
             kept = _without(self.bucket(number), replaced.get(number, ()))
-            kept = _rescoped(kept, {key: scopes[key] for key in moved.get(number, ())})
+            kept = _noted(kept, {key: seen[key] for key in noted.get(number, ())})
             kept_buckets = buckets_of(kept["document_key"], count)
             for part in range(number, count, self.buckets):
                 both = kept.filter(pa.array(kept_buckets == part)), rows.filter(pa.array(row_buckets == part))
@@ -230,7 +230,10 @@ def _without(rows: pa.Table, document_keys: Collection[str]) -> pa.Table:
     return rows.filter(pc.invert(pc.is_in(rows["document_key"], keys)))
 
 
-def _rescoped(rows: pa.Table, scope_of: Mapping[str, str]) -> pa.Table:
-    known = zip(rows["document_key"].to_pylist(), rows["scope"].to_pylist(), strict=True)
-    scopes = pa.array([scope_of.get(key, scope) for key, scope in known], pa.string())
-    return rows.set_column(SCHEMA.get_field_index("scope"), SCHEMA.field("scope"), scopes)
+def _noted(rows: pa.Table, seen: Mapping[str, tuple[str, str]]) -> pa.Table:
+    """The rows with the (scope, stamp) that documents were seen with."""
+    for n, name in enumerate(("scope", "stamp")):
+        known = zip(rows["document_key"].to_pylist(), rows[name].to_pylist(), strict=True)
+        values = pa.array([seen[key][n] if key in seen else value for key, value in known], pa.string())
+        rows = rows.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), values)
+    return rows

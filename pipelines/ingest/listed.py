@@ -27,6 +27,7 @@ ITEMS: Final = pa.schema(
         ("payload", pa.binary()),
         ("inputs", pa.list_(pa.string())),
         ("tenant", pa.string()),
+        ("stamps", pa.list_(pa.string())),
     ]
 )
 _KEYED: Final = ITEMS.append(pa.field("document_key", pa.string()))

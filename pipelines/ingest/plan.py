@@ -37,7 +37,8 @@ class Plan:
     """A listed corpus against the ledger.
 
     `gone` are the keys of known documents that their source no longer holds, by the source's address.
-    `refused` is what listing refused; `rescoped` are unchanged documents that another source holds now.
+    `refused` is what listing refused. `seen` are unchanged documents of which the ledger has another scope or
+    stamp than (scope, stamp): another source holds them now, or their files were only touched.
     """
 
     new: int
@@ -46,7 +47,7 @@ class Plan:
     known_rejected: int
     gone: Mapping[str, tuple[str, ...]]
     refused: tuple[Rejected, ...]
-    rescoped: Mapping[str, str]
+    seen: Mapping[str, tuple[str, str]]
 
     @property
     def to_do(self) -> int:
@@ -70,7 +71,7 @@ class Plan:
             known_rejected=sum(plan.known_rejected for plan in plans),
             gone={scope: tuple(keys) for scope, keys in gone.items()},
             refused=(*refused, *(bad for plan in plans for bad in plan.refused)),
-            rescoped={key: scope for plan in plans for key, scope in plan.rescoped.items()},
+            seen={key: found for plan in plans for key, found in plan.seen.items()},
         )
 
 
@@ -204,30 +205,29 @@ class _Compare:
         entries = {row["document_key"]: row for row in known.filter(is_listed).to_pylist()}
         gone = self.missing.gone(known.filter(pc.invert(is_listed)))
         del known
-        seen: set[str] = set()
+        met: set[str] = set()
         refused: list[Rejected] = []
-        rescoped: dict[str, str] = {}
+        seen: dict[str, tuple[str, str]] = {}
         counts = {"new": 0, "changed": 0, "unchanged": 0, "known_rejected": 0}
 
         def is_needed(key: str, item: Item) -> bool:
-            if key in seen:
+            if key in met:
                 reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
                 refused.append(Rejected(item.document_id, item.address, "list", reason))
                 return False
-            seen.add(key)
+            met.add(key)
             entry = entries.get(key)
             if entry is None:
                 counts["new"] += 1
                 return True
-            if not _is_unchanged(item, entry, self.fingerprint) or (
-                self.retry_rejected and entry["rejected"]
-            ):
+            stamp = _unchanged_stamp(item, entry, self.fingerprint)
+            if stamp is None or (self.retry_rejected and entry["rejected"]):
                 counts["changed"] += 1
                 return True
             counts["unchanged"] += 1
             counts["known_rejected"] += entry["rejected"]
-            if entry["scope"] != item.scope:
-                rescoped[key] = item.scope
+            if (item.scope, stamp) != (entry["scope"], entry["stamp"]):
+                seen[key] = item.scope, stamp
             return False
 
         def needed() -> Iterator[pa.Table]:
@@ -239,7 +239,7 @@ class _Compare:
         for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
             if self.out is not None:
                 _write(batch, self.out, f"{bucket:05d}-{n:06d}")
-        return Plan(**counts, gone=gone, refused=tuple(refused), rescoped=rescoped)
+        return Plan(**counts, gone=gone, refused=tuple(refused), seen=seen)
 
 
 def _write(items: pa.Table, out: Path, name: str) -> None:
@@ -249,14 +249,19 @@ def _write(items: pa.Table, out: Path, name: str) -> None:
     beside.replace(out / f"{name}.parquet")  # whole or not at all, for the recovery of this run
 
 
-def _is_unchanged(item: Item, entry: Mapping[str, Any], fingerprint: str) -> bool:
+def _unchanged_stamp(item: Item, entry: Mapping[str, Any], fingerprint: str) -> str | None:
+    """The stamp by which an unchanged document is known from now on; None of one that changed."""
     if entry["fingerprint"] != fingerprint:
-        return False
+        return None
     inputs = entry["inputs"]
     if not set(item.inputs) <= set(inputs):
-        return False
-    stamp = document_stamp(item, inputs)
-    return bool(stamp and stamp == entry["stamp"]) or document_digest(item, inputs) == entry["digest"]
+        return None
+    listed = dict(zip(item.inputs, item.stamps, strict=True)) if item.stamps else {}
+    stamp = document_stamp(item, inputs, listed)
+    if stamp and stamp == entry["stamp"]:
+        return stamp
+    # The stamp was taken before the bytes were read: what is written meanwhile has another.
+    return stamp or str(entry["stamp"] or "") if document_digest(item, inputs) == entry["digest"] else None
 
 
 def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:

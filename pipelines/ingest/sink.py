@@ -171,13 +171,13 @@ def finish(
     refused: Sequence[Rejected] = (),
     pruned: Sequence[str] = (),
     patience_s: float = 0.0,
-    rescoped: Mapping[str, str] | None = None,
+    seen: Mapping[str, tuple[str, str]] | None = None,
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
     Raises StoreUnavailable where a store does not answer for `patience_s`.
 
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
-    `pruned` are deleted everywhere, and `rescoped` are held by other sources now.
+    `pruned` are deleted everywhere, and others were `seen` with another (scope, stamp).
     """
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
@@ -197,7 +197,7 @@ def finish(
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
     rows = pa.concat_tables(done)
     unfinished = _unfinished(run, known, set(rows["document_key"].to_pylist()))
-    updated = known.changed(pa.concat_tables([rows, unfinished]), pruned, rescoped)
+    updated = known.changed(pa.concat_tables([rows, unfinished]), pruned, seen)
     if pictures:
         replaced = pa.chunked_array(keys, pa.string())
         near_duplicates.remember(run.root, pa.concat_tables(pictures), replaced, updated)

@@ -20,7 +20,7 @@ from store_contract import DIM, VectorStoreContract
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import StoresConfig
 from pipelines.core.stores import milvus
-from pipelines.core.stores.config import ElasticConfig, MilvusConfig
+from pipelines.core.stores.config import BUILD_PARAMETERS, ElasticConfig, MilvusConfig, parameters
 from pipelines.core.stores.memory import MemoryVectorStore
 from pipelines.core.stores.milvus import MilvusStore, _translated
 from pipelines.ingest.backup import export_index, import_index
@@ -97,7 +97,7 @@ class _Milvus(VectorStoreContract):
                 assert len(self.find(other, 5)) == 1
 
     def test_a_load_larger_than_a_message_is_split(self, server: str) -> None:
-        rows, dim = 3_000, 4_096  # 47 MiB
+        rows, dim = 4_500, 4_096  # 70 MiB, more than a message of Milvus may have
         with MilvusStore.open(MilvusConfig(uri=server), f"c{next(_NUMBER)}", dim) as store:
             store.upsert([part(f"d{n}") for n in range(rows)], np.ones((rows, dim), np.float32))
             assert store.count() == rows
@@ -136,6 +136,14 @@ class TestMilvusServer(_Milvus):
 def test_wrong_settings_fail_before_anything_is_created(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         MilvusConfig.model_validate({"uri": "http://127.0.0.1:19530"} | settings)
+
+
+def test_a_graph_of_a_million_is_built_and_searched_with_more() -> None:
+    small, large = parameters("HNSW", 999_999), parameters("HNSW", 1_000_000)
+    for name, bounds in BUILD_PARAMETERS["HNSW"].items():
+        assert bounds[0] <= small[0][name] < large[0][name] <= bounds[1]
+    assert small[1]["ef"] < large[1]["ef"]
+    assert parameters("FLAT", 10**9) == ({}, {})
 
 
 def test_a_token_is_not_shown() -> None:

@@ -30,6 +30,8 @@ from fakes import photograph, png
 from ray.serve._private.build_app import build_app
 from tuned_llava import as_on_a_hub, save_base
 
+from pipelines import cli_serve
+from pipelines.core.errors import UsageError
 from pipelines.serve.app import application
 from pipelines.serve.deployments import Parts
 from pipelines.settings import load_settings
@@ -146,6 +148,13 @@ def parts_of(layout: str, index: Path) -> set[str]:
 def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(tmp_path: Path) -> None:
     assert parts_of("graph", tmp_path) == {"gateway", "retriever", "encoder", "generator"}
     assert parts_of("compact", tmp_path) == {"gateway", "generator"}
+
+
+def test_serve_deploy_builds_the_same_of_an_index_and_a_profile(index: Path, tmp_path: Path) -> None:
+    built = build_app(cli_serve.application({"index": str(index), "config": "local"}), name="mmrag")
+    assert {one.name for one in built.deployments} == parts_of("graph", index)
+    with pytest.raises(UsageError, match="no index"):
+        cli_serve.application({"index": str(tmp_path)})
 
 
 def test_without_a_server_ask_answers_in_its_own_process(index: Path, model: Path) -> None:

@@ -27,6 +27,17 @@ DEFAULT_PARAMETERS: Final[dict[str, tuple[dict[str, int], dict[str, int]]]] = {
     "IVF_FLAT": ({"nlist": 1024}, {"nprobe": 64}),
     "GPU_CAGRA": ({"intermediate_graph_degree": 64, "graph_degree": 32}, {"itopk_size": 128}),
 }
+LARGE_ROWS: Final = 1_000_000
+_LARGE: Final = DEFAULT_PARAMETERS | {"HNSW": ({"M": 32, "efConstruction": 400}, {"ef": 256})}
+
+
+def parameters(index: str, rows: int) -> tuple[dict[str, int], dict[str, int]]:
+    """(build, search) parameters of an index over so many vectors, where the settings name none.
+
+    The recall of a graph falls as it grows: from a million vectors on it has twice the edges and candidates,
+    within what hnswlib's ALGO_PARAMS.md advises. `mmrag status --recall` measures what comes of it.
+    """
+    return (_LARGE if rows >= LARGE_ROWS else DEFAULT_PARAMETERS)[index]
 
 
 def _without_password(address: str) -> str:
@@ -44,7 +55,9 @@ class MilvusConfig(BaseModel):
 
     `index_type: auto` is FLAT on milvus-lite, whose filtered HNSW returned a third of what it should
     at a 1 % filter, and HNSW on a server, which searches exactly where a filter leaves few rows.
-    FLAT reads every vector: beyond some 100,000 of them, run a server.
+    FLAT reads every vector: beyond some 100,000 of them, run a server. What an index type is built with
+    goes by the number of vectors that the first ingest, or a rebuild, expects; what it is searched with, by
+    those that it holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -217,8 +217,10 @@ class ElasticStore:
             self._client.indices.refresh(index=self._index)
 
     def _bulk(self, actions: Iterable[dict[str, Any]]) -> None:
-        """Send all actions; StoreError with the count and the first reasons if some failed for good."""
+        """Send all actions; StoreError with the count and the first reasons if some failed for good, or
+        StoreUnavailable where the server had no room for them, which passes."""
         failed: list[str] = []
+        busy = 0
         with _translated(self._config.url, "write"):
             for ok, item in streaming_bulk(
                 self._client,
@@ -232,11 +234,17 @@ class ElasticStore:
                 retry_on_status=_TRANSIENT,
             ):
                 (operation, outcome), *_ = item.items()
-                if not ok and not (operation == "delete" and outcome.get("status") == 404):
+                if ok or (operation == "delete" and outcome.get("status") == 404):
+                    continue
+                if outcome.get("status") in _TRANSIENT:
+                    busy += 1
+                else:
                     failed.append(f"{outcome.get('_id')}: {_reason(outcome.get('error'))}")
         if failed:
             shown = "; ".join(failed[:_REASONS_SHOWN])
             raise StoreError(f"{self._config.url}: {len(failed)} parts were refused, among them {shown}")
+        if busy:
+            raise StoreUnavailable(f"{self._config.url}: too busy to write {busy} parts")
 
 
 def _connect(config: ElasticConfig) -> Elasticsearch:

@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.filters import Filter
 from pipelines.core.stores import Vectors
-from pipelines.core.stores.config import DEFAULT_PARAMETERS, SEARCH_PARAMETERS, MilvusConfig
+from pipelines.core.stores.config import SEARCH_PARAMETERS, MilvusConfig, parameters
 from pipelines.core.stores.milvus_filter import dynamic_fields, expression, literal, one_of
 from pipelines.core.stores.pymilvus_names import (
     DataType,
@@ -73,18 +73,21 @@ class MilvusStore:
     """A VectorStore. Use `open`."""
 
     def __init__(
-        self, client: MilvusClient, config: MilvusConfig, collection: str, dim: int, index: str
+        self, client: MilvusClient, config: MilvusConfig, collection: str, dim: int, index: str, rows: int = 0
     ) -> None:
         self.dim = dim
         self._client = client
         self._config = config
         self._collection = collection
         self._index = index
+        self._search_defaults = parameters(index, rows)[1]
         self._timeout = config.timeout_s
 
     @classmethod
-    def open(cls, config: MilvusConfig, collection: str, dim: int, *, create: bool = True) -> Self:
-        """Open `prefix + collection`, and create it if it is not there and `create` says so.
+    def open(
+        cls, config: MilvusConfig, collection: str, dim: int, *, create: bool = True, expected_rows: int = 0
+    ) -> Self:
+        """Open `prefix + collection`; if it is not there and `create` says so, create it for `expected_rows`.
 
         StoreUnavailable when nothing answers at `uri`; StoreError when the collection is missing or
         was made with another dimension or index.
@@ -98,14 +101,15 @@ class MilvusStore:
                 if not client.has_collection(name, timeout=config.timeout_s):
                     if not create:
                         raise StoreError(f"{config.uri}: no collection {name}; run `mmrag ingest` first")
-                    _create(client, config, name, dim)
+                    _create(client, config, name, dim, expected_rows)
                 index = _check_existing(client, config, name, dim)
                 if client.get_load_state(name, timeout=config.timeout_s)["state"] != LoadState.Loaded:
                     client.load_collection(name, timeout=config.timeout_s)
+                rows = int(client.get_collection_stats(name, timeout=config.timeout_s)["row_count"])
         except BaseException:
             client.close()
             raise
-        return cls(client, config, name, dim, index)
+        return cls(client, config, name, dim, index, rows)
 
     @staticmethod
     def exists(config: MilvusConfig, collection: str) -> bool:
@@ -277,7 +281,7 @@ class MilvusStore:
         self.close()
 
     def _search_params(self, k: int) -> dict[str, int]:
-        params = DEFAULT_PARAMETERS[self._index][1] | self._config.search
+        params = self._search_defaults | self._config.search
         # These two bound the candidate list, which must hold more than k for filtered rows to drop out of.
         for name in params.keys() & {"ef", "itopk_size"}:
             most = SEARCH_PARAMETERS[self._index][name][1]
@@ -323,7 +327,7 @@ def _connect(config: MilvusConfig) -> MilvusClient:
         return MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=_CHANNEL)
 
 
-def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int) -> None:
+def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, rows: int) -> None:
     index: str = config.index_type
     if index == "auto":
         lite = client.get_server_version(timeout=config.timeout_s).startswith("milvus_lite")
@@ -334,7 +338,7 @@ def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int) -> 
         schema.add_field(field, DataType.VARCHAR, max_length=length)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
     params = client.prepare_index_params()
-    build = DEFAULT_PARAMETERS[index][0] | config.build
+    build = parameters(index, rows)[0] | config.build
     params.add_index("vector", index_type=index, metric_type="IP", params=build)
     try:
         client.create_collection(name, schema=schema, index_params=params, timeout=config.timeout_s)

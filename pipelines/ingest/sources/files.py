@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 _READ_AHEAD_BYTES = 1024**2
+_TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
 _UNREADABLE = (OSError, ArrowException, NotImplementedError)
 
 
@@ -206,6 +208,25 @@ def remote_is_folder(filesystem: Any, path: str, address: str) -> bool:
     if kind is arrow_fs.FileType.NotFound:
         raise SourceError(f"{address}: does not exist")
     return kind is arrow_fs.FileType.Directory
+
+
+def stamp_of(info: arrow_fs.FileInfo) -> str:
+    """What a store tells of a file without reading it: its size, and when it was last written.
+
+    Empty where no time is told, and of a file so fresh that another write could leave the same stamp.
+    """
+    if info.size is None or info.mtime_ns is None or info.mtime_ns > (time.time() - _TOO_FRESH_S) * 1e9:
+        return ""
+    return f"{info.size}:{info.mtime_ns}"
+
+
+def remote_stamp(address: str) -> str:
+    """As `stamp_of`, which asks the store; empty where nothing is found."""
+    try:
+        filesystem, path = open_filesystem(address)
+        return stamp_of(filesystem.get_file_info(path))
+    except (SourceError, *_UNREADABLE):
+        return ""
 
 
 def read_bytes(address: str, max_bytes: int) -> bytes:

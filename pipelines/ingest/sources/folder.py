@@ -59,6 +59,10 @@ class _Place:
     def address_of(self, name: str) -> str:
         return address_of(self.directory, name, self.root, self.config)
 
+    def stamps_of(self, *names: str) -> tuple[str, ...]:
+        known = self.directory.stamps
+        return tuple(known[name] for name in names) if known else ()
+
     def rejected(self, name: str, reason: str) -> Rejected:
         shown = files.printable(name)
         source = f"{self.directory.address.rstrip('/')}/{shown}"
@@ -153,7 +157,14 @@ def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected
         yield place.rejected(name, str(exc))
         return
     yield Item(
-        form, identity, address, place.scope, place.root, inputs=(address,), tenant=place.config.tenant
+        form,
+        identity,
+        address,
+        place.scope,
+        place.root,
+        inputs=(address,),
+        tenant=place.config.tenant,
+        stamps=place.stamps_of(name),
     )
 
 
@@ -161,6 +172,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
     """The picture, with what its usable side-cars say; an unusable one is rejected alone."""
     row = rows.Row()
     inputs: list[str] = []
+    used: list[str] = []
     try:
         picture = place.address_of(name)
         identity = rows.check_id(place.id_of(name))
@@ -173,6 +185,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
             if suffix(side_car) == ".json":
                 row = read_side_car(address, place.config)
             inputs.append(address)
+            used.append(side_car)
         except BadPart as exc:
             yield Rejected(row.id or identity, f"{place.directory.address}/{side_car}", "list", str(exc))
     yield Item(
@@ -184,6 +197,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
         rows.pack(row) if row != rows.Row() else b"",
         (picture, *inputs),
         place.config.tenant if row.tenant is None else row.tenant,
+        place.stamps_of(name, *used),
     )
 
 

@@ -52,7 +52,7 @@ class Item:
     it in a later run was removed there. `address` is the file that holds the document (its page,
     picture, text or manifest). `root` is the folder that its files must stay in. `payload` is what
     parsing needs beside the files. `inputs` are the files, known without parsing, whose bytes the
-    document depends on.
+    document depends on; `stamps` what their listing told of each, or nothing of any.
     """
 
     form: Form
@@ -63,6 +63,7 @@ class Item:
     payload: bytes = b""
     inputs: tuple[str, ...] = ()
     tenant: str = ""
+    stamps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from pyarrow import fs as arrow_fs
 
@@ -28,6 +28,8 @@ class Directory:
     names: tuple[str, ...]
     links: frozenset[str] = frozenset()
     """Names that are links, pipes or anything else than a plain file: `address_of` looks at them."""
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    """By name, what an object store said of it (`files.stamp_of`)."""
 
     def path_of(self, name: str) -> str:
         return f"{self.below}/{name}" if self.below else name
@@ -138,8 +140,12 @@ def walk_filesystem(filesystem: arrow_fs.FileSystem, top: str, root: str) -> Ite
             infos = filesystem.get_file_info(arrow_fs.FileSelector(f"{top}/{below}" if below else top))
         except OSError as exc:
             raise SourceError(f"{root}/{below}: cannot be listed ({str(exc).splitlines()[0]})") from exc
-        shown = sorted((info.base_name, info.type) for info in infos if not info.base_name.startswith("."))
+        shown = sorted((one for one in infos if not one.base_name.startswith(".")), key=lambda o: o.base_name)
         address = f"{root}/{below}" if below else root
-        here = Directory(below, address, tuple(n for n, kind in shown if kind is arrow_fs.FileType.File))
+        held = [one for one in shown if one.type is arrow_fs.FileType.File]
+        stamps = {one.base_name: files.stamp_of(one) for one in held}
+        here = Directory(below, address, tuple(stamps), stamps=stamps)
         yield here
-        pending.extend(here.path_of(n) for n, kind in reversed(shown) if kind is arrow_fs.FileType.Directory)
+        pending.extend(
+            here.path_of(one.base_name) for one in reversed(shown) if one.type is arrow_fs.FileType.Directory
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +20,9 @@ def vector(n: int) -> np.ndarray:
     return np.array([n, n + 0.5], dtype=np.float32)
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> VectorCache:
-    return VectorCache(tmp_path / "cache" / "vectors.sqlite", "space/float32")
+@pytest.fixture(params=[False, True], ids=["one machine", "shared"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> VectorCache:
+    return VectorCache(tmp_path / "cache" / "vectors.sqlite", "space/float32", shared=request.param)
 
 
 def write_range(cache: VectorCache, start: int, stop: int) -> None:
@@ -35,6 +36,18 @@ def test_what_was_put_is_got_bit_for_bit(cache: VectorCache) -> None:
     assert found.keys() == {"a", "b"}
     assert found["a"].tobytes() == vector(1).tobytes()
     assert found["a"].dtype == np.float32
+
+
+def test_what_machines_share_has_no_journal_in_ones_memory(cache: VectorCache, tmp_path: Path) -> None:
+    cache.put({"a": vector(1)})
+    cache.close()
+    shared = VectorCache(tmp_path / "cache" / "vectors.sqlite", "space/float32", shared=True)
+    for opened in (shared, pickle.loads(pickle.dumps(shared))):
+        opened.put({"b": vector(2)})
+        assert opened.get(["a", "b"]).keys() == {"a", "b"}
+        with sqlite3.connect(tmp_path / "cache" / "vectors.sqlite") as db:
+            assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == ["vectors.sqlite"]
 
 
 def test_hits_and_misses_are_counted(cache: VectorCache) -> None:

@@ -33,9 +33,19 @@ def test_a_fresh_file_has_no_stamp_but_a_hash(tmp_path: Path) -> None:
     assert len(hash_file(str(path))) == 64
 
 
-def test_neither_a_missing_nor_a_remote_file_has_a_stamp(tmp_path: Path) -> None:
+def test_neither_a_missing_file_nor_one_whose_store_does_not_answer_has_a_stamp(tmp_path: Path) -> None:
     assert stamp_file(str(tmp_path / "none.png")) == ""
-    assert stamp_file("s3://bucket/a.png") == ""
+    assert stamp_file("nowhere://bucket/a.png") == ""
+
+
+def test_a_remote_file_is_stamped_by_its_size_and_time_once_they_are_some_seconds_old(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    far = f"fsspec+file://{path}"
+    assert stamp_file(far) == ""
+    os.utime(path, (1_000, 1_000))
+    assert stamp_file(far) == "3:1000000000000"
+    assert stamp_file(f"{far}.gone") == ""
 
 
 def test_an_edit_that_keeps_size_and_times_changes_the_stamp(settled: Path) -> None:

@@ -80,7 +80,8 @@ def test_a_change_replaces_the_rows_of_its_documents_and_keeps_the_others(tmp_pa
 
 def test_documents_leave_and_move_to_other_scopes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path).changed(rows(row("a"), row("b"), row("c", scope="/c")))
-    ledger = ledger.changed(rows(row("d")), gone=[key("a")], scopes={key("b"): "/other"})
+    ledger = ledger.changed(rows(row("d")), gone=[key("a")], seen={key("b"): ("/other", "touched")})
+    assert {row["document_id"]: row["stamp"] for row in contents(ledger)}["b"] == "touched"
     assert {row["document_id"]: row["scope"] for row in contents(ledger)} == {
         "b": "/other",
         "c": "/c",

@@ -62,7 +62,7 @@ def ledger_of(*items: Item, **fields: Any) -> Ledger:
 
 def scoped_ledger(*items: Item) -> Ledger:
     """As `ledger_of`, each document in its item's scope."""
-    return ledger_of(*items).changed(scopes={store_key(i.tenant, i.document_id): i.scope for i in items})
+    return ledger_of(*items).changed(seen={store_key(i.tenant, i.document_id): (i.scope, "") for i in items})
 
 
 def planned(tmp_path: Path, listed: list[Any], ledger: Ledger, fingerprint: str = "f1") -> tuple[Plan, list]:
@@ -106,6 +106,27 @@ def test_a_file_that_was_only_touched_is_not(tmp_path: Path, files: list[Path]) 
     ledger = ledger_of(*items)
     files[1].write_bytes(files[1].read_bytes())
     assert planned(tmp_path, items, ledger)[1] == []
+
+
+def test_a_touched_file_is_read_once_and_known_by_its_stamp_then(tmp_path: Path, files: list[Path]) -> None:
+    time.sleep(2.1)
+    known = item(files[0])
+    ledger = ledger_of(known, stamp="before it was touched")
+    seen = planned(tmp_path, [known], ledger)[0].seen
+    assert seen == {store_key("", "a"): (known.scope, document_stamp(known, known.inputs))}
+    (row,) = ledger.changed(seen=seen).bucket(0).to_pylist()
+    after = ledger_of(known).changed(pa.Table.from_pylist([row | {"digest": "not compared"}], schema=SCHEMA))
+    plan, ids = planned(tmp_path, [known], after)
+    assert (plan.unchanged, plan.seen, ids) == (1, {}, [])
+
+
+def test_what_the_listing_told_of_a_file_is_not_asked_again(tmp_path: Path) -> None:
+    far = Item("text", "a", "s3://b/a.txt", "s3://b", "s3://b", inputs=("s3://b/a.txt",), stamps=("3:1",))
+    stamp = document_stamp(far, far.inputs, {far.inputs[0]: "3:1"})
+    entry = rows_of(item(tmp_path / "a")).to_pylist()[0]
+    entry |= {"inputs": list(far.inputs), "stamp": stamp, "digest": "", "scope": far.scope}
+    ledger = Ledger(tmp_path / "home").changed(pa.Table.from_pylist([entry], schema=SCHEMA))
+    assert planned(tmp_path, [far], ledger)[0].unchanged == 1  # where no store answers
 
 
 def test_a_picture_that_the_page_shows_is_an_input_of_the_page(tmp_path: Path, files: list[Path]) -> None:
@@ -293,8 +314,9 @@ def test_a_document_that_moved_to_another_source_belongs_there(tmp_path: Path, f
     moved = item(files[0], inputs=(), scope="/elsewhere")
     ledger = scoped_ledger(known)
     plan = make_plan(listing([moved], Path("/elsewhere")), ledger, "f1")
-    assert (plan.unchanged, plan.rescoped) == (1, {keys("a")[0]: "/elsewhere"})
-    assert planned_gone(listing([], tmp_path), ledger.changed(scopes=plan.rescoped)) == {}
+    assert plan.unchanged == 1
+    assert {key: scope for key, (scope, _) in plan.seen.items()} == {keys("a")[0]: "/elsewhere"}
+    assert planned_gone(listing([], tmp_path), ledger.changed(seen=plan.seen)) == {}
 
 
 def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -> None:

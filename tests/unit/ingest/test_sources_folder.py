@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.core.types import Document
+from pipelines.ingest.hashing import stamp_file
 from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, parse
 
 CONFIG = SourceConfig()
@@ -42,6 +43,24 @@ def test_each_picture_is_a_document_named_by_folder_and_path(folder: Path) -> No
     assert list(found) == ["pets/cat.jpg", "pets/old/dog.PNG"]
     assert found["pets/cat.jpg"].images == (str(folder / "cat.jpg"),)
     assert found["pets/cat.jpg"].source == str(folder / "cat.jpg")
+
+
+def test_a_folder_of_another_file_system_is_read_like_one_here_and_its_listing_stamps_it(folder: Path) -> None:
+    (folder / "cat.txt").write_text("asleep")
+    (folder / "old" / "note.md").write_text("a note")
+    for file in folder.rglob("*.*"):
+        os.utime(file, (1_000, 1_000))
+    far = SourceConfig(allowed_addresses=("fsspec+file://",))
+    found = items(f"fsspec+file://{folder}", config=far)
+    assert [(item.document_id, item.stamps) for item in found] == [
+        ("pets/cat.jpg", ("3:1000000000000", "6:1000000000000")),
+        ("pets/old/dog.PNG", ("3:1000000000000",)),
+        ("pets/old/note.md", ("6:1000000000000",)),
+    ]
+    assert [stamp_file(address) for address in found[0].inputs] == list(found[0].stamps)
+    assert [parse(item, far).document.passages for item in found] == [
+        document.passages for document in documents(folder).values()
+    ]
 
 
 def test_listing_opens_no_picture(folder: Path) -> None:

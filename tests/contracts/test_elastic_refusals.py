@@ -1,0 +1,106 @@
+"""What ElasticStore does with a server that has no room, or refuses a part: by a small server that says so.
+
+The server that the contract runs on is never busy.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from shelf import part
+
+from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.stores.config import ElasticConfig
+from pipelines.core.stores.elastic import _MAPPINGS, ElasticStore
+
+
+class Answers(ThreadingHTTPServer):
+    """Has one index, and answers the next bulk requests with these statuses of each of their items."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses: list[Sequence[int]] = []
+        self.sent: list[int] = []
+        """Bytes of each bulk request."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Answers
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer({})
+
+    def do_GET(self) -> None:
+        self._answer({"mm-text": {"mappings": dict(_MAPPINGS)}})
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.sent.append(len(body))
+        keys = [line["index"]["_id"] for line in map(json.loads, body.splitlines()[::2])]
+        statuses = self.server.statuses.pop(0) if self.server.statuses else [201] * len(keys)
+        items = [
+            {"index": {"_id": key, "status": status} | ({"error": {"type": "x"}} if status > 299 else {})}
+            for key, status in zip(keys, statuses, strict=True)
+        ]
+        self._answer({"took": 1, "errors": any(status > 299 for status in statuses), "items": items})
+
+    def _answer(self, said: object) -> None:
+        body = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("X-Elastic-Product", "Elasticsearch")
+        self.send_header("Content-Type", "application/vnd.elasticsearch+json;compatible-with=8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Answers]:
+    with Answers() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+def opened(server: Answers, max_retries: int = 0) -> ElasticStore:
+    url = f"http://127.0.0.1:{server.server_port}"
+    return ElasticStore.open(ElasticConfig(url=url, prefix="mm-", max_retries=max_retries), "text")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_parts_for_which_there_is_no_room_are_sent_again(server: Answers, status: int) -> None:
+    server.statuses = [[201, status, 201]]
+    with opened(server, max_retries=1) as store:
+        store.upsert([part("a"), part("b"), part("c")])
+    assert len(server.sent) == 2
+    assert server.sent[1] < server.sent[0]  # the one of three
+
+
+def test_a_server_that_stays_busy_is_unavailable_which_the_job_waits_out(server: Answers) -> None:
+    server.statuses = [[201, 429]]
+    with opened(server) as store, pytest.raises(StoreUnavailable, match="too busy to write 1 parts"):
+        store.upsert([part("a"), part("b")])
+
+
+def test_a_part_that_is_refused_for_good_is_named_and_not_sent_again(server: Answers) -> None:
+    server.statuses = [[400, 429, 201]]
+    with opened(server) as store, pytest.raises(StoreError, match=r"1 parts were refused.*x") as caught:
+        store.upsert([part("a"), part("b"), part("c")])
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_request_has_a_bounded_size(server: Answers) -> None:
+    with opened(server) as store:
+        store.upsert([part(f"d{n}", text="热" * 20_000) for n in range(300)])
+    assert len(server.sent) == 2
+    assert max(server.sent) <= 10 << 20
