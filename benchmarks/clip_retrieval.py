@@ -1,10 +1,12 @@
-"""How fast is ingestion against clip-retrieval, and against a bare loop that decodes? 224 pixels, float32.
+"""How fast is ingestion against clip-retrieval, and against a bare loop that decodes?
 
     python -m venv PEER && PEER/bin/pip install clip-retrieval==2.45.0 'transformers<5' 'setuptools<70'
     python benchmarks/clip_retrieval.py --peer PEER/bin/clip-retrieval [--pairs 5] [--count 2000]
+    python benchmarks/clip_retrieval.py --scales 224 336 448 --dtype bfloat16 --count 400   # the loop alone
 
-Each pair has other pictures, `count` of each: emoji of two vendors, the GIMP manual, Openclipart. All run the
-same random weights of ViT-B/32's shape with as many threads as there are cores, in batches of 16:
+Each pair has other pictures, `count` of each, drawn from emoji of two vendors, the GIMP manual and
+Openclipart, without those above the decoder's limit of pixels. All run the same random weights of ViT-B/32's
+shape with as many threads as there are cores, in batches of 16; clip-retrieval at 224 pixels in float32 only:
 
 - mmrag: `mmrag ingest` over a folder, into milvus-lite; start-up is that of the job over 64 pictures;
 - clip-retrieval: `clip-retrieval inference` over the same folder, into .npy files; start-up likewise;
@@ -22,10 +24,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ingest import BATCH, ENCODERS, START_UP, ingest, subset, vit_b32
 from measure import ratio
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.data.emoji import fetch_emoji
@@ -41,7 +45,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 def pictures(work: Path) -> list[Path]:
-    """All files with pictures of these, in an order that mixes them."""
+    """All files with pictures of these that mmrag would decode, in an order that mixes them."""
     fetch_emoji(work)
     fetch_clipart(work)
     roots = [
@@ -51,7 +55,16 @@ def pictures(work: Path) -> list[Path]:
         work / "downloads" / "openclipart" / "png",
     ]
     found = sorted(path for root in roots for path in root.rglob("*") if path.suffix in _SUFFIXES)
-    return [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+    mixed = [found[n] for n in np.random.default_rng(0).permutation(len(found))]
+    return [path for path in mixed if _fits(path)]
+
+
+def _fits(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:  # reads no pixel
+            return picture.width * picture.height <= images.MAX_PIXELS
+    except Image.DecompressionBombError:
+        return False
 
 
 def with_processors(model: Path) -> Path:
@@ -66,8 +79,8 @@ def with_processors(model: Path) -> Path:
     return model
 
 
-def mmrag_s(folder: Path, model: Path) -> float:
-    summary, elapsed, _ = ingest(folder, "float32", model, f"encoder.scales=[{SIDE}]")
+def mmrag_s(folder: Path, model: Path, scales: Sequence[int], dtype: str) -> float:
+    summary, elapsed, _ = ingest(folder, dtype, model, f"encoder.scales={[*scales]}")
     if summary["rejected"]:
         raise SystemExit(f"mmrag rejected {summary['rejected']} pictures")
     return elapsed
@@ -92,34 +105,49 @@ def peer_s(peer: Path, folder: Path, model: Path) -> float:
     return elapsed
 
 
-def loop_rate(folder: Path, model: Path) -> float:
+def loop_rate(folder: Path, model: Path, scales: Sequence[int], dtype: str) -> float:
     """Pictures a second of the bare loop, in a fresh process."""
-    command = [sys.executable, __file__, "--loop", folder, "--model", model]
+    command = [
+        sys.executable,
+        __file__,
+        "--loop",
+        folder,
+        "--model",
+        model,
+        "--dtype",
+        dtype,
+        "--scales",
+        *scales,
+    ]
     return float(subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout)
 
 
-def run_loop(folder: Path, model: Path) -> float:
+def run_loop(folder: Path, model: Path, scales: tuple[int, ...], dtype: str) -> float:
     import torch
 
     from pipelines.core.torch_runtime import keep_freed_memory
 
     torch.set_num_threads(ENCODERS)
     keep_freed_memory()
-    loaded = load_encoder(EncoderConfig(kind="clip", model=str(model), scales=(SIDE,), dtype="float32")).model
+    loaded = load_encoder(EncoderConfig(kind="clip", model=str(model), scales=scales, dtype=dtype)).model
     files = sorted(folder.iterdir())
     batches = [files[first : first + BATCH] for first in range(0, len(files), BATCH)]
-    loaded.embed_pixels(_pixels(batches[0]))
+    for pixels in _pixels(batches[0], scales):
+        loaded.embed_pixels(pixels)
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as ahead:
-        waiting = ahead.submit(_pixels, batches[0])
+        waiting = ahead.submit(_pixels, batches[0], scales)
         for following in [*batches[1:], []]:
-            pixels, waiting = waiting.result(), ahead.submit(_pixels, following)
-            loaded.embed_pixels(pixels)
+            pyramid, waiting = waiting.result(), ahead.submit(_pixels, following, scales)
+            for pixels in pyramid:
+                loaded.embed_pixels(pixels)
     return len(files) / (time.perf_counter() - start)
 
 
-def _pixels(files: Sequence[Path]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.array([images.pyramid(images.decode(file.read_bytes()), (SIDE,))[0] for file in files])
+def _pixels(files: Sequence[Path], scales: tuple[int, ...]) -> list[Any]:
+    """uint8 pixels of a batch, an array for each scale."""
+    decoded = [images.pyramid(images.decode(file.read_bytes()), scales) for file in files]
+    return [np.array(scale) for scale in zip(*decoded, strict=True)]
 
 
 def main() -> None:
@@ -128,12 +156,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/pictures"))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--scales", type=int, nargs="+", default=[SIDE])
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.loop:
-        print(run_loop(args.loop, args.model))
+        print(run_loop(args.loop, args.model, tuple(args.scales), args.dtype))
         return
+    how = args.scales, args.dtype
+    if args.peer and how != ([SIDE], "float32"):
+        parser.error("--peer: clip-retrieval is compared at 224 pixels and in float32")
     files = pictures(args.work)
     print(f"{len(files):,} pictures; {args.count * args.pairs:,} of them are measured")
     rates: dict[str, list[float]] = {"mmrag": [], "loop": []} | ({PEER: []} if args.peer else {})
@@ -144,10 +177,10 @@ def main() -> None:
         few = subset(files, START_UP, Path(here) / "few")
         for pair in range(args.pairs):
             folder = subset(files[pair * args.count :], args.count, Path(here) / str(pair))
-            mine = mmrag_s(folder, model)
+            mine = mmrag_s(folder, model, *how)
             whole["mmrag"].append(args.count / mine)
-            rates["mmrag"].append((args.count - START_UP) / (mine - mmrag_s(few, model)))
-            rates["loop"].append(loop_rate(folder, model))
+            rates["mmrag"].append((args.count - START_UP) / (mine - mmrag_s(few, model, *how)))
+            rates["loop"].append(loop_rate(folder, model, *how))
             if args.peer:
                 theirs = peer_s(args.peer, folder, model)
                 whole[PEER].append(args.count / theirs)
