@@ -10,7 +10,8 @@ shape with as many threads as there are cores, in batches of 16; clip-retrieval 
 
 - mmrag: `mmrag ingest` over a folder, into milvus-lite; start-up is that of the job over 64 pictures;
 - clip-retrieval: `clip-retrieval inference` over the same folder, into .npy files; start-up likewise;
-- loop: one process that decodes a batch in a thread while it encodes the one before, and drops the vectors.
+- loop: plain Transformers in one process that decodes a batch in a thread while it encodes the one before,
+  and drops the vectors.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks.data.emoji import fetch_emoji
 from benchmarks.data.gimp import fetch_manual
 from benchmarks.data.openclipart import fetch_clipart
 from pipelines.core import images
-from pipelines.core.encoder import EncoderConfig, load_encoder
+from pipelines.core.clip_description import MEAN, STD
 
 SIDE = 224
 PEER = "clip-retrieval"
@@ -124,23 +125,31 @@ def loop_rate(folder: Path, model: Path, scales: Sequence[int], dtype: str) -> f
 
 def run_loop(folder: Path, model: Path, scales: tuple[int, ...], dtype: str) -> float:
     import torch
+    from transformers import CLIPModel
 
     from pipelines.core.torch_runtime import keep_freed_memory
 
     torch.set_num_threads(ENCODERS)
     keep_freed_memory()
-    loaded = load_encoder(EncoderConfig(kind="clip", model=str(model), scales=scales, dtype=dtype)).model
+    clip = CLIPModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+    mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (MEAN, STD))
+
+    @torch.inference_mode()
+    def encode(pixels_NHWC: Any) -> None:
+        pixels = (torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).float() - mean) / std
+        clip.get_image_features(pixel_values=pixels.to(clip.dtype), interpolate_pos_encoding=True)
+
     files = sorted(folder.iterdir())
     batches = [files[first : first + BATCH] for first in range(0, len(files), BATCH)]
     for pixels in _pixels(batches[0], scales):
-        loaded.embed_pixels(pixels)
+        encode(pixels)
     start = time.perf_counter()
     with ThreadPoolExecutor(1) as ahead:
         waiting = ahead.submit(_pixels, batches[0], scales)
         for following in [*batches[1:], []]:
             pyramid, waiting = waiting.result(), ahead.submit(_pixels, following, scales)
             for pixels in pyramid:
-                loaded.embed_pixels(pixels)
+                encode(pixels)
     return len(files) / (time.perf_counter() - start)
 
 

@@ -16,6 +16,7 @@ from pipelines.core.clip_description import MEAN, STD, describe
 from pipelines.core.encoder import EncoderConfig, Pixels, Vectors
 from pipelines.core.errors import UsageError
 from pipelines.core.lazy import Lazy
+from pipelines.core.packed import pack_linears
 from pipelines.core.torch_runtime import pick_device, pick_dtype
 
 _MODELS: dict[str, Any] = {"clip": CLIPModel, "chinese_clip": ChineseCLIPModel}
@@ -59,7 +60,9 @@ class ClipModel:
     def _load(self, model_class: Any) -> Any:
         transformers_logging.disable_progress_bar()
         model = model_class.from_pretrained(**self._source, dtype=self._dtype, attn_implementation="sdpa")
-        return model.to(self.device).eval()
+        model = model.to(self.device).eval()
+        pack_linears(model)
+        return model
 
     @property
     def dtype(self) -> str:

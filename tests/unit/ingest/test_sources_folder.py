@@ -45,7 +45,9 @@ def test_each_picture_is_a_document_named_by_folder_and_path(folder: Path) -> No
     assert found["pets/cat.jpg"].source == str(folder / "cat.jpg")
 
 
-def test_a_folder_of_another_file_system_is_read_like_one_here_and_its_listing_stamps_it(folder: Path) -> None:
+def test_a_folder_of_another_file_system_is_read_like_one_here_and_its_listing_stamps_it(
+    folder: Path,
+) -> None:
     (folder / "cat.txt").write_text("asleep")
     (folder / "old" / "note.md").write_text("a note")
     for file in folder.rglob("*.*"):
