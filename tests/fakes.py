@@ -40,6 +40,7 @@ class ColourModel:
     name = "colours"
     revision = "1"
     dtype = "float32"
+    device = "cpu"
 
     def __init__(self, scales: tuple[int, ...] = (2, 4), pooling: str = "projected") -> None:
         self.scales = scales

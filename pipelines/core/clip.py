@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer, ChineseCLIPModel, CLIPModel
 from transformers.utils import logging as transformers_logging
@@ -17,7 +16,13 @@ from pipelines.core.encoder import EncoderConfig, Pixels, Vectors
 from pipelines.core.errors import UsageError
 from pipelines.core.lazy import Lazy
 from pipelines.core.packed import pack_linears
-from pipelines.core.torch_runtime import pick_device, pick_dtype
+from pipelines.core.torch_runtime import (
+    on_device,
+    own_memory_error,
+    pick_device,
+    pick_dtype,
+    require_compiler,
+)
 
 _MODELS: dict[str, Any] = {"clip": CLIPModel, "chinese_clip": ChineseCLIPModel}
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
@@ -45,10 +50,14 @@ class ClipModel:
             ) from exc
         family = shape.model_type
         described = describe(config, family)
+        if config.compile:
+            require_compiler("encoder.compile")
+        self._compile = config.compile
         self.device = pick_device(config.device)
         self._dtype = pick_dtype(config.dtype, self.device)
         self._source = {"pretrained_model_name_or_path": config.model, "revision": config.revision}
         self._model = Lazy[Any](lambda: self._load(_MODELS[family]))
+        self._mean_std = Lazy[list[torch.Tensor]](self._load_mean_std)
         self._tokenizer = Lazy[Any](lambda: AutoTokenizer.from_pretrained(**self._source))
         self._chinese = family == "chinese_clip"
         self.pooling, self.scales = described.pooling, described.scales
@@ -61,8 +70,20 @@ class ClipModel:
         transformers_logging.disable_progress_bar()
         model = model_class.from_pretrained(**self._source, dtype=self._dtype, attn_implementation="sdpa")
         model = model.to(self.device).eval()
-        pack_linears(model)
+        if self._compile:
+            # A graph for each scale, of constant sides and any number of pictures: the last batch of a run is
+            # smaller, and padding it would cost a lone picture the time of a whole batch. Torch treats 1 as a
+            # constant, so it has a second one for lone pictures.
+            model.vision_model.compile(
+                dynamic=False, isolate_recompiles=True, recompile_limit=2 * len(self.scales)
+            )
+        else:
+            pack_linears(model)
         return model
+
+    def _load_mean_std(self) -> list[torch.Tensor]:
+        """On the device once: a copy of them there waits for that of the pixels."""
+        return [torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, STD)]
 
     @property
     def dtype(self) -> str:
@@ -78,13 +99,14 @@ class ClipModel:
         ]
         return 2 * len(readable) >= len(letters)
 
+    @own_memory_error()
     @torch.inference_mode()
     def embed_pixels(self, pixels_NHWC: Pixels) -> Vectors:
-        pixels = (
-            torch.from_numpy(np.ascontiguousarray(pixels_NHWC)).to(self.device).permute(0, 3, 1, 2).float()
-        )
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+        pixels = on_device(pixels_NHWC, self.device).permute(0, 3, 1, 2).float()
+        mean, std = self._mean_std()
         inputs = ((pixels - mean) / std).to(self._dtype)
+        if self._compile:
+            torch._dynamo.maybe_mark_dynamic(inputs, 0)
         if self.pooling == "mean":
             states = self._model().vision_model(pixel_values=inputs, interpolate_pos_encoding=True)
             return _unit(states.last_hidden_state.float().mean(dim=1))

@@ -9,16 +9,20 @@ length, and their dot product is the mean of the per-scale cosines.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.core import images
+from pipelines.core.errors import OutOfMemory
 from pipelines.core.space import Space
+
+_LOG = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -38,11 +42,15 @@ class VisualModel(Protocol):
     @property
     def dtype(self) -> str: ...
 
+    @property
+    def device(self) -> str:
+        """As torch names it: `cpu`, `cuda:1`."""
+
     def reads(self, text: str) -> bool:
         """Whether the text tower can read this language at all."""
 
     def embed_pixels(self, pixels_NHWC: Pixels) -> Vectors:
-        """Unit embeddings (N, dim) of pictures (N, side, side, 3), RGB from 0 to 255."""
+        """Unit embeddings (N, dim) of pictures (N, side, side, 3), RGB from 0 to 255. Raises OutOfMemory."""
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Unit embeddings (N, dim) of texts."""
@@ -81,7 +89,24 @@ class EncoderConfig(BaseModel):
     pooling: Literal["projected", "mean"] = "projected"
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: int = Field(16, ge=1, le=4096)
+    batch_size: int = Field(
+        16,
+        ge=1,
+        le=4096,
+        description="pictures at once: on a GPU at the largest scale, and at a smaller one as many more as "
+        "have the same pixels; halved where they do not fit into its memory",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile of a CLIP's vision tower, for large ingests: each scale takes minutes "
+        "before its first vector",
+    )
+
+    @model_validator(mode="after")
+    def _compile_is_for_clip(self) -> EncoderConfig:
+        if self.compile and self.kind != "clip":
+            raise ValueError("compile goes with kind 'clip' only")
+        return self
 
 
 class Encoder:
@@ -93,6 +118,7 @@ class Encoder:
         self.scales = model.scales
         self.dim = model.dim * len(model.scales)
         self.space = _space(model, self.dim)
+        self._fitting: dict[int, int] = {}
 
     @property
     def cache_key(self) -> str:
@@ -108,13 +134,48 @@ class Encoder:
         return self.has_text_tower and self.model.reads(text)
 
     def encode_images(self, pyramids: Sequence[Sequence[Pixels]]) -> Vectors:
-        """Unit vectors (N, dim) of N pictures, each given as its S arrays (side, side, 3)."""
+        """Unit vectors (N, dim) of N pictures, each given as its S arrays (side, side, 3).
+
+        Batches that the device's memory does not hold are made smaller, here and from then on. Raises
+        OutOfMemory where one picture is too many.
+        """
         vectors = np.empty((len(pyramids), self.dim), dtype=np.float32)
-        for start in range(0, len(pyramids), self.batch_size):
-            batch = pyramids[start : start + self.batch_size]
-            per_scale = [self.model.embed_pixels(np.stack(pixels)) for pixels in zip(*batch, strict=True)]
-            vectors[start : start + len(batch)] = np.concatenate(per_scale, axis=1)
+        if not len(pyramids):
+            return vectors
+        blocks = np.split(vectors, len(self.scales), axis=1)
+        for side, block, pixels in zip(self.scales, blocks, zip(*pyramids, strict=True), strict=True):
+            done = 0
+            while done < len(pixels):
+                embedded = self._embed_first(side, pixels[done:])
+                block[done : done + len(embedded)] = embedded
+                done += len(embedded)
         return vectors / np.float32(np.sqrt(len(self.scales)))
+
+    def batch_at(self, side: int) -> int:
+        """How many pictures of one scale the model is given at once."""
+        if side in self._fitting:
+            return self._fitting[side]
+        # What fills a GPU and its memory is pixels. A CPU is filled by few, and all its figures are of equal
+        # batches.
+        largest = max(self.scales) if self.model.device.startswith("cuda") else side
+        return self.batch_size * largest**2 // side**2
+
+    def _embed_first(self, side: int, pixels: Sequence[Pixels]) -> Vectors:
+        """Unit embeddings (n, dim) at one scale of the first n pictures, as many as are taken at once."""
+        while True:
+            batch = pixels[: self.batch_at(side)]
+            try:
+                return self.model.embed_pixels(np.stack(batch))
+            except OutOfMemory as exc:
+                if len(batch) == 1:
+                    raise OutOfMemory(
+                        f"{self.model.device} has no memory for one picture of {side} x {side} pixels: leave "
+                        f"{side} out of encoder.scales, set encoder.dtype=float16, or end what else uses it"
+                    ) from exc
+            # Out here the error is gone, and with its traceback all that the failed batch had allocated.
+            self._fitting[side] = len(batch) // 2
+            shown = self.model.device, len(batch), side, side, self._fitting[side]
+            _LOG.warning("%s has no memory for %d pictures of %d x %d pixels: from now on %d at once", *shown)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors (N, dim) of N texts."""

@@ -63,6 +63,10 @@ class StoreUnavailable(StoreError):
     """A store does not answer. Safe to retry."""
 
 
+class OutOfMemory(MmragError):
+    """A batch does not fit into the memory of the device that its model runs on."""
+
+
 class GeneratorUnavailable(MmragError):
     """The model that writes answers does not answer. Safe to retry."""
 

@@ -102,7 +102,7 @@ class LiteEncoder:
             VERSION,
         )
         self.revision = "-".join((weights_digest[:16], *versions))
-        self._device, self._wanted_dtype = device, dtype
+        self._wanted_device, self._wanted_dtype = device, dtype
         self._trunk = Lazy[Any](self._load_trunk)
 
     @classmethod
@@ -129,13 +129,22 @@ class LiteEncoder:
         return cls(Heads(tensors), config, hashlib.sha256(data).hexdigest(), device, dtype)
 
     @property
+    def device(self) -> str:
+        """Where the trunk runs. Asking for it imports torch when it was given as "auto"."""
+        if self._wanted_device != "auto":
+            return self._wanted_device
+        from pipelines.core.torch_runtime import pick_device
+
+        return pick_device("auto")
+
+    @property
     def dtype(self) -> str:
         """The trunk's dtype. Asking for it imports torch when it was given as "auto"."""
         if self._wanted_dtype != "auto":
             return self._wanted_dtype
-        from pipelines.core.torch_runtime import pick_device, pick_dtype
+        from pipelines.core.torch_runtime import pick_dtype
 
-        return str(pick_dtype("auto", pick_device(self._device))).removeprefix("torch.")
+        return str(pick_dtype("auto", self.device)).removeprefix("torch.")
 
     def reads(self, text: str) -> bool:
         """Whether at least half of the letters are in a script of the text tower's 16 languages."""
@@ -164,10 +173,9 @@ class LiteEncoder:
 
     def _load_trunk(self) -> Trunk:
         from pipelines.core.lite_trunk import Trunk
-        from pipelines.core.torch_runtime import pick_device, pick_dtype
+        from pipelines.core.torch_runtime import pick_dtype
 
-        device = pick_device(self._device)
-        return Trunk(device, pick_dtype(self._wanted_dtype, device))
+        return Trunk(self.device, pick_dtype(self._wanted_dtype, self.device))
 
 
 def class_probabilities(features: Array, trunk: Trunk) -> Array:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipelines.core.torch_runtime import on_device, own_memory_error
+
 MEAN = 127.0
 STD = 128.0
 TOP_DIM = 1280
@@ -57,11 +59,12 @@ class Trunk:
             module.to(dtype)
         self._device, self._dtype = device, dtype
 
+    @own_memory_error()
     @torch.inference_mode()
     def pooled(self, pixels_NHWC: Pixels) -> Features:
-        """Features (N, F) of pictures (N, side, side, 3), RGB from 0 to 255."""
+        """Features (N, F) of pictures (N, side, side, 3), RGB from 0 to 255. Raises OutOfMemory."""
         net = self._net
-        pixels = torch.from_numpy(np.ascontiguousarray(pixels_NHWC)).to(self._device)
+        pixels = on_device(pixels_NHWC, self._device)
         group = max(1, _EARLY_PIXELS // pixels.shape[1] ** 2)
         early = [self._early(pixels[first : first + group]) for first in range(0, len(pixels), group)]
         x = torch.cat([x for x, _ in early])

@@ -29,19 +29,14 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.torch_runtime import require_compiler
 from pipelines.train.conversations import data_hash
 from pipelines.train.job import own_error
 from pipelines.train.llava_batch import Prepare, load_processor
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
-from pipelines.train.llava_model import (
-    base_directory,
-    load_base,
-    prepare_trainable,
-    require_compiler,
-    shard,
-)
+from pipelines.train.llava_model import base_directory, load_base, prepare_trainable, shard
 from pipelines.train.llava_plan import Origin, Part, Plan, SkipLog, make_plan, write_rejected
 from pipelines.train.llava_run import Progress, resume, run
 from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps
@@ -91,7 +86,8 @@ def train_llava(
     """
     start = time.perf_counter()
     progress("reading the data", 0, 0)
-    require_compiler(config)
+    if config.compile:
+        require_compiler("train.llava.compile")
     base = base_directory(config.base_model)
     if Path(config.base_model).is_dir():  # workers run in directories of their own
         config = config.model_copy(update={"base_model": str(base.resolve())})

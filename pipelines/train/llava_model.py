@@ -6,9 +6,7 @@ of data files, steps or Ray.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -205,14 +203,6 @@ class Trainable:
         """Put back what `state` gave. `state` must have every name, and each in its shape."""
         for name, parameter in self.parameters().items():
             fill(parameter, state[name])
-
-
-def require_compiler(config: LlavaTraining) -> None:
-    """Raise MissingDependency where `compile` is asked for and torch has nothing to compile with."""
-    if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise MissingDependency(
-            "compile needs a C++ compiler: install g++, or set train.llava.compile to false"
-        )
 
 
 def prepare_trainable(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from pipelines.core import images
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import OutOfMemory, UsageError
 from pipelines.core.lite import CONFIG_FILE, HEADS_FILE, PACKAGED, LiteEncoder
 
 MAX_WEIGHTS_BYTES = 10 * 2**20
@@ -78,6 +79,19 @@ def test_a_picture_does_not_depend_on_its_batch(encoder: LiteEncoder) -> None:
     stack = np.stack([pixels(image, encoder.scales[0]) for image in drawings().values()])
     alone = np.concatenate([encoder.embed_pixels(one[None]) for one in stack])
     np.testing.assert_allclose(encoder.embed_pixels(stack), alone, atol=1e-4)
+
+
+def test_a_device_without_memory_for_a_batch_is_told_by_an_error_of_ours() -> None:
+    def full_gpu(module: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        if len(arguments[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    cramped = LiteEncoder.load()
+    cramped._trunk_once()._net._conv_head.register_forward_pre_hook(full_gpu)
+    pair = np.zeros((2, 64, 64, 3), np.uint8)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        cramped.embed_pixels(pair)
+    assert cramped.embed_pixels(pair[:1]).shape == (1, cramped.dim)
 
 
 def test_drawings_are_found_by_their_english_and_chinese_names(encoder: LiteEncoder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from fakes import photograph, png, tiny_clip
 from PIL import Image
+from torch._dynamo.utils import counters
 from transformers import AutoTokenizer, ChineseCLIPModel, CLIPImageProcessor, CLIPModel
 
 from pipelines.core import images
 from pipelines.core.clip import ClipModel
 from pipelines.core.encoder import Encoder, EncoderConfig, configured_space, load_encoder
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import MissingDependency, OutOfMemory, UsageError
 
 CLASSES = {"clip": CLIPModel, "chinese_clip": ChineseCLIPModel}
 PICTURES = [photograph(seed) for seed in range(4)]
@@ -162,6 +164,59 @@ def test_the_weights_wait_until_a_vector_needs_them(directory: Path) -> None:
     assert not model._model.made
     model.embed_texts(["red"])
     assert model._model.made
+
+
+def test_a_batch_that_its_device_has_no_memory_for_is_made_smaller(directory: Path) -> None:
+    whole, cramped = (encoder(directory, scales=(64, 96), batch_size=4) for _ in range(2))
+    vectors = encode(whole, PICTURES)
+    cramped.model._model().vision_model.register_forward_pre_hook(full_gpu, with_kwargs=True)
+    with pytest.raises(OutOfMemory):
+        cramped.model.embed_pixels(np.zeros((2, 64, 64, 3), np.uint8))
+    np.testing.assert_allclose(encode(cramped, PICTURES), vectors, atol=1e-5)
+    assert (cramped.batch_at(64), cramped.batch_at(96)) == (1, 1)
+
+
+def full_gpu(module: Any, arguments: Any, named: Any) -> None:
+    """What torch says on a GPU with memory for one picture only."""
+    if len(named["pixel_values"]) > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_a_compiled_tower_has_the_same_vectors_and_is_not_compiled_again(
+    directories: dict[str, Path],
+) -> None:
+    """Of one family: a compilation takes its time, and both have the same tower."""
+    plain, compiled = (
+        encoder(directories["clip"], scales=(64, 96), batch_size=3, compile=it) for it in (False, True)
+    )
+    assert compiled.space.fingerprint == plain.space.fingerprint
+    assert compiled.cache_key == plain.cache_key
+    vectors = encode(plain, PICTURES)
+    graphs = counters["stats"]["unique_graphs"]
+    np.testing.assert_allclose(encode(compiled, PICTURES), vectors, atol=1e-5)  # batches of 3 and 1
+    assert counters["stats"]["unique_graphs"] - graphs == 4, "for each scale one, and one for a lone picture"
+    compiled.batch_size = 2
+    with torch.compiler.set_stance("fail_on_recompile"):
+        np.testing.assert_allclose(encode(compiled, PICTURES[:3]), vectors[:3], atol=1e-5)
+
+
+def test_without_a_compiler_a_compiled_tower_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(MissingDependency, match=r"encoder\.compile"):
+        encoder(directory, compile=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_vectors_of_a_cpu(directory: Path) -> None:
+    vectors = encode(encoder(directory), PICTURES)
+    for dtype in ("float32", "float16"):
+        there = encode(encoder(directory, device="cuda", dtype=dtype), PICTURES)
+        assert cosines(there, vectors).min() >= 0.999
 
 
 def test_a_model_of_another_family_is_refused_by_name(tmp_path: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
+import torch
 from fakes import ColourModel, picture
 
 from pipelines.core import images
 from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
-from pipelines.core.errors import BadImage, UsageError
+from pipelines.core.errors import BadImage, OutOfMemory, UsageError
+from pipelines.core.torch_runtime import own_memory_error
 
 
 def solid(colour: tuple[int, int, int], side: int) -> np.ndarray:
@@ -95,3 +101,80 @@ def test_a_setting_that_is_misspelt_fails() -> None:
 def test_clip_without_a_model_says_which_setting_to_give() -> None:
     with pytest.raises(UsageError, match=r"encoder\.model"):
         load_encoder(EncoderConfig(kind="clip"))
+
+
+# Batches.
+
+
+class CrampedModel(ColourModel):
+    """Holds no more pictures of a scale at once than it has `room` for; else it fails as torch does."""
+
+    def __init__(self, room: Mapping[int, int], device: str = "cpu") -> None:
+        super().__init__(scales=tuple(room))
+        self.device = device
+        self.room = room
+        self.batches: list[tuple[int, int]] = []
+        self.leftovers = weakref.WeakSet[Activations]()
+
+    @own_memory_error()
+    def embed_pixels(self, pixels_NHWC: np.ndarray) -> np.ndarray:
+        assert not self.leftovers, "the batch before still has its memory"
+        activations = Activations()
+        self.leftovers.add(activations)
+        count, side = pixels_NHWC.shape[:2]
+        self.batches.append((side, count))
+        if count > self.room[side]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return super().embed_pixels(pixels_NHWC)
+
+
+class Activations:
+    """What a forward pass holds on to until it returns."""
+
+
+def shades(count: int, scales: tuple[int, ...]) -> list[list[np.ndarray]]:
+    return [[solid((n, 255 - n, 7), side) for side in scales] for n in range(count)]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = CrampedModel({2: 8, 4: 3})
+    encoder, pyramids = Encoder(model, batch_size=8), shades(10, (2, 4))
+    with caplog.at_level(logging.WARNING):
+        vectors = encoder.encode_images(pyramids)
+    assert model.batches == [(2, 8), (2, 2), (4, 8), (4, 4), *[(4, 2)] * 5]
+    assert [record.args[1:] for record in caplog.records] == [(8, 4, 4, 4), (4, 4, 4, 2)]
+    np.testing.assert_array_equal(vectors, Encoder(ColourModel((2, 4))).encode_images(pyramids))
+    model.batches.clear()
+    encoder.encode_images(pyramids[:3])
+    assert model.batches == [(2, 3), (4, 2), (4, 1)]
+
+
+def test_the_last_batch_may_be_the_one_that_does_not_fit() -> None:
+    model = CrampedModel({2: 2})
+    encoder = Encoder(model, batch_size=8)
+    assert encoder.encode_images(shades(5, (2,))).shape == (5, 3)
+    assert model.batches == [(2, 5), (2, 2), (2, 2), (2, 1)]
+
+
+def test_one_picture_that_does_not_fit_says_what_to_do() -> None:
+    encoder = Encoder(CrampedModel({2: 9, 448: 0}), batch_size=2)
+    with pytest.raises(OutOfMemory, match=r"448 x 448 pixels: leave 448 out of encoder\.scales, .*float16"):
+        encoder.encode_images(shades(2, (2, 448)))
+
+
+def test_on_a_gpu_smaller_pictures_go_in_larger_batches() -> None:
+    encoder = Encoder(CrampedModel(dict.fromkeys((224, 336, 448), 99), device="cuda:1"), batch_size=16)
+    assert [encoder.batch_at(side) for side in (224, 336, 448)] == [64, 28, 16]
+    model = CrampedModel({2: 99, 4: 99}, device="cuda")
+    Encoder(model, batch_size=2).encode_images(shades(9, (2, 4)))
+    assert model.batches == [(2, 8), (2, 1), *[(4, 2)] * 4, (4, 1)]
+
+
+def test_on_a_cpu_batches_of_all_scales_are_the_same() -> None:
+    encoder = Encoder(ColourModel((224, 336, 448)), batch_size=16)
+    assert [encoder.batch_at(side) for side in (224, 336, 448)] == [16, 16, 16]
+
+
+def test_compiling_is_for_clip() -> None:
+    with pytest.raises(ValueError, match="compile goes with kind 'clip' only"):
+        EncoderConfig(compile=True)

@@ -10,10 +10,9 @@ import torch
 from llava_runs import Job, collate, in_two_processes, micro_batches, new_loop, origin, run, sample, settings
 from tiny_llava import save_tiny_llava
 
-from pipelines.core.errors import MissingDependency, MmragError
+from pipelines.core.errors import MmragError
 from pipelines.train import llava_checkpoint
 from pipelines.train.llava_loop import learning_rate, micro_seed
-from pipelines.train.llava_model import require_compiler
 
 STEPS = 4
 EVERYTHING = {"train_projector": True, "vision_layers": 1}
@@ -237,13 +236,6 @@ def test_a_batch_that_is_padded_on_the_left_is_a_mistake_of_ours(base):
     batch["attention_mask"] = batch["attention_mask"].flip(1)
     with pytest.raises(AssertionError, match="padded on the left"):
         new_loop(config).step([batch])
-
-
-def test_without_a_compiler_compile_is_refused(base, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    require_compiler(settings(base))
-    with pytest.raises(MissingDependency, match=r"train\.llava\.compile"):
-        require_compiler(settings(base, compile=True))
 
 
 @pytest.mark.slow
