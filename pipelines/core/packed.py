@@ -16,7 +16,8 @@ def pack_linears(model: nn.Module) -> None:
     What is packed has no weights to train or to save. On another device, and where the CPU is no x86, the
     layers stay as they are.
     """
-    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or "AVX" not in torch.backends.cpu.get_cpu_capability():
         return
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     dtypes = (torch.float32, torch.bfloat16) if native else (torch.float32,)
