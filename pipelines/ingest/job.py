@@ -251,6 +251,7 @@ def _encode_and_write(
                 image_cache,
                 index.cache(perceptual_hash.RULES),
                 index.previews,
+                index.readings,
                 config.sources.max_file_bytes,
             ),
             batch_format="pyarrow",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipelines.core.types import Document
 
-RULES = "sources/1"
+RULES = "sources/2"
 """The version of the readers' rules, for the parts fingerprint: another one re-ingests the text."""
 
 Form = Literal["picture", "text", "row", "html", "pdf"]
