@@ -29,7 +29,7 @@ from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash
+from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
@@ -151,6 +151,7 @@ def ingest(
             alike = near_duplicates.write_report(index.home, ledger, config.near_duplicate_bits)
         summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike)
         history.remember(index.directory, summary)
+        refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:
             raise MmragError(
                 f"{finished.unfinished} documents were not written to every store; run the same command again"

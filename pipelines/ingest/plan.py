@@ -219,7 +219,7 @@ class _Compare:
         def is_needed(key: str, item: Item) -> bool:
             if key in seen:
                 reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
-                refused.append(Rejected(item.document_id, item.address, "list", reason))
+                refused.append(Rejected(item.document_id, item.address, "list", reason, item.scope))
                 return False
             seen.add(key)
             entry = entries.get(key)

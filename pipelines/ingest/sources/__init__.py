@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
@@ -115,7 +115,7 @@ def _listed(
         try:
             for found in lister(address, config):
                 is_empty = False
-                yield found
+                yield replace(found, scope=address) if isinstance(found, Rejected) else found
         except SourceError as exc:
             if whole or lister is list_folder:
                 raise
@@ -126,7 +126,7 @@ def _listed(
             if is_empty:
                 log.warning("%s: %s", address, "is gone" if lister is _list_gone else "holds no document")
     for address, error in unreadable.items():
-        yield Rejected(files.base_name(address), address, "list", str(error))
+        yield Rejected(files.base_name(address), address, "list", str(error), address)
 
 
 def _list_gone(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:

@@ -67,12 +67,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A document, or a part of one, that cannot be used, and why: a line for the dead letters."""
+    """A document, or a part of one, that cannot be used, and why: a line for the dead letters.
+
+    `scope` is the SOURCE where listing refused it.
+    """
 
     document_id: str
     source: str
     stage: str
     reason: str
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
