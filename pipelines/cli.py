@@ -96,7 +96,10 @@ def ingest(
         bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
     ] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete documents that a SOURCE held and holds no more.")
+        bool,
+        typer.Option(
+            "--prune", help="Delete documents that a SOURCE held and holds no more, or that is gone itself."
+        ),
     ] = False,
     retry_rejected: Annotated[
         bool, typer.Option("--retry-rejected", help="Try again what was refused, though it did not change.")

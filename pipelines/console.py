@@ -179,7 +179,9 @@ def print_status(status: dict[str, Any]) -> None:
     counted.append(f"{totals['rejected']:,} parts rejected")
     counted += [f"{n:,} {name}" for name, n in totals["status"].items()]
     ledger = ", ".join(counted)
-    console.print(f"{status['index']}: {ledger}; dead letters {status['dead_letters']:,}", highlight=False)
+    console.print(
+        f"{status['index']}: {ledger}; dead letters that stand {status['dead_letters']:,}", highlight=False
+    )
     if alike := status["near_duplicates"]:
         same, near = alike["same"], alike["near"]
         said = f"images that are the same file as another: {same:,}; that look like one: {near:,}"

@@ -28,6 +28,7 @@ from pipelines.core.encoder import Encoder
 from pipelines.core.errors import StoreUnavailable, UsageError
 from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, Fused, fuse, margins, reciprocal, side_weights
+from pipelines.core.readings import lines_of
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
 
@@ -359,7 +360,6 @@ class Retriever:
     ) -> Hit:
         know, is_picture = self._knowledge, part.kind == "image"
         text = chunk.text if chunk else part.text
-        shown = set(text.split("\n"))
         return Hit(
             id=part.id,
             document_id=part.document_id,
@@ -371,7 +371,7 @@ class Retriever:
             metadata=part.metadata,
             citation_id=citation_id,
             sources=fused.ranks,
-            lines=tuple(line for line in know.lines(part) if line.text in shown) if is_picture else (),
+            lines=lines_of(text, know.lines(part)) if is_picture else (),
             scores=scores,
         )
 

@@ -59,6 +59,8 @@ class Document:
     """One item of the corpus. `images` are addresses; a picture's ordinal is its position there.
 
     `captions[n]` describes picture n in a few words ("" where nothing does): what a hit shows.
+    `readings[n]` are the lines of text that are known to stand in picture n, without a look at it; or there
+    are none at all.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Document:
     captions: tuple[str, ...] = ()
     metadata: Metadata = field(default_factory=dict)
     tenant: str = ""
+    readings: tuple[tuple[Line, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of text that was read in a picture, and where it stands: (left, top, right, bottom) in pixels of
-    the upright original. `confidence` is the reader's own, from 0 to 1."""
+    the upright original. `confidence` is the reader's own, from 0 to 1; that of a page's own text is 1."""
 
     text: str
     xyxy: tuple[float, float, float, float]

@@ -12,7 +12,7 @@ from pipelines.core.manifest import Manifest, home_of
 from pipelines.ingest import ocr
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.plan import fingerprint_of, make_plan, to_prune
+from pipelines.ingest.plan import fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import is_begun, require_all_sources
 from pipelines.ingest.sink import unfinished_runs
 from pipelines.ingest.sources import Listing, Rejected, list_items
@@ -46,7 +46,8 @@ def dry_run(
     rebuild: bool = False,
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
-    listing = list_items(source_names, config.sources, whole=rebuild)
+    known = known_sources(directory) if prune and not rebuild else None
+    listing = list_items(source_names, config.sources, whole=rebuild, known=known)
     ocr.require(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
         home = _rebuilt(index, listing, config) if rebuild else _home(index)

@@ -29,10 +29,10 @@ from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash
+from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
-from pipelines.ingest.plan import Plan, fingerprint_of, make_plan, to_prune
+from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
 from pipelines.ingest.sink import Run, finish, recover, write_rows
@@ -96,15 +96,17 @@ def ingest(
 ) -> Summary:
     """Bring the index up to date with the sources. Documents that did not change cost a look at their files.
 
-    With `prune`, documents that a source held and holds no more are deleted. With `retry_rejected`,
-    unchanged documents of which something was refused are tried again. With `rebuild`, all is ingested into
-    stores beside those that are read, by the models of `index_config`, and at the end these are swapped;
-    readers meet the one or the other, and nothing is swapped where an error is raised.
+    With `prune`, documents that a source held and holds no more are deleted, and all of a known source that
+    is gone. With `retry_rejected`, unchanged documents of which something was refused are tried again. With
+    `rebuild`, all is ingested into stores beside those that are read, by the models of `index_config`, and at
+    the end these are swapped; readers meet the one or the other, and nothing is swapped where an error is
+    raised.
     Raises SourceError, MissingDependency, SpaceMismatch, IndexLocked, StoreError, or MmragError when more
     than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
     """
     start = time.perf_counter()
-    listing = list_items(source_names, config.sources, whole=rebuild)
+    known = known_sources(directory) if prune and not rebuild else None
+    listing = list_items(source_names, config.sources, whole=rebuild, known=known)
     ocr.require(config.ocr)
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
@@ -150,6 +152,7 @@ def ingest(
             alike = near_duplicates.write_report(index.home, ledger, config.near_duplicate_bits)
         summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike)
         history.remember(index.directory, summary)
+        refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:
             raise MmragError(
                 f"{finished.unfinished} documents were not written to every store; run the same command again"
@@ -252,6 +255,7 @@ def _encode_and_write(
                 image_cache,
                 index.cache(perceptual_hash.RULES),
                 index.previews,
+                index.readings,
                 config.sources.max_file_bytes,
             ),
             batch_format="pyarrow",

@@ -20,12 +20,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.core.near_duplicates import FILE as REPORT
+from pipelines.core.space import digest
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.perceptual_hash import BITS
 
 log = logging.getLogger(__name__)
 
 PICTURES = "pictures.parquet"
+RULES = "alike/1"
+"""The version of these rules, for the report: raise it with any change of what is like what."""
+_MADE_OF = b"made_of"
 _MOST_COMPARED = 10_000
 """Of pages that hardly differ there may be any number, and to compare all with all takes its square."""
 
@@ -72,13 +76,28 @@ def remember(home: Path, pictures: pa.Table, document_keys: pa.ChunkedArray, led
 
 
 def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
-    """Find and write what is alike among the remembered pictures of the ledger's documents."""
+    """Find and write what is alike among the remembered pictures of the ledger's documents.
+
+    A report of this very ledger stands: the files of a ledger that changed have other names.
+    """
+    made_of = digest({"rules": RULES, "max_bits": max_bits, "ledger": ledger.files})
+    if _made_of(home / REPORT) == made_of and (standing := read_report(home)):
+        return standing
     rows = _standing(home, ledger).sort_by([("tenant", "ascending"), ("id", "ascending")])
     tenants = pc.unique(rows["tenant"]).to_pylist()
     of_tenants = (rows.filter(pc.equal(rows["tenant"], tenant)).combine_chunks() for tenant in tenants)
     report = pa.concat_tables([REPORT_SCHEMA.empty_table(), *(_alike(of, max_bits) for of in of_tenants)])
-    _replace(report, home / REPORT)
+    _replace(report.replace_schema_metadata({_MADE_OF: made_of}), home / REPORT)
     return counted(report)
+
+
+def _made_of(report: Path) -> str:
+    """Of what it was made; "" where it does not say, or is none."""
+    try:
+        said: dict[bytes, bytes] = pq.read_schema(report).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return ""
+    return said.get(_MADE_OF, b"").decode()
 
 
 def contents_of(home: Path, document_keys: Sequence[str]) -> list[str]:

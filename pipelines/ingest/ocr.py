@@ -1,7 +1,8 @@
 """OCR: the lines of text in a document's pictures become passages of it. Knows no Ray and no stores.
 
 What was read is kept by the picture's content (`core.readings`), so a picture is read once, and a hit can say
-where in the picture its lines stand. `none` reads nothing; `rapidocr` is PP-OCRv6 small, Chinese and English.
+where in the picture its lines stand. A picture whose lines are known, as those of a PDF's page are, is not
+read. `none` reads nothing; `rapidocr` is PP-OCRv6 small, Chinese and English.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class ReadPictures:
         passages: list[Passage] = []
         refused: list[Rejected] = []
         for ordinal, address in enumerate(document.images):
+            if document.readings and document.readings[ordinal]:
+                continue
             try:
                 lines, left_out = _chosen(self._lines(address), self._config)
             except BadReading as exc:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
+from pipelines.core.manifest import home_of, standing
 from pipelines.core.space import digest
 from pipelines.ingest import captions, chunk, ocr, sources
 from pipelines.ingest.config import IngestConfig
@@ -110,6 +111,12 @@ def make_plan(
         compare = _Compare(listed, ledger, fingerprint, out, missing, retry_rejected)
         run = each if listed.held is None else map
         return Plan.of(list(run(compare, range(listed.buckets))), refused)
+
+
+def known_sources(directory: Path) -> set[str]:
+    """The sources that the documents of this index were listed in; none where there is no index."""
+    generation, _ = standing(directory)
+    return Ledger.load(home_of(directory, generation)).scopes()
 
 
 def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]:
@@ -213,7 +220,7 @@ class _Compare:
         def is_needed(key: str, item: Item) -> bool:
             if key in met:
                 reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
-                refused.append(Rejected(item.document_id, item.address, "list", reason))
+                refused.append(Rejected(item.document_id, item.address, "list", reason, item.scope))
                 return False
             met.add(key)
             entry = entries.get(key)

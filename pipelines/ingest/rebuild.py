@@ -19,6 +19,7 @@ from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.ledger import Ledger, joined
 from pipelines.ingest.near_duplicates import PICTURES
 from pipelines.ingest.plan import FEW_DOCUMENTS
+from pipelines.ingest.refused import FILE as REFUSED
 from pipelines.ingest.sink import recover
 
 _SETTING = "ingest.max_pruned_fraction"
@@ -129,7 +130,7 @@ def drop_generation(index: Index, generation: int) -> None:
     index.drop(generation)
     home = home_of(index.directory, generation)
     Ledger.drop(home)
-    for name in (PICTURES, REPORT):
+    for name in (PICTURES, REPORT, REFUSED):
         (home / name).unlink(missing_ok=True)
     shutil.rmtree(home / "runs", ignore_errors=True)
     if generation:

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("metadata", pa.string()),  # JSON
         ("scope", pa.string()),  # document rows: the SOURCE that it was listed in
         ("address", pa.string()),  # where the picture's bytes are
+        ("reading", pa.string()),  # the text that is known to stand in the picture, see core/readings.py
         ("inputs", pa.list_(pa.string())),  # document rows: files that the document depends on
         ("stamp", pa.string()),  # document rows: of the item and its inputs, see hashing.py
         ("digest", pa.string()),

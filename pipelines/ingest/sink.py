@@ -37,6 +37,7 @@ from pipelines.ingest import ledger as ledgers
 from pipelines.ingest import near_duplicates
 from pipelines.ingest.captions import caption_path
 from pipelines.ingest.ledger import Ledger, buckets_of
+from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, row_part
@@ -48,6 +49,7 @@ _ACK_COLUMNS = (
 )  # fmt: skip
 _ACKS = pa.schema([*(SCHEMA.field(name) for name in _ACK_COLUMNS), ("write_s", pa.float64())])
 _FROM_DOCUMENT = ("document_key", "document_id", "tenant", "source", "scope", "inputs", "stamp", "digest")
+_PLANNED = ["document_id", "tenant", "address", "scope", "inputs"]
 _DELETE_BATCH = 200
 _ACKS_AT_ONCE = 50_000
 """A run's end takes memory by this, its ledger rows and the hashes of its pictures."""
@@ -196,7 +198,7 @@ def finish(
         _write_dead_letters(index.directory / "rejected", run, letters)
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
     rows = pa.concat_tables(done)
-    unfinished = _unfinished(run, known, set(rows["document_key"].to_pylist()))
+    unfinished = _unfinished(run, known, rows["document_key"])
     updated = known.changed(pa.concat_tables([rows, unfinished]), pruned, seen)
     if pictures:
         replaced = pa.chunked_array(keys, pa.string())
@@ -268,35 +270,50 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
 
 
-def _unfinished(run: Run, known: Ledger, done: set[str]) -> pa.Table:
+def _unfinished(run: Run, known: Ledger, done: pa.ChunkedArray) -> pa.Table:
     """Ledger rows of the planned documents that were not done. Their digest fits nothing."""
-    planned = pads.dataset(run.items, format="parquet").to_batches() if run.items.is_dir() else ()
-    items = (item for batch in planned for item in batch.drop_columns(["payload"]).to_pylist())
-    keyed = ((store_key(item["tenant"], item["document_id"]), item) for item in items)
-    left = {key: item for key, item in keyed if key not in done}
-    before = {row["document_key"]: row for row in known.rows_of(left).to_pylist()}
-    rows: list[dict[str, Any]] = []
-    for key, item in left.items():
-        new = {
-            "images": 0,
-            "chunks": 0,
-            "rejected": 0,
-            "source": item["address"],
-            "inputs": item["inputs"],
-        }
-        same = {
-            "document_key": key,
-            "document_id": item["document_id"],
-            "tenant": item["tenant"],
-            "scope": item["scope"],
-            "stamp": "",
-            "digest": "",
-            "fingerprint": run.fingerprint,
-            "status": "unfinished",
-            "run": run.name,
-        }
-        rows.append(before.get(key, new) | same)
-    return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
+    shares = (_unfinished_rows(items, run, known) for items in _planned(run, done))
+    return pa.concat_tables([ledgers.NO_ROWS, *shares])
+
+
+def _planned(run: Run, done: pa.ChunkedArray) -> Iterator[pa.Table]:
+    """The planned items of other documents, with the keys of these, of some `_ACKS_AT_ONCE` at a time."""
+    if not run.items.is_dir():
+        return
+    waiting: list[pa.RecordBatch] = []
+    for batch in pads.dataset(run.items, schema=ITEMS, format="parquet").to_batches(columns=_PLANNED):
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= _ACKS_AT_ONCE:
+            yield _left(waiting, done)
+            waiting = []
+    if waiting:
+        yield _left(waiting, done)
+
+
+def _left(batches: Sequence[pa.RecordBatch], done: pa.ChunkedArray) -> pa.Table:
+    items = pa.Table.from_batches(batches)
+    named = zip(items["tenant"].to_pylist(), items["document_id"].to_pylist(), strict=True)
+    keys = pa.array([store_key(tenant, document_id) for tenant, document_id in named], pa.string())
+    return items.append_column("document_key", keys).filter(pc.invert(pc.is_in(keys, done)))
+
+
+def _unfinished_rows(items: pa.Table, run: Run, known: Ledger) -> pa.Table:
+    """Of documents that are known what was last known, but of this run; of others what was planned."""
+    before = known.rows_of(items["document_key"].to_pylist())
+    place = pc.index_in(before["document_key"], items["document_key"].combine_chunks())
+    new = items.filter(pc.invert(pc.is_in(items["document_key"], before["document_key"])))
+    new = new.append_column("source", new["address"])
+    for name in ("images", "chunks", "rejected"):
+        new = new.append_column(name, pa.repeat(pa.scalar(0, pa.int32()), len(new)))
+    scopes = items["scope"].take(place)
+    before = before.set_column(before.column_names.index("scope"), "scope", scopes)
+    same = {"stamp": "", "digest": "", "fingerprint": run.fingerprint}
+    same |= {"status": "unfinished", "run": run.name}
+    names = [name for name in ledgers.SCHEMA.names if name not in same]
+    rows = pa.concat_tables([table.select(names) for table in (before, new)])
+    for name, value in same.items():
+        rows = rows.append_column(name, pa.repeat(value, len(rows)))
+    return rows.select(ledgers.SCHEMA.names).cast(ledgers.SCHEMA)
 
 
 def _flush(index: Index) -> None:

@@ -25,6 +25,7 @@ from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, BadPart, StoreError
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.core.previews import preview_path, save_preview
+from pipelines.core.readings import Reading, format_reading, parse_reading, save_reading
 from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
 from pipelines.ingest import perceptual_hash
@@ -33,7 +34,7 @@ from pipelines.ingest.hashing import document_digest, document_stamp, hash_file,
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.metrics import ENCODE_SECONDS
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
-from pipelines.ingest.sources import Item, Parsed, Rejected, SourceConfig, inside, parse, read_bytes
+from pipelines.ingest.sources import RULES, Item, Parsed, Rejected, SourceConfig, inside, parse, read_bytes
 from pipelines.ingest.tally import Count, uncounted
 
 Array = NDArray[Any]
@@ -135,6 +136,8 @@ def _picture_by_picture(parsed: Parsed, own: int) -> Parsed:
 
 def _picture_rows(document: Document) -> list[Row]:
     captions = document.captions or ("",) * len(document.images)
+    readings = document.readings or ((),) * len(document.images)
+    pictures = zip(document.images, captions, readings, strict=True)
     return [
         part_row(
             Part(
@@ -147,8 +150,9 @@ def _picture_rows(document: Document) -> list[Row]:
                 tenant=document.tenant,
             ),
             address=address,
+            reading=format_reading(Reading(RULES, lines)) if lines else None,
         )
-        for n, (address, caption) in enumerate(zip(document.images, captions, strict=True))
+        for n, (address, caption, lines) in enumerate(pictures)
     ]
 
 
@@ -186,14 +190,21 @@ class CheckParts:
 class LoadPictures:
     """Image rows -> content hash, preview, perceptual hash, and pixels at every scale.
 
-    Instead of pixels the vector, if it is cached; `signs` caches the perceptual hashes.
+    Instead of pixels the vector, if it is cached; `signs` caches the perceptual hashes. Under `readings` is
+    kept by content what is known to stand in a picture.
     """
 
     def __init__(
-        self, scales: Sequence[int], cache: VectorCache, signs: VectorCache, previews: Path, max_bytes: int
+        self,
+        scales: Sequence[int],
+        cache: VectorCache,
+        signs: VectorCache,
+        previews: Path,
+        readings: Path,
+        max_bytes: int,
     ) -> None:
         self._scales, self._cache, self._signs = scales, cache, signs
-        self._previews, self._max_bytes = previews, max_bytes
+        self._previews, self._readings, self._max_bytes = previews, readings, max_bytes
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         new: dict[str, Array] = {}
@@ -205,11 +216,13 @@ class LoadPictures:
         start = time.perf_counter()
         try:
             loaded = self._read(row, new)
+            if row["reading"]:
+                save_reading(self._readings, loaded["content"], parse_reading(row["reading"]))
         except BadImage as exc:
             loaded = refuse(row, "decode", f"{row['address']}: {exc}")
         except BadPart as exc:
             loaded = refuse(row, "read", str(exc))
-        return loaded | {"load_s": time.perf_counter() - start}
+        return loaded | {"reading": None, "load_s": time.perf_counter() - start}
 
     def _read(self, row: Row, new: dict[str, Array]) -> Row:
         """The loaded row; signs that had to be computed go to `new`."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.dataset as pads
 
 from pipelines.core.errors import StoreError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.space import digest
 from pipelines.core.stores import LexicalStore, Vectors, VectorStore
+from pipelines.ingest import refused
 from pipelines.ingest.history import last_runs
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.near_duplicates import read_report
@@ -30,13 +30,13 @@ def index_status(index: Index) -> dict[str, Any]:
     """A JSON-ready description. A store that does not answer is described, not raised."""
     manifest = index.met()
     ledger = Ledger.load(index.home)
-    rejected = index.directory / "rejected"
+    totals = ledger.totals()
     return {
         "index": str(index.directory),
         "generation": manifest.generation,
         "kept_generation": manifest.replaces,
         "rebuild": _rebuild(index.directory),
-        "ledger": ledger.totals(),
+        "ledger": totals,
         "stores": {name: _count(store) for name, store in index.stores.items()},
         "expected": ledger.parts(),
         "space": dict(manifest.space),
@@ -44,7 +44,7 @@ def index_status(index: Index) -> dict[str, Any]:
         "fingerprints": {"visual": digest(manifest.space), "text": digest(manifest.text_space)},
         "metadata_types": dict(index.manifest().metadata_types),
         "near_duplicates": asdict(alike) if (alike := read_report(index.home)) else None,
-        "dead_letters": pads.dataset(rejected, format="parquet").count_rows() if rejected.is_dir() else 0,
+        "dead_letters": totals["rejected"] + refused.standing(index.home),
         "unfinished_runs": [run.name for run in unfinished_runs(index.home)],
         "last_runs": last_runs(index.directory),
     }

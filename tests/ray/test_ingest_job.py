@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from benchmarks.processes import below, command, vector_servers
 from benchmarks.stored import Rows, differences, stored
 from benchmarks.two_nodes import SETTINGS, TwoNodes
-from pipelines.core.errors import IndexLocked, MmragError, UsageError
+from pipelines.core.errors import IndexLocked, MmragError, SourceError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.retriever import Query, SearchConfig
@@ -450,6 +450,31 @@ def test_a_removed_document_stays_until_pruned(second: tuple[Workshop, Summary, 
     assert before["chunks"].keys() - after["chunks"].keys() == {"corpus/p1.png#txt-0"}
     assert after["status"]["stores"] == after["status"]["expected"]
     assert made.ingest(prune=True).gone == 0
+
+
+def test_the_documents_of_a_manifest_that_is_gone_are_pruned(
+    second: tuple[Workshop, Summary, dict[str, Any]],
+) -> None:
+    corpus, _, _ = second
+    before, stood = corpus.contents(), refused(corpus)
+    made = replace(corpus, corpus=corpus.directory.parent / "rows.jsonl")
+    made.corpus.write_text('{"id": "row", "text": "The hole spacing is 48 mm."}\n{"id": "bad"}\n')
+    made.ingest()
+    assert "row#txt-0" in made.contents()["chunks"]
+    assert refused(made) == stood + 1
+    made.corpus.unlink()
+    with pytest.raises(SourceError, match="does not exist; a SOURCE"):
+        made.ingest()
+    pruned = made.ingest(prune=True)
+    assert (pruned.gone, pruned.pruned, pruned.documents, refused(made)) == (1, 1, 0, stood)
+    assert made.contents() == before
+    with pytest.raises(SourceError, match="nor does the index know documents of it"):
+        made.ingest(prune=True)
+
+
+def refused(made: Workshop) -> int:
+    with made.open() as index:
+        return int(index_status(index)["dead_letters"])
 
 
 def test_a_dry_run_makes_no_index(tmp_path: Path, clip_settings: list[str]) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
@@ -82,15 +82,18 @@ class Listing:
         return self.found
 
 
-def list_items(sources: Sequence[str], config: SourceConfig, *, whole: bool = False) -> Listing:
+def list_items(
+    sources: Sequence[str], config: SourceConfig, *, whole: bool = False, known: Collection[str] | None = None
+) -> Listing:
     """Every document of the sources, in a stable order. Some may have the same (tenant, id).
 
-    Raises SourceError at once for a source that is missing or of no known form (MissingDependency
+    A source that is missing holds nothing any more if its address is one of those `known` from before.
+    Raises SourceError at once for another that is missing, and for one of no known form (MissingDependency
     where its form needs an extra). One that turns out to be unreadable while it streams is refused at the
     end; if none can be read, or a folder cannot be listed, or all must be read (`whole`), SourceError is
     raised.
     """
-    classified = dict(_classify(source, config) for source in sources)
+    classified = dict(_classify(source, config, known) for source in sources)
     scopes = {address: lister is list_folder for address, lister in classified.items()}
     return Listing(_listed(classified, config, whole), scopes)
 
@@ -112,7 +115,7 @@ def _listed(
         try:
             for found in lister(address, config):
                 is_empty = False
-                yield found
+                yield replace(found, scope=address) if isinstance(found, Rejected) else found
         except SourceError as exc:
             if whole or lister is list_folder:
                 raise
@@ -121,27 +124,35 @@ def _listed(
                 raise  # a wrong command, rather than a bad file
         else:
             if is_empty:
-                log.warning("%s: holds no document", address)
+                log.warning("%s: %s", address, "is gone" if lister is _list_gone else "holds no document")
     for address, error in unreadable.items():
-        yield Rejected(files.base_name(address), address, "list", str(error))
+        yield Rejected(files.base_name(address), address, "list", str(error), address)
 
 
-def _classify(source: str, config: SourceConfig) -> tuple[str, _Lister]:
+def _list_gone(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
+    return iter(())
+
+
+def _classify(source: str, config: SourceConfig, known: Collection[str] | None) -> tuple[str, _Lister]:
     """The source's canonical address, and how it is listed. The one place that knows the forms."""
     try:
         if files.is_remote(source):
             address = files.remote_address(source, config)
             filesystem, path = files.open_filesystem(address)
             is_folder = files.remote_is_folder(filesystem, path, address)
+            exists = is_folder is not None
         else:
             address = os.path.realpath(Path(files.strip_file_scheme(source)).expanduser())
-            is_folder = Path(address).is_dir()
+            exists, is_folder = Path(address).exists(), Path(address).is_dir()
     except BadPart as exc:
         raise SourceError(str(exc)) from exc
+    if not exists and known is not None and address in known:
+        return address, _list_gone
+    if not exists:
+        unknown = "" if known is None else ", nor does the index know documents of it"
+        raise SourceError(f"{source}: does not exist{unknown}; a SOURCE is {_ACCEPTED}")
     if is_folder:
         return address, list_folder
-    if not files.is_remote(address) and not Path(address).exists():
-        raise SourceError(f"{source}: does not exist; a SOURCE is {_ACCEPTED}")
     form = suffix(address)
     if form in MANIFESTS:
         return address, list_manifest

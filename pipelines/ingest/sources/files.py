@@ -199,15 +199,13 @@ def open_filesystem(address: str) -> tuple[Any, str]:
     return filesystem, path
 
 
-def remote_is_folder(filesystem: Any, path: str, address: str) -> bool:
-    """Raises SourceError for an address where nothing is, or whose store does not answer."""
+def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:
+    """None for an address where nothing is. Raises SourceError where the store does not answer."""
     try:
         kind = filesystem.get_file_info(path).type
     except _UNREADABLE as exc:
         raise SourceError(f"{address}: {_why(exc)}") from exc
-    if kind is arrow_fs.FileType.NotFound:
-        raise SourceError(f"{address}: does not exist")
-    return kind is arrow_fs.FileType.Directory
+    return None if kind is arrow_fs.FileType.NotFound else kind is arrow_fs.FileType.Directory
 
 
 def stamp_of(info: arrow_fs.FileInfo) -> str:

@@ -1,7 +1,8 @@
 """A PDF as a document: of each page its text, and its picture as it is printed. Knows nothing of PDFium.
 
-Each text names its page as its source (`manual.pdf#page=3`), and belongs to that page's picture. A page
-that cannot be read costs itself. What touches the file runs in a process of its own (`pdf_child`).
+Each text names its page as its source (`manual.pdf#page=3`), and belongs to that page's picture; its lines
+are a reading of the picture, as OCR makes of others. A page that cannot be read costs itself. What touches
+the file runs in a process of its own (`pdf_child`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any
 
 from pipelines.core.errors import BadPart, BadText, MissingDependency
 from pipelines.core.images import PREVIEW_SIDE
-from pipelines.core.types import Document, Passage
+from pipelines.core.readings import has_place
+from pipelines.core.types import Document, Line, Passage
 from pipelines.ingest.sources import files, inside, pdf_child
 from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
-from pipelines.ingest.sources.text import paragraphs, shorten
+from pipelines.ingest.sources.text import paragraphs, shorten, tidy
 
 NEEDS = "PDF documents need: pip install 'mmrag[pdf]'"
 _MAX_PAGES = 2000
@@ -55,6 +57,7 @@ def parse_pdf(item: Item, config: SourceConfig) -> Parsed:
         ),
         images=tuple(sources),
         captions=tuple(shorten(of_page[0]) if of_page else "" for of_page in said),
+        readings=tuple(read.lines.values()),
         tenant=item.tenant,
     )
     rejected = (
@@ -80,6 +83,7 @@ class _Texts:
     """By page, from 1; and why others are left out."""
 
     texts: dict[int, str] = field(default_factory=dict)
+    lines: dict[int, tuple[Line, ...]] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
 
@@ -87,7 +91,7 @@ def _read_texts(data: bytes, max_chars: int) -> _Texts:
     read = _Texts()
     pages, last, is_cut = 0, 0, False
     for deaths in range(1, _MAX_DEATHS + 1):
-        out, died = _run(data, "text", last + 1, _MAX_PAGES, max(0, max_chars))
+        out, died = _run(data, "text", last + 1, _MAX_PAGES, max(0, max_chars), PREVIEW_SIDE)
         for fact in _facts(out):
             if "pages" in fact:
                 pages = fact["pages"]
@@ -97,6 +101,7 @@ def _read_texts(data: bytes, max_chars: int) -> _Texts:
                 read.refused.append(f"page {last:,}: {fact['error']}")
                 continue
             read.texts[last] = fact["text"]
+            read.lines[last] = _placed(fact["lines"])
             max_chars -= len(fact["text"])
             if fact["is_cut"] and not is_cut:
                 is_cut = True
@@ -113,6 +118,16 @@ def _read_texts(data: bytes, max_chars: int) -> _Texts:
     if pages > _MAX_PAGES:
         read.refused.append(f"has {pages:,} pages, of which {_MAX_PAGES:,} are read; split it")
     return read
+
+
+def _placed(lines: Sequence[tuple[str, Sequence[float]]]) -> tuple[Line, ...]:
+    """All lines of a page, those too that its picture does not show; none where it shows none."""
+    of_page = tuple(
+        Line(text, (left, top, right, bottom), 1.0)
+        for said, (left, top, right, bottom) in lines
+        if (text := tidy(said))
+    )
+    return of_page if any(map(has_place, of_page)) else ()
 
 
 def _facts(out: bytes) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipelines.core.types import Document
 
-RULES = "sources/1"
+RULES = "sources/2"
 """The version of the readers' rules, for the parts fingerprint: another one re-ingests the text."""
 
 Form = Literal["picture", "text", "row", "html", "pdf"]
@@ -68,12 +68,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A document, or a part of one, that cannot be used, and why: a line for the dead letters."""
+    """A document, or a part of one, that cannot be used, and why: a line for the dead letters.
+
+    `scope` is the SOURCE where listing refused it.
+    """
 
     document_id: str
     source: str
     stage: str
     reason: str
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

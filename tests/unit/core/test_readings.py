@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import StoreError
-from pipelines.core.readings import Reading, load_reading, reading_path, save_reading
+from pipelines.core.readings import Reading, lines_of, load_reading, reading_path, save_reading
 from pipelines.core.types import Line
 
 CONTENT = "ab" * 32
@@ -40,3 +40,47 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, damage: str) ->
     reading_path(tmp_path, CONTENT).write_text(damage)
     with pytest.raises(StoreError, match=rf"{CONTENT}\.json is damaged .*delete it"):
         load_reading(tmp_path, CONTENT)
+
+
+def lines(*texts: str) -> list[Line]:
+    """A line below the other."""
+    return [Line(text, (0.0, 10.0 * n, 50.0, 10.0 * n + 8), 1.0) for n, text in enumerate(texts)]
+
+
+def shown(text: str, *texts: str) -> list[int]:
+    """The numbers of those of these lines that the text says."""
+    of_picture = lines(*texts)
+    return [of_picture.index(line) for line in lines_of(text, of_picture)]
+
+
+def test_lines_that_are_lines_of_the_text_are_shown_wherever_they_stand() -> None:
+    assert shown("A pump.\n380 V\nLK-9", "LK-9", "80 V", "380 V", "LK-9") == [0, 2, 3]
+
+
+def test_running_text_shows_the_lines_that_it_goes_over() -> None:
+    page = ("First words of", "a page. Then the", "second sentence", "ends. A third.")
+    assert shown("Then the second sentence ends.", *page) == [1, 2, 3]
+    assert shown("A third.", *page) == [3]
+    assert shown("The end of another page.", *page) == []
+
+
+def test_chinese_lines_are_joined_without_a_space() -> None:
+    assert shown("孔距是四十毫米。", "孔距是四", "十毫米。") == [0, 1]
+
+
+def test_text_that_stands_twice_is_shown_twice() -> None:
+    assert shown("Mind the gap", "Mind the", "gap", "between", "Mind", "the gap") == [0, 1, 3, 4]
+
+
+def test_a_word_within_a_line_shows_nothing() -> None:
+    assert shown("a\npump", "a pump and a valve", "water pumps are here") == []
+
+
+def test_a_line_without_a_place_is_not_shown_but_gone_over() -> None:
+    first, unseen, last = lines("one", "two", "three")
+    unseen = Line("two", (0.0, 0.0, 0.0, 0.0), 1.0)
+    assert lines_of("one two three", [first, unseen, last]) == (first, last)
+
+
+def test_no_text_has_no_lines() -> None:
+    assert shown("", "a", "b") == shown("a", *()) == []

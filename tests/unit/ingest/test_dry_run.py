@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from fakes import shelved_index
 
-from pipelines.core.errors import SourceError, UsageError
+from pipelines.core.errors import MmragError, SourceError, UsageError
 from pipelines.core.index import IndexConfig
 from pipelines.ingest import dry_run as module
 from pipelines.ingest.config import IngestConfig
@@ -75,3 +75,42 @@ def test_there_is_nothing_to_rebuild_without_an_index(kb: Path) -> None:
     with pytest.raises(UsageError, match="no index at"):
         dry_run([str(kb.parent / "notes")], kb.parent / "none", IndexConfig(), IngestConfig(), rebuild=True)
     assert not (kb.parent / "none").exists()
+
+
+# Sources that are gone.
+
+
+def pruned(kb: Path, source: str) -> DryRun:
+    return dry_run([str(kb.parent / source)], kb, IndexConfig(), IngestConfig(), prune=True)
+
+
+def listed_in(kb: Path, scope: str, documents: int) -> None:
+    """So many documents of the live index were listed in this source."""
+    row = {"tenant": "", "scope": str(kb.parent / scope), "status": "complete"}
+    rows = [row | {"document_key": f"{scope}-{n}", "document_id": f"{scope}-{n}"} for n in range(documents)]
+    Ledger.load(kb).changed(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def test_pruning_a_known_source_that_is_gone_would_delete_its_documents_and_no_others(kb: Path) -> None:
+    listed_in(kb, "gone.jsonl", 3)
+    would = pruned(kb, "gone.jsonl")
+    assert (would.new, would.unchanged, would.gone, would.pruned) == (0, 0, 3, 3)
+
+
+def test_a_source_that_is_gone_is_an_error_without_prune_and_where_nothing_is_known_of_it(kb: Path) -> None:
+    listed_in(kb, "gone.jsonl", 3)
+    with pytest.raises(SourceError, match="does not exist; a SOURCE"):
+        dry_run([str(kb.parent / "gone.jsonl")], kb, IndexConfig(), IngestConfig())
+    with pytest.raises(SourceError, match="nor does the index know documents of it"):
+        pruned(kb, "typo.jsonl")
+    with pytest.raises(SourceError, match="nor does the index know documents of it"):
+        dry_run([str(kb.parent / "gone.jsonl")], kb / "none", IndexConfig(), IngestConfig(), prune=True)
+    assert not (kb / "none").exists()
+
+
+def test_a_large_source_that_is_gone_is_taken_for_an_accident(kb: Path) -> None:
+    listed_in(kb, "gone.tar", 101)
+    with pytest.raises(MmragError, match=r"gone\.tar holds 101 of its 101 documents no more"):
+        pruned(kb, "gone.tar")
+    config = IngestConfig(max_pruned_fraction=1)
+    assert dry_run([str(kb.parent / "gone.tar")], kb, IndexConfig(), config, prune=True).pruned == 101

@@ -58,7 +58,7 @@ class Job:
         said = (json.loads(row["metadata"]) for row in rows.to_pylist() if row["kind"] == DOCUMENT)
         self.types = metadata.extend(self.types, said)
         max_bytes = CONFIG.sources.max_file_bytes
-        load = LoadPictures(index.encoder().scales, images, signs, index.previews, max_bytes)
+        load = LoadPictures(index.encoder().scales, images, signs, index.previews, index.readings, max_bytes)
         return Encode(index.encoder, index.embedder, images, texts)(load(CheckParts(self.types)(rows)))
 
     def ledger(self) -> Ledger:

@@ -190,3 +190,29 @@ def test_an_index_without_pictures_has_an_empty_report(tmp_path: Path) -> None:
     assert read_report(tmp_path) is None
     assert load_likeness(tmp_path) == {}
     assert write_report(tmp_path, ledger_of(tmp_path), 4) == Alike(0, 0)
+
+
+def test_the_report_of_a_ledger_that_did_not_change_is_read_and_not_made_again(tmp_path: Path) -> None:
+    first = acks(("a", "A", 0b0), ("b", "B", 0b11))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
+    ledger = ledger_of(tmp_path, first)
+    assert write_report(tmp_path, ledger, 4) == Alike(same=0, near=1)
+    (tmp_path / near_duplicates.PICTURES).unlink()  # with it goes what a report is made of
+    assert write_report(tmp_path, Ledger.load(tmp_path), 4) == Alike(same=0, near=1)
+    assert write_report(tmp_path, ledger, 3) == Alike(0, 0)  # other bits, another report
+
+
+def test_a_change_of_the_ledger_makes_another_report(tmp_path: Path) -> None:
+    first = acks(("a", "A", 0b0), ("b", "B", 0b11))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
+    assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 1
+    pruned = Ledger.load(tmp_path).changed(gone=[store_key("", "b")])
+    assert write_report(tmp_path, pruned, 4) == Alike(0, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"no Parquet"])
+def test_a_report_that_cannot_be_read_is_made_again(tmp_path: Path, content: bytes) -> None:
+    first = acks(("a", "A", 0b0), ("b", "B", 0b11))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
+    (tmp_path / REPORT).write_bytes(content)
+    assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 1

@@ -187,6 +187,16 @@ def test_a_picture_is_read_once_whatever_its_name(desk: Desk) -> None:
     assert len(desk.typist.sizes) == 2
 
 
+def test_a_picture_whose_lines_are_known_is_not_read(desk: Desk) -> None:
+    desk.read(picture("red"), picture("blue"))
+    document = Document(
+        "d", "/d.pdf", images=(str(desk.folder / "0.png"), "/d.pdf#page=2"), readings=((), (line("its own"),))
+    )
+    parsed = desk.reader()(Parsed(document))
+    assert {passage.images for passage in parsed.document.passages} == {(0,)}
+    assert parsed.rejected == ()
+
+
 def test_a_picture_without_text_is_not_read_again_either(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     assert desk.read(picture()).document.passages == (Passage("own text"),)
@@ -340,6 +350,6 @@ def test_a_model_that_is_not_in_the_wheel_is_not_fetched(monkeypatch: pytest.Mon
 def test_a_picture_is_refused_once(desk: Desk) -> None:
     (desk.folder / "bad.png").write_bytes(b"no picture")
     caches = [VectorCache(desk.root / "v.sqlite", name) for name in ("vectors", "signs")]
-    load = LoadPictures((2,), *caches, desk.root / "previews", MIB)
+    load = LoadPictures((2,), *caches, desk.root / "previews", desk.root / "ocr", MIB)
     rows = load(pa.Table.from_pylist(desk.parse())).to_pylist()
     assert [row["stage"] for row in rows if row["reason"]] == ["decode"]

@@ -385,6 +385,37 @@ def test_half_a_plan_does_not_stop_the_recovery(index: Index) -> None:
     assert entry(index, "a")["status"] == "unfinished"
 
 
+def test_a_plan_of_which_only_half_a_file_was_written_leaves_nothing(index: Index) -> None:
+    run = begun(index)
+    run.items.mkdir()
+    (run.items / ".000001").write_bytes(b"PAR1 cut sho")
+    assert len(recover(index)) == 0
+
+
+def test_an_unfinished_document_keeps_what_was_known_of_it_but_its_scope(index: Index) -> None:
+    ingest(index, rows_of("a", 2))
+    before = entry(index, "a")
+    run = Run(index.directory, "dead", "f2")
+    run.begin()
+    items = [Item("row", "new", "/m.jsonl", "/m.jsonl", "/", inputs=("/m.jsonl", "/p.png"), tenant="acme")]
+    items.append(Item("row", "a", "/elsewhere", "/scope", "/"))
+    make_plan(Listing(iter(items), {}), ledger(index), "f2", run.items)
+    recover(index)
+    same = {"stamp": "", "digest": "", "fingerprint": "f2", "status": "unfinished", "run": "dead"}
+    assert entry(index, "a") == before | same | {"scope": "/scope"}
+    assert ledger(index).get(store_key("acme", "new")) == same | {
+        "document_key": store_key("acme", "new"),
+        "document_id": "new",
+        "tenant": "acme",
+        "source": "/m.jsonl",
+        "scope": "/m.jsonl",
+        "inputs": ["/m.jsonl", "/p.png"],
+        "images": 0,
+        "chunks": 0,
+        "rejected": 0,
+    }
+
+
 def test_half_an_acknowledgement_counts_as_none(index: Index) -> None:
     run = begun(index, "a")
     write_rows(table(rows_of("a")), index, run)

@@ -273,3 +273,27 @@ def test_an_unusable_source_is_an_error_that_names_it(
     with pytest.raises(SourceError, match=reason) as error:
         list_items([name], CONFIG)
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "gone.tar", "gone-folder", "gone.of-no-known-form"])
+def test_a_missing_source_that_is_known_holds_nothing_any_more(tmp_path: Path, name: str) -> None:
+    gone = str(tmp_path / name)
+    (tmp_path / "note.txt").write_text("A note.")
+    listing = list_items([gone, str(tmp_path / "note.txt")], CONFIG, known={gone})
+    assert [item.document_id for item in listing] == [f"{tmp_path.name}/note.txt"]
+    assert dict(listing.scopes) == {gone: False, str(tmp_path / "note.txt"): False}
+    with pytest.raises(SourceError, match="nor does the index know documents of it; a SOURCE"):
+        list_items([gone], CONFIG, known={str(tmp_path)})
+
+
+def test_a_source_that_is_known_and_there_is_listed(folder: Path) -> None:
+    known = {str(folder)}
+    assert list(list_items([str(folder)], CONFIG, known=known)) == list(list_items([str(folder)], CONFIG))
+
+
+def test_an_object_that_is_missing_is_an_error_or_known() -> None:
+    config, gone = SourceConfig(allowed_addresses=("mock://bucket",)), "mock://bucket/gone.parquet"
+    with pytest.raises(SourceError, match=f"{gone}: does not exist; a SOURCE"):
+        list_items([gone], config)
+    listing = list_items([gone], config, known={gone})
+    assert (list(listing), dict(listing.scopes)) == ([], {gone: False})

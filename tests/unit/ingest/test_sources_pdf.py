@@ -6,21 +6,33 @@ import json
 import subprocess
 import sys
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from fakes import memory_index
 
 from pipelines.core import images
 from pipelines.core.errors import BadPart, BadText, MissingDependency
+from pipelines.core.readings import has_place, lines_of
+from pipelines.core.retriever import Query, SearchConfig
 from pipelines.ingest.chunk import ChunkConfig, chunks
+from pipelines.ingest.listed import ITEMS
+from pipelines.ingest.sink import Run, write_rows
 from pipelines.ingest.sources import Item, Parsed, Rejected, SourceConfig, list_items, parse, pdf, read_bytes
+from pipelines.ingest.stages import Encode, LoadPictures, ParseItems
 
 CONFIG = SourceConfig()
 MIB = 2**20
+Box = tuple[float, float, float, float]
 
 
-def written(path: Path, *contents: bytes, size: str = "0 0 300 200", extra: bytes = b"") -> Path:
-    """A PDF with a page for each content stream, which is stored deflated."""
+def written(
+    path: Path, *contents: bytes, size: str = "0 0 300 200", page: str = "", extra: bytes = b""
+) -> Path:
+    """A PDF with a page for each content stream, which is stored deflated. `page` is said of each page."""
     pages = range(3, 3 + 2 * len(contents), 2)
     kids = " ".join(f"{n} 0 R" for n in pages)
     font = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
@@ -30,7 +42,7 @@ def written(path: Path, *contents: bytes, size: str = "0 0 300 200", extra: byte
     }
     for n, content in zip(pages, contents, strict=True):
         objects[n] = (
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [{size}] /Contents {n + 1} 0 R "
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [{size}] {page} /Contents {n + 1} 0 R "
             f"/Resources << /Font << /F {font} >> >> >>"
         ).encode()
         packed = zlib.compress(content, 9)
@@ -100,6 +112,120 @@ def test_a_page_of_any_size_has_a_picture_of_bounded_size(path: Path, size: str)
     written(path, line("x"), size=size)
     picture = images.decode(read_bytes(f"{path}#page=1", MIB))
     assert max(picture.width, picture.height) <= images.PREVIEW_SIDE + 1
+
+
+# Where text stands.
+
+_RED, _BLUE = "1 0 0 rg", "0 0 1 rg"
+
+
+def drawn(*lines: tuple[str, int, int, str]) -> bytes:
+    """A page of lines: each its text, where it begins, and its colour."""
+    shown = (f"{colour} 1 0 0 1 {x} {y} Tm ({text}) Tj" for text, x, y, colour in lines)
+    return f"BT /F 18 Tf {' '.join(shown)} ET".encode()
+
+
+def ink(path: Path, channel: int) -> Box:
+    """Around all that the first page's picture shows in red (0) or blue (2)."""
+    pixels_HWC = np.asarray(images.decode(read_bytes(f"{path}#page=1", 16 * MIB)).image).astype(int)
+    rows, columns = np.nonzero(pixels_HWC[..., channel] - pixels_HWC[..., 2 - channel] > 127)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def iou(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(0.0, width) * max(0.0, height)
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+@pytest.mark.parametrize("turned", ["", "/Rotate 90", "/Rotate 180", "/Rotate -90"])
+@pytest.mark.parametrize(
+    ("size", "cut"),
+    [
+        ("0 0 300 200", ""),
+        ("0 0 300 200", "/CropBox [10 60 250 190]"),
+        ("-40 20 300 2000", "/CropBox [-50 -50 5000 190]"),
+        ("0 0 4000 220", ""),
+    ],
+)
+def test_a_pages_lines_have_boxes_where_they_are_drawn(path: Path, size: str, cut: str, turned: str) -> None:
+    content = drawn(("Loosen four bolts.", 20, 120, _RED), ("Hang the cover up", 30, 80, _BLUE))
+    written(path, content, size=size, page=f"{turned} {cut}")
+    [lines] = parsed(path).document.readings
+    assert [(line.text, line.confidence) for line in lines] == [
+        ("Loosen four bolts.", 1.0),
+        ("Hang the cover up", 1.0),
+    ]
+    overlaps = [iou(line.xyxy, ink(path, channel)) for line, channel in zip(lines, (0, 2), strict=True)]
+    assert min(overlaps) > 0.7, overlaps
+
+
+def test_a_line_that_is_partly_cut_off_has_the_box_of_what_shows(path: Path) -> None:
+    content = drawn(("Loosen four bolts.", 20, 120, _RED))
+    written(path, content, page="/CropBox [60 0 120 200]")
+    [[line]] = parsed(path).document.readings
+    assert iou(line.xyxy, ink(path, 0)) > 0.7
+
+
+def test_a_line_outside_of_its_page_has_no_box_and_takes_none_from_others(path: Path) -> None:
+    content = drawn(("Seen above.", 20, 150, _RED), ("Unseen.", 20, -90, _RED), ("Seen below.", 20, 50, _RED))
+    document = parsed(written(path, content)).document
+    [lines] = document.readings
+    assert [has_place(line) for line in lines] == [True, False, True]
+    [chunk] = chunks(document, ChunkConfig())
+    assert [line.text for line in lines_of(chunk.text, lines)] == ["Seen above.", "Seen below."]
+    written(path, drawn(("Unseen.", 20, -90, _RED)))
+    assert parsed(path).document.readings == ((),)
+
+
+def test_every_chunk_of_a_long_page_goes_over_its_own_lines(path: Path) -> None:
+    said = [f"Step {n} of the work takes a while and ends here." for n in range(40)]
+    content = drawn(*((text, 20, 1000 - 20 * n, _RED) for n, text in enumerate(said)))
+    document = parsed(written(path, content, size="0 0 600 1050")).document
+    [lines] = document.readings
+    assert [line.text for line in lines] == said
+    made = chunks(document, ChunkConfig())
+    assert len(made) > 2
+    shown = [line for chunk in made for line in lines_of(chunk.text, lines)]
+    assert shown == list(lines)
+
+
+def test_a_word_that_is_parted_at_a_lines_end_is_one_word_on_two_lines(path: Path) -> None:
+    content = drawn(("Loosen the con-", 20, 120, _RED), ("nectors of it.", 20, 95, _BLUE))
+    document = parsed(written(path, content)).document
+    [lines] = document.readings
+    assert [passage.text for passage in document.passages] == ["Loosen the connectors of it."]
+    assert [line.text for line in lines] == ["Loosen the con", "nectors of it."]
+    assert lines_of("Loosen the connectors of it.", lines) == lines
+    assert iou(lines[1].xyxy, ink(path, 2)) > 0.7
+
+
+def test_a_page_of_any_number_of_lines_has_boxes_for_a_bounded_one(path: Path) -> None:
+    content = drawn(*(("line", 20, 20 * n, _RED) for n in range(3000)))
+    document = parsed(written(path, content, size="0 0 300 60000")).document
+    assert [len(lines) for lines in document.readings] == [2000]
+    assert sum(len(passage.text) for passage in document.passages) > 3000 * len("line")
+
+
+def test_a_hit_of_a_pages_text_shows_the_page_and_where_its_lines_stand(path: Path) -> None:
+    content = drawn(("Loosen four bolts.", 20, 120, _RED), ("Hang the cover up", 30, 80, _BLUE))
+    written(path, content, b"0 1 0 rg 20 20 99 99 re f")
+    items = [asdict(item) for item in list_items([str(path)], CONFIG) if isinstance(item, Item)]
+    rows = ParseItems(CONFIG, ChunkConfig())(pa.Table.from_pylist(items, schema=ITEMS))
+    index = memory_index(path.parent / "kb")
+    images_cache, signs, texts = (index.cache(name) for name in ("images", "signs", "texts"))
+    load = LoadPictures(index.encoder().scales, images_cache, signs, index.previews, index.readings, MIB)
+    run = Run(index.home, "run", "")
+    run.begin()
+    write_rows(Encode(index.encoder, index.embedder, images_cache, texts)(load(rows)), index, run)
+    with index:
+        hit = index.retriever(SearchConfig()).search(Query("four bolts")).hits[0]
+    assert (hit.kind, hit.source) == ("image", f"{path}#page=1")
+    assert [line.text for line in hit.lines] == ["Loosen four bolts.", "Hang the cover up"]
+    assert iou(hit.lines[0].xyxy, ink(path, 0)) > 0.7
+    assert iou(hit.lines[1].xyxy, ink(path, 2)) > 0.7
 
 
 def test_the_same_page_is_the_same_bytes(path: Path) -> None:
@@ -189,7 +315,8 @@ def test_when_the_process_dies_again_and_again_the_rest_is_left_out(
     script.write_text(
         "import json, os, sys\nsys.stdin.buffer.read()\nprint(json.dumps({'pages': 99}))\n"
         "first = int(sys.argv[2])\n"
-        "print(json.dumps({'page': first, 'text': 't', 'is_cut': False}), flush=True)\nos.abort()\n"
+        "fact = {'page': first, 'text': 't', 'is_cut': False, 'lines': []}\n"
+        "print(json.dumps(fact), flush=True)\nos.abort()\n"
     )
     monkeypatch.setattr(pdf.pdf_child, "__file__", str(script))
     read = parsed(written(path, line("x")))
@@ -220,7 +347,7 @@ def test_a_process_that_fails_in_another_way_says_how(path: Path, monkeypatch: p
 
 def test_a_machine_that_bounds_computing_time_itself_reads_pdfs_too(path: Path) -> None:
     written(path, line("x"))
-    command = f"ulimit -t 1000; {sys.executable} -P {pdf.pdf_child.__file__} text 1 9 9 < {path}"
+    command = f"ulimit -t 1000; {sys.executable} -P {pdf.pdf_child.__file__} text 1 9 9 99 < {path}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[1])["text"] == "x"
 

@@ -41,7 +41,8 @@ class Machine:
         self.image_cache = VectorCache(root / "cache.sqlite", "images")
         self.text_cache = VectorCache(root / "cache.sqlite", "texts")
         self.signs = VectorCache(root / "cache.sqlite", perceptual_hash.RULES)
-        self.load = LoadPictures(SCALES, self.image_cache, self.signs, root / "previews", 1 << 20)
+        kept = root / "previews", root / "readings"
+        self.load = LoadPictures(SCALES, self.image_cache, self.signs, *kept, 1 << 20)
         self.encode = Encode(lambda: encoder, lambda: self.embedder, self.image_cache, self.text_cache)
         self.folder = root / "corpus"
         self.folder.mkdir()

@@ -1,17 +1,21 @@
-"""What `mmrag status` tells beside counts: the last runs, and whether stored vectors are found."""
+"""What `mmrag status` tells beside counts: last runs, what is refused, whether stored vectors are found."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fakes import image_part, memory_index
 
 from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.types import Found
-from pipelines.ingest import history
+from pipelines.ingest import history, refused
+from pipelines.ingest.ledger import SCHEMA, Ledger
+from pipelines.ingest.plan import make_plan
+from pipelines.ingest.sources import Rejected, SourceConfig, list_items
 from pipelines.ingest.status import FIRST, PROBES, index_status, recall
 from pipelines.ingest.summary import Summary
 
@@ -73,3 +77,42 @@ def test_the_last_runs_are_kept_the_newest_first(index: Index) -> None:
     runs = index_status(index)["last_runs"]
     assert [run["run"] for run in runs] == [str(number) for number in range(history.KEPT, 0, -1)]
     assert (runs[0]["documents"], runs[0]["rejected"], runs[0]["elapsed_s"]) == (1, 5, 6.0)
+
+
+# What is still refused.
+
+
+def bad(source: str, scope: str) -> Rejected:
+    return Rejected(source, f"{scope}/{source}", "list", "links out", scope)
+
+
+def test_refusals_of_listing_stand_until_their_source_is_listed_again(index: Index) -> None:
+    assert index_status(index)["dead_letters"] == 0
+    refused.remember(index.home, ["/a", "/b"], [bad("1", "/a"), bad("2", "/a"), bad("3", "/b")])
+    assert index_status(index)["dead_letters"] == 3
+    refused.remember(index.home, ["/a"], [bad("2", "/a")])
+    assert index_status(index)["dead_letters"] == 2
+    refused.remember(index.home, ["/b"], [])
+    assert index_status(index)["dead_letters"] == 1
+
+
+def test_refused_parts_count_as_long_as_their_document_has_them(index: Index) -> None:
+    row = {"document_key": "k", "document_id": "d", "status": "partial", "rejected": 2}
+    ledger = Ledger(index.home).changed(pa.Table.from_pylist([row], schema=SCHEMA))
+    assert index_status(index)["dead_letters"] == 2
+    whole = row | {"status": "complete", "rejected": 0}
+    ledger.changed(pa.Table.from_pylist([whole], schema=SCHEMA))
+    assert index_status(index)["dead_letters"] == 0
+
+
+def test_every_refusal_of_listing_names_its_source(tmp_path: Path) -> None:
+    manifest, folder, broken = tmp_path / "m.jsonl", tmp_path / "pictures", tmp_path / "b.tar"
+    manifest.write_text('{"id": "1"}\n{"id": "2", "text": "A"}\n{"id": "2", "text": "B"}\n')
+    folder.mkdir()
+    (folder / "away.png").symlink_to("/etc/hostname")
+    broken.write_bytes(b"no archive")
+    listing = list_items([str(source) for source in (manifest, folder, broken)], SourceConfig())
+    plan = make_plan(listing, Ledger(tmp_path / "kb"), "f")
+    told = {(bad.scope, bad.stage) for bad in plan.refused}
+    assert told == {(str(source), "list") for source in (manifest, folder, broken)}
+    assert len(plan.refused) == 4

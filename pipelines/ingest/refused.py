@@ -1,0 +1,37 @@
+"""How many refusals of listing stand, by source: those that no document of the ledger counts. Knows no store.
+
+`rejected/*.parquet` tell why, but are a history: what was put right since stands there too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pipelines.ingest.sources import Rejected
+
+FILE: Final = "refused.json"
+"""Its name in the home of a generation."""
+
+
+def remember(home: Path, scopes: Iterable[str], refused: Iterable[Rejected]) -> None:
+    """Keep what a run refused while it listed these sources, instead of what an earlier one did."""
+    counts = _counts(home) | dict.fromkeys(scopes, 0) | Counter(bad.scope for bad in refused)
+    beside = home / f".{FILE}"
+    beside.write_text(json.dumps({scope: n for scope, n in counts.items() if n}, indent=1) + "\n", "utf-8")
+    beside.replace(home / FILE)
+
+
+def standing(home: Path) -> int:
+    """The refusals of all sources, each as it was listed last."""
+    return sum(_counts(home).values())
+
+
+def _counts(home: Path) -> dict[str, int]:
+    try:
+        return json.loads((home / FILE).read_text("utf-8"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return {}
