@@ -24,6 +24,7 @@ from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, BadPart, StoreError
 from pipelines.core.job_metrics import Record, unrecorded
+from pipelines.core.lazy import Lazy
 from pipelines.core.previews import preview_path, save_preview
 from pipelines.core.readings import Reading, format_reading, parse_reading, save_reading
 from pipelines.core.stores.records import check_parts
@@ -255,7 +256,7 @@ class Encode:
         text_cache: VectorCache,
         record: Record = unrecorded,
     ) -> None:
-        self._encoder, self._embedder = load_encoder, load_embedder
+        self._encoder, self._embedder = Lazy(load_encoder), Lazy(load_embedder)
         self._image_cache, self._text_cache = image_cache, text_cache
         self._record = record
 

@@ -314,6 +314,24 @@ def test_a_batch_is_timed_where_something_of_it_is_new(machine: Machine) -> None
     assert 0 < seconds < 60
 
 
+def test_models_load_once_however_many_batches_come(machine: Machine) -> None:
+    loaded = []
+
+    def load(model: Any) -> Any:
+        loaded.append(model)
+        return model
+
+    encoder = Encoder(machine.model)
+    machine.encode = Encode(
+        lambda: load(encoder), lambda: load(machine.embedder), machine.image_cache, machine.text_cache
+    )
+    for colour in ("red", "green", "blue"):
+        (machine.folder / f"{colour}.png").write_bytes(picture(colour))
+        (machine.folder / f"{colour}.txt").write_text(colour)
+        machine.run()
+    assert loaded == [encoder, machine.embedder]
+
+
 def test_models_load_only_when_a_row_needs_them(machine: Machine) -> None:
     def never() -> Any:
         raise AssertionError("loaded")
