@@ -56,7 +56,8 @@ def main() -> None:
             for model in (plain, packed)
         ]
         best = ", ".join(f"{max(found):.1f}" for found in rates.values())
-        print(f"{dtype}: packed / plain {ratio(rates['packed'], rates['plain'])}; pictures a second of a thread "
+        gain = ratio(rates["packed"], rates["plain"])
+        print(f"{dtype}: packed / plain {gain}; pictures a second of a thread "
               f"{best}; 1 - cosine to float32 at most {apart[0]:.1g}, {apart[1]:.1g}")  # fmt: skip
 
 
