@@ -26,6 +26,7 @@ import openai
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 from fakes import photograph, png
 from ray.serve._private.build_app import build_app
 from tuned_llava import as_on_a_hub, save_base
@@ -150,9 +151,12 @@ def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(tmp_path: P
     assert parts_of("compact", tmp_path) == {"gateway", "generator"}
 
 
-def test_serve_deploy_builds_the_same_of_an_index_and_a_profile(index: Path, tmp_path: Path) -> None:
-    built = build_app(cli_serve.application({"index": str(index), "config": "local"}), name="mmrag")
+def test_serve_deploy_builds_the_same_of_an_index_and_a_settings_file(index: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("generator: {engine: transformers}")  # vLLM's builder would start a Ray, and leave it
+    built = build_app(cli_serve.application({"index": str(index), "config": str(settings)}), name="mmrag")
     assert {one.name for one in built.deployments} == parts_of("graph", index)
+    assert not ray.is_initialized()
     with pytest.raises(UsageError, match="no index"):
         cli_serve.application({"index": str(tmp_path)})
 
