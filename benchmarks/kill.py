@@ -195,10 +195,8 @@ def point(kind: str, after_s: float, made: Corpus, reference: Reference, nodes: 
             known = made.cached()
             job = made.start()
             if summary := made.ended(job):
-                # Less than none: encoders of a killed driver cached their last batches after the count.
-                again = max(
-                    0, known + summary["encoded_images"] + summary["encoded_chunks"] - reference.encoded
-                )
+                # Less than none: encoders of a killed driver live on and cache more after the count.
+                again = known + summary["encoded_images"] + summary["encoded_chunks"] - reference.encoded
         if at_s is None:
             return None
         found = differences(reference.stored, made.stored()).values()
@@ -258,7 +256,7 @@ def rounds(kinds: Sequence[str], count: int, manifest: Path, folder: Path, draw:
 def row(kind: str, points: Sequence[Point]) -> str:
     moments = ", ".join(f"{one.at_s:.0f}" for one in points)
     alone = sum(one.reruns == 0 for one in points)
-    again = sum(one.encoded_again for one in points)
+    again = ", ".join(str(one.encoded_again) for one in points)
     lost, extra = sum(one.lost for one in points), sum(one.extra for one in points)
     apart, same = max(one.apart for one in points), sum(one.same for one in points)
     cells = (kind, len(points), moments, alone, max(one.reruns for one in points), again, f"{lost}, {extra}",

@@ -87,7 +87,7 @@ class Index:
         self._stack = ExitStack()
         self._file = NEXT if building else WRITTEN
         self._restored: Manifest | None = None
-        self.expected_rows = 0  # of a vector store that is made now
+        self.expected_rows = 0  # at least so many come into a vector store that is made now
         self.met = Lazy[Manifest](self.manifest)
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))

@@ -1,8 +1,9 @@
 """How a rerun knows that a document did not change: stamps of its files, and where those differ, hashes.
 
 A stamp is what the file system tells without reading: size, times and inode. The change time cannot be
-set by a program, so an edit that keeps size and modification time is seen too. An object store tells size
-and time of the last write, which no program can set there either.
+set by a program, so an edit that keeps size and modification time is seen too. Of a remote
+file they are its size and the time of its last write: where a program can set that, as in HDFS, an edit that
+keeps both is not seen.
 """
 
 from __future__ import annotations

@@ -19,8 +19,14 @@ from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import StoresConfig
-from pipelines.core.stores import milvus
-from pipelines.core.stores.config import BUILD_PARAMETERS, ElasticConfig, MilvusConfig, parameters
+from pipelines.core.stores import config, milvus
+from pipelines.core.stores.config import (
+    BUILD_PARAMETERS,
+    LARGE_ROWS,
+    ElasticConfig,
+    MilvusConfig,
+    parameters,
+)
 from pipelines.core.stores.memory import MemoryVectorStore
 from pipelines.core.stores.milvus import MilvusStore, _translated
 from pipelines.ingest.backup import export_index, import_index
@@ -96,6 +102,19 @@ class _Milvus(VectorStoreContract):
             with MilvusStore.open(MilvusConfig(uri=server), store._collection, DIM, create=False) as other:
                 assert len(self.find(other, 5)) == 1
 
+    def test_a_graph_is_searched_by_what_it_holds(self, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph, name = MilvusConfig(uri=server, index_type="HNSW"), f"c{next(_NUMBER)}"
+        small, large = (parameters("HNSW", rows)[1]["ef"] for rows in (20, LARGE_ROWS))
+        with MilvusStore.open(graph, name, DIM) as store:
+            self.put(store, [part(f"d{n}") for n in range(20)])
+            store.flush()
+        with MilvusStore.open(graph, name, DIM) as store:
+            assert store._search_params(5)["ef"] == small
+        monkeypatch.setattr(config, "LARGE_ROWS", 20)
+        with MilvusStore.open(graph, name, DIM) as store:
+            assert store._search_params(5)["ef"] == large
+            store._client.drop_collection(name)
+
     def test_a_load_larger_than_a_message_is_split(self, server: str) -> None:
         rows, dim = 4_500, 4_096  # 70 MiB, more than a message of Milvus may have
         with MilvusStore.open(MilvusConfig(uri=server), f"c{next(_NUMBER)}", dim) as store:
@@ -118,6 +137,15 @@ class TestMilvusServer(_Milvus):
     @classmethod
     def server(cls, milvus_uri: str) -> str:
         return milvus_uri
+
+    def test_a_graph_is_built_for_what_is_expected(self, server: str) -> None:
+        """milvus-lite does not tell what it built."""
+        graph, large = MilvusConfig(uri=server, index_type="HNSW"), parameters("HNSW", LARGE_ROWS)[0]
+        for rows, wanted in ((0, parameters("HNSW", 0)[0]), (LARGE_ROWS, large)):
+            with MilvusStore.open(graph, f"c{next(_NUMBER)}", DIM, expected_rows=rows) as store:
+                built = store._client.describe_index(store._collection, "vector")
+                store._client.drop_collection(store._collection)
+            assert {key: int(built[key]) for key in wanted} == wanted
 
 
 @pytest.mark.parametrize(

@@ -26,16 +26,8 @@ import openai
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray
 from fakes import photograph, png
-from ray.serve._private.build_app import build_app
 from tuned_llava import as_on_a_hub, save_base
-
-from pipelines import cli_serve
-from pipelines.core.errors import UsageError
-from pipelines.serve.app import application
-from pipelines.serve.deployments import Parts
-from pipelines.settings import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -138,27 +130,6 @@ def _announced(index: Path, process: subprocess.Popen[str], log: Path) -> str:
             return str(json.loads((index / "serve.json").read_bytes())["address"])
         time.sleep(0.5)
     raise AssertionError(log.read_text())
-
-
-def parts_of(layout: str, index: Path) -> set[str]:
-    settings = load_settings(None, [f"serve.layout={layout}", "generator.engine=transformers"])
-    groups = (getattr(settings, name) for name in ("index", "search", "answer", "generator", "serve"))
-    return {one.name for one in build_app(application(Parts(index, *groups)), name="mmrag").deployments}
-
-
-def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(tmp_path: Path) -> None:
-    assert parts_of("graph", tmp_path) == {"gateway", "retriever", "encoder", "generator"}
-    assert parts_of("compact", tmp_path) == {"gateway", "generator"}
-
-
-def test_serve_deploy_builds_the_same_of_an_index_and_a_settings_file(index: Path, tmp_path: Path) -> None:
-    settings = tmp_path / "settings.yaml"
-    settings.write_text("generator: {engine: transformers}")  # vLLM's builder would start a Ray, and leave it
-    built = build_app(cli_serve.application({"index": str(index), "config": str(settings)}), name="mmrag")
-    assert {one.name for one in built.deployments} == parts_of("graph", index)
-    assert not ray.is_initialized()
-    with pytest.raises(UsageError, match="no index"):
-        cli_serve.application({"index": str(tmp_path)})
 
 
 def test_without_a_server_ask_answers_in_its_own_process(index: Path, model: Path) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from llava_run import QUICK, STEPS, command, conversations, losses, settings, train
 
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.llava_job import train_llava
 from pipelines.train.run_log import read_steps
@@ -99,6 +99,15 @@ def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(
     assert summary["step"] == STEPS
     assert summary["steps_run"] < STEPS
     assert losses(out) == pytest.approx(losses(uninterrupted), abs=1e-5)
+
+
+def test_without_a_compiler_compile_is_refused(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(MissingDependency, match=r"train\.llava\.compile"):
+        train_llava(work / "data.jsonl", tmp_path / "compiled", settings(work, compile=True))
 
 
 def test_a_run_of_other_data_is_not_taken_up(work: Path, uninterrupted: Path) -> None:

@@ -56,8 +56,8 @@ class MilvusConfig(BaseModel):
     `index_type: auto` is FLAT on milvus-lite, whose filtered HNSW returned a third of what it should
     at a 1 % filter, and HNSW on a server, which searches exactly where a filter leaves few rows.
     FLAT reads every vector: beyond some 100,000 of them, run a server. What an index type is built with
-    goes by the number of vectors that the first ingest, or a rebuild, expects; what it is searched with, by
-    those that it holds.
+    goes by the number of documents of the first ingest, or of a rebuild (an import: of vectors); what it is
+    searched with, by the vectors that it holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

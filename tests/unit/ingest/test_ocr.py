@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 from pipelines.core import images
 from pipelines.core.cache import VectorCache
 from pipelines.core.errors import BadImage, BadReading, MissingDependency, UsageError
+from pipelines.core.grounding import iou
 from pipelines.core.readings import load_reading
 from pipelines.core.types import Document, Line, Part, Passage
 from pipelines.ingest import ocr
@@ -51,14 +52,6 @@ def drawn(scale: int = 1) -> tuple[Image.Image, dict[str, Box]]:
         draw.text(at, word, "black", font)
         boxes[word] = draw.textbbox(at, word, font)
     return image, boxes
-
-
-def iou(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(0.0, width) * max(0.0, height)
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
-    return shared / (sum(areas) - shared)
 
 
 def read(data: bytes) -> tuple[Line, ...]:

@@ -16,6 +16,7 @@ from fakes import memory_index
 
 from pipelines.core import images
 from pipelines.core.errors import BadPart, BadText, MissingDependency
+from pipelines.core.grounding import iou
 from pipelines.core.readings import has_place, lines_of
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.ingest.chunk import ChunkConfig, chunks
@@ -130,14 +131,6 @@ def ink(path: Path, channel: int) -> Box:
     pixels_HWC = np.asarray(images.decode(read_bytes(f"{path}#page=1", 16 * MIB)).image).astype(int)
     rows, columns = np.nonzero(pixels_HWC[..., channel] - pixels_HWC[..., 2 - channel] > 127)
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-
-
-def iou(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(0.0, width) * max(0.0, height)
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
-    return shared / (sum(areas) - shared)
 
 
 @pytest.mark.parametrize("turned", ["", "/Rotate 90", "/Rotate 180", "/Rotate -90"])
