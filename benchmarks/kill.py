@@ -30,7 +30,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.processes import below, matching, vector_servers
+from benchmarks.processes import below, kill, matching, vector_servers
 from benchmarks.serve import MMRAG, corpus
 from benchmarks.stored import Rows, differences, stored
 from benchmarks.two_nodes import SETTINGS, TwoNodes
@@ -203,9 +203,7 @@ def point(kind: str, after_s: float, made: Corpus, reference: Reference, nodes: 
     finally:
         job.kill()
         made.stop()
-        for orphan in orphans:  # which would end by themselves, a minute later
-            with suppress(psutil.NoSuchProcess):
-                orphan.kill()
+        kill(orphans)  # which would end by themselves, a minute later
     lost, extra = sum(one.lost for one in found), sum(one.extra for one in found)
     return Point(kind, at_s, reruns, again, lost, extra, max(one.apart for one in found))
 

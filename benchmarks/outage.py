@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.processes import vector_servers
+from benchmarks.processes import kill, vector_servers
 from benchmarks.serve import MMRAG, corpus
 from benchmarks.stored import Rows, differences, stored
 from pipelines.core.index import Index, IndexConfig, StoresConfig
@@ -101,8 +101,7 @@ def disturb(job: subprocess.Popen[bytes], index: Path, server: Server | None, ou
         server.start()
         return 1
     victims = vector_servers(index)
-    for victim in victims:
-        victim.kill()
+    kill(victims)
     return len(victims)
 
 

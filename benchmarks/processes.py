@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
@@ -20,6 +21,13 @@ def below(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL to those that have not ended meanwhile."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def matching(pattern: str, among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:

@@ -25,7 +25,7 @@ import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.processes import below, matching
+from benchmarks.processes import below, kill, matching
 from benchmarks.serve import MMRAG, corpus
 from pipelines.serve.client import SERVED, served
 
@@ -90,8 +90,7 @@ async def under_load(address: str, questions: Sequence[str], concurrent: int, se
         tasks = [asyncio.create_task(one_after_the_other(client, number)) for number in range(concurrent)]
         await asyncio.sleep(KILL_AFTER_S)
         victims = of_kind(server, word)
-        for victim in victims:
-            victim.kill()
+        kill(victims)
         killed = time.monotonic()
         await asyncio.gather(*tasks)
     return asked, killed, len(victims)

@@ -21,6 +21,7 @@ import psutil
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from llava_run import STEPS, command, conversations, losses, train
 
+from benchmarks.processes import below, kill
 from pipelines.train.run_log import read_steps
 
 
@@ -33,9 +34,7 @@ def killed_and_resumed(work: Path, out: Path, step: int) -> tuple[int, int]:
         if process.poll() is not None:
             raise SystemExit(f"the job ended before step {step}")
         time.sleep(0.02)
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        if one.is_running():
-            one.kill()
+    kill([*below(process.pid), psutil.Process(process.pid)])
     process.wait()
     last = max(losses(out))
     summary = train(work, out)

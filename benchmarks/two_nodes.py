@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import Any, Final, Self
 
 import psutil
 from ray.cluster_utils import Cluster
 
-from benchmarks.processes import below
+from benchmarks.processes import below, kill
 
 # An encoder of two threads finds its place on the second node alone, all else on both.
 SETTINGS: Final = ("ingest.encoders=1", "ingest.encoder_threads=2")
@@ -44,7 +43,7 @@ class TwoNodes:
 
     def kill(self) -> None:
         """SIGKILL for the second node, as when a machine is lost."""
-        _kill(self.second)
+        kill(self.second)
         self._cluster.remove_node(self._node, allow_graceful=False)
 
     def _started(self, attempts: int = _ATTEMPTS, **options: Any) -> Any:
@@ -53,13 +52,7 @@ class TwoNodes:
         try:
             return self._cluster.add_node(**options)
         except Exception as exc:  # Ray raises no narrower one
-            _kill([one for one in below(os.getpid()) if one not in others])
+            kill([one for one in below(os.getpid()) if one not in others])
             if "timed out" not in str(exc) or attempts == 1:
                 raise
         return self._started(attempts - 1, **options)
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()

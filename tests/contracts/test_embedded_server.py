@@ -65,7 +65,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def write_one(uri: str, name: str) -> None:

@@ -29,6 +29,8 @@ import pytest
 from fakes import photograph, png
 from tuned_llava import as_on_a_hub, save_base
 
+from benchmarks.processes import below, command, kill, matching
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -51,21 +53,13 @@ class Served:
 
     def logs(self) -> Path:
         """Ray Serve's folder of this server's Ray."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        sessions = {found[0] for one in children if (found := _SESSION.search(_command(one)))}
+        commands = [command(one) for one in below(self.process.pid)]
+        sessions = {found[0] for text in commands if (found := _SESSION.search(text))}
         (session,) = sessions
         return Path(session) / "logs" / "serve"
 
     def replicas(self, name: str) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [one for one in children if f"ServeReplica:mmrag:{name}" in _command(one)]
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # ended, or not yet waited for
-        return ""
+        return matching(f"ServeReplica:mmrag:{name}", below(self.process.pid))
 
 
 @pytest.fixture(scope="module")
@@ -348,8 +342,7 @@ def test_a_lost_replica_costs_no_more_than_a_503(served: Served, name: str) -> N
     try:
         time.sleep(1)
         replicas = served.replicas(name)
-        for replica in replicas:
-            replica.kill()
+        kill(replicas)
         _until_another(served, name, {replica.pid for replica in replicas})
     finally:
         over.set()
@@ -372,10 +365,10 @@ def _until_another(served: Served, name: str, pids: set[int]) -> None:
 
 
 def test_ctrl_c_ends_it_and_leaves_no_process(served: Served) -> None:
-    children = psutil.Process(served.process.pid).children(recursive=True)
+    children = below(served.process.pid)
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(120) == 0
     _, alive = psutil.wait_procs(children, timeout=20)
-    mine = [one for one in alive if "milvus" not in _command(one)]  # they go when idle
+    mine = [one for one in alive if "milvus" not in command(one)]  # they go when idle
     assert mine == []
     assert not (served.index / "serve.json").exists()

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from llava_run import QUICK, STEPS, command, conversations, losses, settings, train
 
+from benchmarks.processes import below, kill, matching
 from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.llava_job import train_llava
@@ -70,9 +71,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses(
         command(work, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     wait_for_step(out, kill_after, process)
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        if one.is_running():
-            one.kill()
+    kill([*below(process.pid), psutil.Process(process.pid)])
     process.wait()
     summary = train_llava(work / "data.jsonl", out, settings(work))
     assert summary.step == STEPS
@@ -86,11 +85,7 @@ def test_a_lost_worker_costs_the_steps_since_the_last_checkpoint(
     out = tmp_path / "lost"
     with subprocess.Popen(command(work, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for_step(out, 15, process)
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(child.cmdline())
-        ]
+        workers = matching("RayTrainWorker", below(process.pid))
         assert workers
         os.kill(workers[0].pid, signal.SIGKILL)
         printed, errors = process.communicate(timeout=300)
