@@ -15,8 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.core.errors import BadImage, MmragError, UsageError
+    from pipelines.core.answer import Answerer, Question, Retrieved, Said
+    from pipelines.core.errors import BadImage, MmragError, StoreUnavailable, UsageError
+    from pipelines.core.retriever import Query
     from pipelines.core.types import Answer, Hit, Line, SearchResult
+    from pipelines.ingest.summary import Summary
     from pipelines.knowledge_base import KnowledgeBase
     from pipelines.settings import Settings, load_settings
     from pipelines.train.llava_config import LlavaTraining
@@ -25,22 +28,32 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Answer",
+    "Answerer",
     "BadImage",
     "Hit",
     "KnowledgeBase",
     "Line",
     "LlavaTraining",
     "MmragError",
+    "Query",
+    "Question",
+    "Retrieved",
+    "Said",
     "SearchResult",
     "Settings",
+    "StoreUnavailable",
+    "Summary",
     "UsageError",
     "load_settings",
     "train_llava",
 ]
 
 _MODULES = {
-    "core.errors": ("BadImage", "MmragError", "UsageError"),
+    "core.answer": ("Answerer", "Question", "Retrieved", "Said"),
+    "core.errors": ("BadImage", "MmragError", "StoreUnavailable", "UsageError"),
+    "core.retriever": ("Query",),
     "core.types": ("Answer", "Hit", "Line", "SearchResult"),
+    "ingest.summary": ("Summary",),
     "knowledge_base": ("KnowledgeBase",),
     "settings": ("Settings", "load_settings"),
     "train.llava_config": ("LlavaTraining",),

@@ -99,7 +99,8 @@ class KnowledgeBase:
             return asyncio.run(self._answerer().answer(question))
 
     def answerer(self) -> Answerer:
-        """For streams, conversations, and event loops."""
+        """For streams, conversations and event loops: `await answerer.answer(Question(Query("Which one?")))`,
+        or `answerer.stream`, whose events are `Retrieved`, then `Said`, and an `Answer` at the end."""
         return self._answerer()
 
     def picture(self, hit: Hit) -> bytes | None:

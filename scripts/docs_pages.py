@@ -7,6 +7,7 @@ schemas, the Python API by mkdocstrings. Nothing of it is kept in git.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,12 @@ TAKEN_IN = (
 """They keep their places relative to each other, under repository/."""
 
 Schema = Mapping[str, Any]
+_MARK = re.compile(r"^<!-- (not run|run by|tested by): (.+) -->$", re.MULTILINE)
+_SEEN = {
+    "not run": "No test runs this: {}.",
+    "run by": "Run by `{}`.",
+    "tested by": "`{}` does the same on data of its own.",
+}
 _REQUIRED = object()
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
 _HUGE = 2**32
@@ -51,9 +58,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A link out of docs/ leads to what was taken in."""
+    """A link out of docs/ leads to what was taken in, and the mark above a block of commands can be read."""
     up = "../" * page.file.src_uri.count("/")
-    return markdown.replace(f"]({up}../", f"]({up}repository/")
+    markdown = markdown.replace(f"]({up}../", f"]({up}repository/")
+    return _MARK.sub(lambda mark: f"<small>{_SEEN[mark[1]].format(mark[2])}</small>\n", markdown)
 
 
 def cli_page() -> str:

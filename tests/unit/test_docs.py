@@ -58,6 +58,12 @@ def test_the_reference_names_all_that_the_code_has(site: Path) -> None:
         assert re.search(rf'id="pipelines\.[a-z_.]+\.{name}"', page["python"]), name
 
 
+def test_a_reader_sees_what_no_test_runs(site: Path) -> None:
+    page = (site / "how-to" / "scale-out.html").read_text("utf-8")
+    assert "<small>No test runs this: it needs a Milvus and an Elasticsearch.</small>" in page
+    assert not re.search(r"<!-- (not run|run by|tested by)", page)
+
+
 def test_a_reader_is_sent_nowhere_else(site: Path) -> None:
     """Styles, scripts, fonts and pictures come with the site."""
     loaded = r"<(script|img|iframe)[^>]*\ssrc=.?https?:|<link[^>]*rel=.?(stylesheet|preconnect)[^>]*https?:"
