@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,18 @@ from fakes import chunk_part, image_part, memory_index, picture
 from test_architecture import loaded_by
 
 import pipelines
-from pipelines import Answer, BadImage, KnowledgeBase, UsageError, knowledge_base, load_settings
+from pipelines import (
+    Answer,
+    BadImage,
+    KnowledgeBase,
+    Query,
+    Question,
+    Retrieved,
+    Said,
+    UsageError,
+    knowledge_base,
+    load_settings,
+)
 from pipelines.core import images
 from pipelines.core.index import Index
 from pipelines.core.previews import save_preview
@@ -96,6 +108,18 @@ def test_what_finds_no_evidence_is_answered_so(kb: KnowledgeBase) -> None:
     answer = kb.ask("Which voltage does the pump need?", where="year > 2020")
     assert answer.refused
     assert answer.citations == ()
+
+
+def test_an_answerer_streams_its_evidence_its_words_and_the_answer(kb: KnowledgeBase) -> None:
+    async def events() -> list[Retrieved | Said | Answer]:
+        return [event async for event in kb.answerer().stream(Question(Query("Which colour is it?")))]
+
+    with kb:
+        evidence, *words, answer = asyncio.run(events())
+    assert isinstance(evidence, Retrieved)
+    assert [hit.citation_id for hit in evidence.hits] == [1]
+    assert isinstance(answer, Answer)
+    assert "".join(said.text for said in words if isinstance(said, Said)).strip() == answer.answer
 
 
 def test_vllm_is_for_the_server(kb: KnowledgeBase) -> None:
