@@ -13,19 +13,19 @@ from pydantic import ConfigDict, Field
 
 from pipelines.core.retriever import MAX_K, Mode
 from pipelines.integrations.metadata import metadata_of
-from pipelines.knowledge_base import KnowledgeBase
+from pipelines.knowledge_base import KnowledgeBase, Where
 
 
 class MmragRetriever(BaseRetriever):
     """Hits as Documents, best first: a picture's text is its caption or the passage that found it. `where` is
-    a filter as `mmrag search --filter` takes it. Raises as `KnowledgeBase.search` does."""
+    a filter or values, and errors are raised, as of `KnowledgeBase.search`."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     knowledge_base: KnowledgeBase
     k: int = Field(10, ge=1, le=MAX_K)
     mode: Mode = "auto"
-    where: str | None = None
+    where: Where | None = None
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun

@@ -16,15 +16,15 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 from pipelines.core.retriever import Mode
 from pipelines.core.types import Hit
 from pipelines.integrations.metadata import metadata_of
-from pipelines.knowledge_base import KnowledgeBase
+from pipelines.knowledge_base import KnowledgeBase, Where
 
 
 class MmragRetriever(BaseRetriever):
     """Hits as nodes, best first: pictures as ImageNodes. A query's picture is read from its `image_path`.
-    `where` is a filter as `mmrag search --filter` takes it. Raises as `KnowledgeBase.search` does."""
+    `where` is a filter or values, and errors are raised, as of `KnowledgeBase.search`."""
 
     def __init__(
-        self, knowledge_base: KnowledgeBase, k: int = 10, mode: Mode = "auto", where: str | None = None
+        self, knowledge_base: KnowledgeBase, k: int = 10, mode: Mode = "auto", where: Where | None = None
     ) -> None:
         super().__init__()
         self._knowledge_base, self._k, self._mode, self._where = knowledge_base, k, mode, where

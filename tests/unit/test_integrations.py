@@ -54,6 +54,8 @@ def test_langchain_gets_documents(kb: KnowledgeBase) -> None:
 def test_langchain_filters_and_waits_in_an_event_loop(kb: KnowledgeBase) -> None:
     retriever = langchain.MmragRetriever(knowledge_base=kb, where="year > 2020")
     assert [one.id for one in asyncio.run(retriever.ainvoke("rose leaf"))] == ["leaf#txt-0"]
+    retriever = langchain.MmragRetriever(knowledge_base=kb, where={"year": 2024})
+    assert [one.id for one in retriever.invoke("rose leaf")] == ["leaf#txt-0"]
     with pytest.raises(UsageError, match="empty"):
         retriever.invoke(" ")
     with pytest.raises(ValidationError, match="k"):
