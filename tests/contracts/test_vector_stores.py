@@ -61,6 +61,14 @@ class _Milvus(VectorStoreContract):
     def unreachable(self) -> MilvusStore:
         return MilvusStore.open(MilvusConfig(uri=f"http://127.0.0.1:{free_port()}"), "c", DIM)
 
+    def test_k_is_bounded(self, server: str) -> None:
+        with fresh_collection(server) as store:
+            store.upsert([part("a")], np.ones((1, DIM), np.float32))
+            store.flush()
+            assert len(store.search(np.ones(DIM, np.float32), milvus.MAX_K)) == 1
+            with pytest.raises(StoreError, match="answers 1 to"):
+                store.search(np.ones(DIM, np.float32), milvus.MAX_K + 1)
+
     def test_another_dimension_is_refused(self, server: str) -> None:
         with fresh_collection(server) as store, pytest.raises(StoreError, match="8 dimensions, not 16"):
             MilvusStore.open(MilvusConfig(uri=server), store._collection, 16)
@@ -137,6 +145,10 @@ class TestMilvusServer(_Milvus):
     @classmethod
     def server(cls, milvus_uri: str) -> str:
         return milvus_uri
+
+    def test_the_bound_of_k_is_the_servers_own(self, server: str) -> None:
+        with fresh_collection(server) as store, pytest.raises(MilvusException, match=str(milvus.MAX_K)):
+            store._client.search(store._collection, [[1.0] * DIM], limit=milvus.MAX_K + 1)
 
     def test_a_graph_is_built_for_what_is_expected(self, server: str) -> None:
         """milvus-lite does not tell what it built."""
