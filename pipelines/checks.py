@@ -31,6 +31,8 @@ from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_g
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.space import require_same_space
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
+from pipelines.evaluate.config import JudgeConfig
+from pipelines.ingest.config import CaptionConfig
 from pipelines.settings import Settings
 
 LIMIT_S = 20.0
@@ -79,7 +81,7 @@ def _start(look: Callable[[], str]) -> Future[str]:
 def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
     """Each says what it found, or raises what is wrong."""
     milvus, elastic = settings.stores.milvus, settings.stores.elastic
-    aligner = settings.search.aligner
+    aligner, captions, judge = settings.search.aligner, settings.ingest.captions, settings.evaluate.judge
     return {
         "vectors": lambda: _milvus(milvus, index) if milvus else _embedded(index / "vectors"),
         "words": lambda: _elastic(elastic, index) if elastic else _embedded(index / "lexical"),
@@ -88,6 +90,8 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
         **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
         "index": lambda: _index(index, settings.index),
         "generator": lambda: _generator(settings.generator),
+        **({"captions": lambda: _captions(captions)} if captions else {}),
+        **({"judge": lambda: _judge(judge)} if judge else {}),
         "memory": lambda: _memory(settings),
         "ray": lambda: _ray(_ray_address(settings)),
         "disk": lambda: _disk(index),
@@ -194,6 +198,21 @@ def _engine(config: GeneratorConfig) -> str:
     if config.engine == "auto":
         return "vllm" if find_spec("vllm") else "transformers"
     return config.engine
+
+
+def _captions(config: CaptionConfig) -> str:
+    from pipelines.ingest import captions
+
+    captions.require(config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S)}))
+    return f"{config.url} answers"
+
+
+def _judge(config: JudgeConfig) -> str:
+    from pipelines.core.chat import Chat
+
+    with Chat(config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S)})) as chat:
+        chat.owners()  # asked for the errors that it raises
+    return f"{config.url} answers"
 
 
 def _memory(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chat_server import Scripted
 from shell import mmrag
 
 from pipelines import checks
@@ -68,6 +69,26 @@ def test_the_offline_default_is_well_and_status_0(kb: Path) -> None:
     assert answer.status == 0, answer.out + answer.err
     lines = answer.out.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", part] for part in ["settings", *PARTS]]
+
+
+def test_servers_of_models_are_asked_where_some_are_set(kb: Path, closed_port: int) -> None:
+    def settings(url: str) -> list[str]:
+        named = {"ingest.captions": "captioner", "evaluate.judge": "judge"}
+        return [word for at, model in named.items() for word in (f"{at}.url={url}", f"{at}.model={model}")]
+
+    with Scripted.running() as server:
+        well = found(kb, *settings(server.url))
+        server.owner = "mmrag"
+        looped = found(kb, *settings(server.url))
+    gone = found(kb, *settings(f"http://127.0.0.1:{closed_port}/v1"))
+    assert [*well] == [*PARTS[:-3], "captions", "judge", *PARTS[-3:]]
+    assert well["captions"].ok
+    assert well["judge"].ok
+    assert "is mmrag serve" in looped["captions"].detail
+    assert "the captioner" in gone["captions"].detail
+    assert "the judge" in gone["judge"].detail
+    assert not any(found["captions"].ok for found in (looped, gone))
+    assert not gone["judge"].ok
 
 
 def test_embedded_stores_that_are_there_are_told_from_those_to_be_made(
