@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import httpx
-import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -26,131 +21,29 @@ import ray.data
 from chat_server import Scripted, completion
 from fakes import photograph, png
 from hostile_inputs import write_hostile_corpus
+from ingest_workshop import First, Workshop, assert_same_stores, without_servers, workshop
 from prometheus_client.parser import text_string_to_metric_families
-from ray.exceptions import ActorDiedError, RayTaskError
 
-from benchmarks.processes import below, command, vector_servers
-from benchmarks.stored import Rows, differences, stored
-from benchmarks.two_nodes import SETTINGS, TwoNodes
-from pipelines.core.errors import IndexLocked, MmragError, SourceError, UsageError
-from pipelines.core.index import Index
-from pipelines.core.ray_runtime import ray_runtime
+from benchmarks.processes import below
+from pipelines.core.errors import IndexLocked, MmragError, SourceError
 from pipelines.core.retriever import Query, SearchConfig
-from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job, listed
 from pipelines.ingest import ledger as ledgers
-from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.dry_run import DryRun, dry_run
+from pipelines.ingest.dry_run import dry_run
 from pipelines.ingest.job import ingest
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.status import index_status
-from pipelines.ingest.summary import Summary
-from pipelines.settings import Settings, load_settings
-from tests.contracts.servers import elastic_server
+from pipelines.settings import load_settings
+from tests.contracts.servers import elastic_server, milvus_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-LONG_TEXT = "\n\n".join(
-    f"Paragraph {n}: " + "the hole spacing of the cooler is 48 mm. " * 15 for n in range(4)
-)
-
-
-def write_corpus(folder: Path) -> Path:
-    """Eight documents: five good pictures, one of them twice, a bad one, and one in conflict."""
-    folder.mkdir(parents=True)
-    for n in range(5):
-        (folder / f"p{n}.png").write_bytes(png(photograph(n, 64)))
-    (folder / "p4-again.png").write_bytes((folder / "p4.png").read_bytes())
-    (folder / "bad.png").write_bytes(b"PK\3\4 a zip")
-    (folder / "p0.txt").write_text(LONG_TEXT)
-    (folder / "p1.txt").write_text("红色的散热器")
-    (folder / "p0.json").write_text(json.dumps({"year": 2020}))
-    (folder / "x-conflict.png").write_bytes(png(photograph(9, 64)))
-    (folder / "x-conflict.json").write_text(json.dumps({"year": "new"}))
-    return folder
-
-
-@dataclass
-class Workshop:
-    """A corpus, its index, and the settings of both."""
-
-    corpus: Path
-    directory: Path
-    settings: Settings
-    assignments: list[str]
-
-    def ingest(self, **options: Any) -> Summary:
-        return ingest(
-            [str(self.corpus)], self.directory, self.settings.index, self.settings.ingest, **options
-        )
-
-    def dry_run(self, **options: bool) -> DryRun:
-        return dry_run(
-            [str(self.corpus)], self.directory, self.settings.index, self.settings.ingest, **options
-        )
-
-    def open(self) -> Index:
-        return Index(self.directory, self.settings.index)
-
-    def stored(self) -> dict[str, Rows]:
-        with self.open() as index:
-            return stored(index)
-
-    def contents(self) -> dict[str, Any]:
-        """Everything that the stores hold but vectors, in a form that two indexes can be compared by."""
-        with self.open() as index:
-            manifest = index.manifest()
-            vectors = [
-                np.eye(1, space["dim"], dtype=np.float32)[0]
-                for space in (manifest.space, manifest.text_space)
-            ]
-            pictures = [found.part for found in index.visual().search(vectors[0], 100)]
-            chunks = [found.part for found in index.text().search(vectors[1], 100)]
-            return {
-                "pictures": {part.id: part.content for part in pictures},
-                "chunks": {part.id: part.text for part in chunks},
-                "lexical": sorted(p.id for p in index.lexical().fetch([c.key for c in chunks]).values()),
-                "status": {name: index_status(index)[name] for name in ("stores", "expected")},
-            }
-
-    def ledger(self) -> dict[str, dict[str, Any]]:
-        tables = Ledger.load(self.directory).tables()
-        return {row["document_id"]: row for table in tables for row in table.to_pylist()}
-
-    def stop(self) -> None:
-        for server in (self.directory / "vectors").iterdir():
-            embedded.stop(server)
-
-
-def workshop(root: Path, clip_settings: list[str], *more: str) -> Workshop:
-    assignments = [*clip_settings, *more]
-    return Workshop(write_corpus(root / "corpus"), root / "kb", load_settings(None, assignments), assignments)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # of its processes to Ray's agent
-        with ray_runtime(cpus=2):
-            yield
-
-
-@pytest.fixture(scope="module")
-def first(
-    local_ray: None, tmp_path_factory: pytest.TempPathFactory, clip_settings: list[str]
-) -> Iterator[tuple[Workshop, Summary, dict[str, Any]]]:
-    """One whole run. Its index is not changed by any test; those that go on work on a copy."""
-    made = workshop(tmp_path_factory.mktemp("first"), clip_settings)
-    summary = made.ingest()
-    yield made, summary, made.contents()
-    made.stop()
 
 
 # One run.
 
 
-def test_the_summary_counts_what_the_folder_holds(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_the_summary_counts_what_the_folder_holds(first: First) -> None:
     _, summary, contents = first
     assert (summary.documents, summary.unchanged) == (8, 0)
     assert summary.images == 6
@@ -175,7 +68,7 @@ def exported() -> dict[tuple[str, ...], float]:
     return totals
 
 
-def test_prometheus_is_told_what_the_summary_counts(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_prometheus_is_told_what_the_summary_counts(first: First) -> None:
     """The first run alone: no other has used this Ray yet."""
     summary = first[1]
     counts = {
@@ -196,7 +89,7 @@ def test_prometheus_is_told_what_the_summary_counts(first: tuple[Workshop, Summa
     assert all(1 <= found[key] <= summary.documents for key in times)
 
 
-def test_the_stores_hold_what_the_ledger_says(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_the_stores_hold_what_the_ledger_says(first: First) -> None:
     contents = first[2]
     names = ["p0", "p1", "p2", "p3", "p4", "p4-again"]
     assert sorted(contents["pictures"]) == sorted(f"corpus/{name}.png#img-0" for name in names)
@@ -206,7 +99,7 @@ def test_the_stores_hold_what_the_ledger_says(first: tuple[Workshop, Summary, di
 
 
 def test_one_picture_in_two_documents_is_encoded_once(
-    first: tuple[Workshop, Summary, dict[str, Any]],
+    first: First,
 ) -> None:
     _, summary, contents = first
     assert summary.encoded_images == 5
@@ -216,7 +109,7 @@ def test_one_picture_in_two_documents_is_encoded_once(
 
 @pytest.mark.parametrize(("how", "copies"), [("show", 2), ("collapse", 1)])
 def test_a_search_shows_both_or_one_of_pictures_that_look_the_same(
-    first: tuple[Workshop, Summary, dict[str, Any]], how: Literal["show", "collapse"], copies: int
+    first: First, how: Literal["show", "collapse"], copies: int
 ) -> None:
     made = first[0]
     query = Query(image=png(photograph(4, 64)), k=5)
@@ -228,7 +121,7 @@ def test_a_search_shows_both_or_one_of_pictures_that_look_the_same(
 
 
 def test_each_refused_part_is_one_dead_letter_of_four_columns(
-    first: tuple[Workshop, Summary, dict[str, Any]],
+    first: First,
 ) -> None:
     made, summary, _ = first
     letters = pq.read_table(made.directory / "rejected" / f"{summary.run}.parquet")
@@ -240,18 +133,18 @@ def test_each_refused_part_is_one_dead_letter_of_four_columns(
     assert conflict["reason"] == "year is a str here ('new') but a number in the index"
 
 
-def test_every_picture_has_a_preview(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_every_picture_has_a_preview(first: First) -> None:
     made, _, contents = first
     previews = {path.stem for path in (made.directory / "previews").glob("*/*.jpg")}
     assert set(contents["pictures"].values()) <= previews
 
 
-def test_a_finished_run_leaves_no_work_files(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_a_finished_run_leaves_no_work_files(first: First) -> None:
     assert list((first[0].directory / "runs").iterdir()) == []
 
 
 def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
-    first: tuple[Workshop, Summary, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    first: First, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _, contents = first
     monkeypatch.delattr(job, "_ray")  # a run that wanted a cluster would fail
@@ -261,7 +154,7 @@ def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
     assert made.contents() == contents
 
 
-def test_a_locked_index_is_refused(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_a_locked_index_is_refused(first: First) -> None:
     made = first[0]
     with made.open() as index, index.write_lock(), pytest.raises(IndexLocked) as caught:
         made.ingest()
@@ -269,7 +162,7 @@ def test_a_locked_index_is_refused(first: tuple[Workshop, Summary, dict[str, Any
 
 
 def test_too_many_refusals_fail_the_job_after_it_is_written(
-    first: tuple[Workshop, Summary, dict[str, Any]], tmp_path: Path, clip_settings: list[str]
+    first: First, tmp_path: Path, clip_settings: list[str]
 ) -> None:
     """Of a picture that is none, and of one that the captioner takes not; it describes another."""
     told: list[tuple[int, int, str]] = []
@@ -292,6 +185,26 @@ def test_too_many_refusals_fail_the_job_after_it_is_written(
     assert contents["chunks"] == {"corpus/p3.png#txt-0": "A landscape."}
     assert sorted(contents["pictures"]) == ["corpus/p3.png#img-0", "corpus/p4.png#img-0"]
     assert (3, 3, "pictures asked about: 3") in told
+
+
+# Servers as stores.
+
+
+def test_parallel_writers_fill_servers_like_the_embedded_stores(
+    first: First, tmp_path: Path, clip_settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_ROWS_PER_BLOCK", 2)  # a block is one writer's
+    small = "ingest.load_batch=2", "ingest.encoder_batch=2", "ingest.rows_per_write=1"
+    with milvus_server(tmp_path / "milvus") as vectors, elastic_server(tmp_path) as words:
+        stores = f"stores.milvus.uri={vectors}", f"stores.elastic.url={words}"
+        made = workshop(tmp_path, clip_settings, *stores, *small, "ingest.writers=3")
+        summary = made.ingest()
+        assert summary.index["status"] == first[1].index["status"]
+        assert_same_stores(made, first)
+        for path in made.corpus.glob("p1.*"):
+            path.unlink()
+        assert made.ingest(prune=True).pruned == 1
+        assert made.contents()["pictures"].keys() == first[2]["pictures"].keys() - {"corpus/p1.png#img-0"}
 
 
 # A hostile corpus.
@@ -349,10 +262,10 @@ def watched_memory() -> Iterator[list[int]]:
 
 @pytest.fixture(scope="module")
 def second(
-    first: tuple[Workshop, Summary, dict[str, Any]],
+    first: First,
     tmp_path_factory: pytest.TempPathFactory,
     clip_settings: list[str],
-) -> Iterator[tuple[Workshop, Summary, dict[str, Any]]]:
+) -> Iterator[First]:
     """A copy of the index of `first` after a few changes to the corpus: what looks at that one as it was
     stands above."""
     root = tmp_path_factory.mktemp("second")
@@ -370,22 +283,20 @@ def second(
     changed.stop()
 
 
-def test_only_what_changed_is_done_again(second: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_only_what_changed_is_done_again(second: First) -> None:
     _, summary, _ = second
     assert (summary.documents, summary.unchanged) == (4, 4)  # p0, p2, p3 and bad.png
     assert summary.encoded_images == 2  # p2 and bad.png: the picture of p0 is cached
 
 
-def test_a_changed_picture_replaces_its_part(
-    first: tuple[Workshop, Summary, dict[str, Any]], second: tuple[Workshop, Summary, dict[str, Any]]
-) -> None:
+def test_a_changed_picture_replaces_its_part(first: First, second: First) -> None:
     before, after = first[2]["pictures"], second[2]["pictures"]
     assert before["corpus/p2.png#img-0"] != after["corpus/p2.png#img-0"]
     assert before["corpus/p1.png#img-0"] == after["corpus/p1.png#img-0"]
 
 
 def test_a_document_that_shrank_lost_its_stale_chunks(
-    second: tuple[Workshop, Summary, dict[str, Any]],
+    second: First,
 ) -> None:
     contents = second[2]
     assert sorted(contents["chunks"]) == ["corpus/p0.png#txt-0", "corpus/p1.png#txt-0"]
@@ -394,7 +305,7 @@ def test_a_document_that_shrank_lost_its_stale_chunks(
 
 
 def test_a_picture_that_was_mended_is_found_and_one_that_broke_is_not(
-    second: tuple[Workshop, Summary, dict[str, Any]],
+    second: First,
 ) -> None:
     made, _, contents = second
     assert "corpus/bad.png#img-0" in contents["pictures"]
@@ -404,7 +315,7 @@ def test_a_picture_that_was_mended_is_found_and_one_that_broke_is_not(
 
 
 def test_what_was_refused_is_tried_again_only_when_asked(
-    second: tuple[Workshop, Summary, dict[str, Any]],
+    second: First,
 ) -> None:
     made = second[0]
     assert made.dry_run().unchanged == 8
@@ -414,9 +325,7 @@ def test_what_was_refused_is_tried_again_only_when_asked(
     assert (again.documents, again.rejected, again.encoded_images) == (2, 2, 0)
 
 
-def test_a_long_listing_is_compared_by_tasks(
-    second: tuple[Workshop, Summary, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_listing_is_compared_by_tasks(second: First, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if more than three documents were many. The ledger keeps its four buckets for what follows."""
     made, _, contents = second
     for module in (ledgers, listed):
@@ -433,7 +342,7 @@ def test_a_long_listing_is_compared_by_tasks(
     assert os.getpid() not in processes
 
 
-def test_a_removed_document_stays_until_pruned(second: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_a_removed_document_stays_until_pruned(second: First) -> None:
     made, _, before = second
     for path in made.corpus.glob("p1.*"):
         path.unlink()
@@ -453,7 +362,7 @@ def test_a_removed_document_stays_until_pruned(second: tuple[Workshop, Summary, 
 
 
 def test_the_documents_of_a_manifest_that_is_gone_are_pruned(
-    second: tuple[Workshop, Summary, dict[str, Any]],
+    second: First,
 ) -> None:
     corpus, _, _ = second
     before, stood = corpus.contents(), refused(corpus)
@@ -484,130 +393,7 @@ def test_a_dry_run_makes_no_index(tmp_path: Path, clip_settings: list[str]) -> N
     assert not made.directory.exists()
 
 
-# Runs that are cut short.
-
-
-def without_servers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Without the vector servers, which outlive their starter until they are idle."""
-    return [process for process in processes if "pipelines.core.stores.embedded" not in command(process)]
-
-
-def started(made: Workshop, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
-    # Small batches, so that the writes come one after another.
-    sizes = ["ingest.encoder_batch=1", "ingest.load_batch=1", "ingest.rows_per_write=1"]
-    options = [word for value in (*made.assignments, *sizes) for word in ("--set", value)]
-    main = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-    words = [*main, "ingest", str(made.corpus), "--index", str(made.directory), *options]
-    return subprocess.Popen(
-        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-    )
-
-
-def wait_for_acknowledgement(made: Workshop, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while not list(made.directory.glob("runs/*/acks/*.parquet")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing was written"
-        time.sleep(0.02)
-
-
-def assert_gone(processes: list[psutil.Process], within_s: float = 60) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=within_s)
-    assert [command(process) for process in alive] == []
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_a_run_cut_in_the_middle_is_completed_by_the_next(
-    first: tuple[Workshop, Summary, dict[str, Any]],
-    tmp_path: Path,
-    clip_settings: list[str],
-    sent: signal.Signals,
-) -> None:
-    made = workshop(tmp_path, clip_settings)
-    process = started(made)
-    try:
-        wait_for_acknowledgement(made, process)
-        its_own = without_servers(below(process.pid))
-        servers = vector_servers(made.directory)
-        process.send_signal(sent)
-        if sent == signal.SIGKILL:
-            assert [server.kill() for server in servers]
-        _, said = process.communicate(timeout=200)
-        assert process.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else 130)
-        if (
-            sent == signal.SIGINT
-        ):  # after a kill Ray's own agents take a minute to notice; nobody waits for that
-            assert_gone(its_own)
-            assert "interrupted" in said
-            assert "Traceback" not in said
-            # Nobody holds the vector servers, so they end when their idle time is over.
-            for server in (made.directory / "vectors").iterdir():
-                assert not embedded._has_clients(server)
-        assert not (made.directory / "ledger").exists()
-        summary = made.ingest()
-        assert summary.index["status"] == {"complete": 6, "rejected": 2}
-        assert_same_stores(made, first)
-        assert list((made.directory / "runs").iterdir()) == []
-    finally:
-        process.kill()
-        made.stop()
-
-
-def assert_same_stores(made: Workshop, first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
-    assert made.contents() == first[2]
-    for name, found in differences(first[0].stored(), made.stored()).items():
-        assert (name, found.lost, found.extra) == (name, 0, 0)
-        assert found.apart <= 1e-5  # batches of other sizes are summed in another order
-
-
-def test_a_job_on_two_nodes_goes_on_when_the_one_with_the_encoder_is_lost_and_another_comes(
-    first: tuple[Workshop, Summary, dict[str, Any]], tmp_path: Path, clip_settings: list[str]
-) -> None:
-    vectors = embedded.attach(tmp_path / "vectors")
-    try:
-        with elastic_server(tmp_path) as words, TwoNodes() as nodes:
-            stores = f"stores.milvus.uri={vectors}", f"stores.elastic.url={words}"
-            made = workshop(tmp_path, clip_settings, *SETTINGS, "ingest.writers=1", *stores)
-            process = started(made, nodes.environment)
-            try:
-                wait_for_acknowledgement(made, process)
-                nodes.kill()
-                nodes.add()
-                _, said = process.communicate(timeout=300)
-            finally:
-                process.kill()
-            assert process.returncode == 3, said  # with the two dead letters of this corpus
-            assert_same_stores(made, first)
-    finally:
-        embedded.stop(tmp_path / "vectors")
-
-
-def test_an_error_of_ours_in_a_task_is_told_in_its_own_words(local_ray: None) -> None:
-    def refuse(batch: dict[str, Any]) -> dict[str, Any]:
-        raise UsageError("reading PDFs needs: pip install 'mmrag[pdf]'")
-
-    wanted = r"^reading PDFs needs: pip install 'mmrag\[pdf\]'$"
-    with pytest.raises(UsageError, match=wanted), job._ray(IngestConfig()):
-        ray.data.range(3).map_batches(refuse).materialize()
-
-
-def test_a_part_of_the_job_that_ray_lost_is_told_with_what_to_do(local_ray: None) -> None:
-    def die(batch: dict[str, Any]) -> dict[str, Any]:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return batch
-
-    wanted = r"^Ray lost a process or a node of this job \(\w+\); run the same command again: it goes on"
-    with pytest.raises(MmragError, match=wanted), job._ray(IngestConfig()):
-        ray.data.range(1).map_batches(die, max_retries=0).materialize()
-
-
-def test_a_part_that_cannot_start_for_its_own_error_is_no_lost_one() -> None:
-    failed = ActorDiedError(RayTaskError("Encode", "a traceback", ValueError("no such scale")))
-    assert job._own_error(failed) is failed
-    assert isinstance(job._own_error(ActorDiedError()), MmragError)
-
-
-def test_ids_of_parts_come_from_the_source_alone(first: tuple[Workshop, Summary, dict[str, Any]]) -> None:
+def test_ids_of_parts_come_from_the_source_alone(first: First) -> None:
     made = first[0]
     with made.open() as index:
         key = store_key("", "corpus/p1.png#img-0")

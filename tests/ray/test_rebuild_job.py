@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fakes import photograph, png
-from test_ingest_job import Workshop, workshop
+from ingest_workshop import Workshop, workshop
 
 from pipelines.core import live
 from pipelines.core.errors import SpaceMismatch
@@ -75,18 +73,10 @@ def with_settings(made: Workshop, *more: str) -> Workshop:
 
 
 def killed_in_the_middle(made: Workshop, acknowledgements: str) -> None:
-    sizes = ["ingest.encoder_batch=1", "ingest.load_batch=1", "ingest.rows_per_write=1"]
-    options = [word for value in (*made.assignments, *sizes) for word in ("--set", value)]
-    main = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-    command = [*main, "ingest", str(made.corpus), "--index", str(made.directory), "--rebuild", *options]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 240
+    process = made.start("--rebuild", environment=environment)
     try:
-        while not list(made.directory.glob(acknowledgements)):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline, "nothing was written"
-            time.sleep(0.02)
+        made.wait_for(acknowledgements, process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
