@@ -6,23 +6,20 @@ import os
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import httpx
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray.data
 from chat_server import Scripted, completion
 from fakes import photograph, png
 from hostile_inputs import write_hostile_corpus
 from ingest_workshop import First, Workshop, assert_same_stores, without_servers, workshop
-from prometheus_client.parser import text_string_to_metric_families
+from ray_metrics_port import exported
 
 from benchmarks.processes import below
 from pipelines.core.errors import IndexLocked, MmragError, SourceError
@@ -53,19 +50,6 @@ def test_the_summary_counts_what_the_folder_holds(first: First) -> None:
     assert (summary.same_pictures, summary.near_duplicates) == (1, 0)  # p4-again, of p4
     assert summary.elapsed_s > 0
     assert {"parse", "load", "encode", "write"} <= summary.stage_s.keys()
-
-
-def exported() -> dict[tuple[str, ...], float]:
-    """Our samples at the address where Prometheus finds them, by name and labels, over all processes."""
-    [node] = ray.nodes()
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    totals: Counter[tuple[str, ...]] = Counter()
-    for family in text_string_to_metric_families(httpx.get(url, timeout=10).text):
-        for sample in family.samples:
-            labels = (sample.labels[name] for name in ("kind", "stage", "store") if name in sample.labels)
-            if sample.name.startswith("ray_mmrag_") and "le" not in sample.labels:
-                totals[sample.name, *labels] += sample.value
-    return totals
 
 
 def test_prometheus_is_told_what_the_summary_counts(first: First) -> None:

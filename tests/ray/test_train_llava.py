@@ -14,11 +14,13 @@ from typing import Any
 import psutil
 import pytest
 from llava_run import QUICK, STEPS, command, conversations, losses, settings, train
+from ray_metrics_port import highest_exported
 
 from benchmarks.processes import below, kill, matching
 from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.llava_job import train_llava
+from pipelines.train.metrics import METRICS, STEP
 from pipelines.train.run_log import read_steps
 
 pytestmark = pytest.mark.slow
@@ -57,8 +59,10 @@ def test_training_learns_and_its_export_is_a_model(uninterrupted: Path) -> None:
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """A Ray of this process, for the runs that go on: those that are killed bring their own."""
-    with ray_runtime(cpus=4):
-        yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_metrics_report_interval_ms", "500")  # of its processes to Ray's agent
+        with ray_runtime(cpus=4):
+            yield
 
 
 @pytest.mark.usefixtures("one_ray")
@@ -73,7 +77,10 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses(
     wait_for_step(out, kill_after, process)
     kill([*below(process.pid), psutil.Process(process.pid)])
     process.wait()
-    summary = train_llava(work / "data.jsonl", out, settings(work))
+    with highest_exported() as told:
+        summary = train_llava(work / "data.jsonl", out, settings(work))
+    assert {name for name, *_ in told} >= {metric.exported for metric in METRICS}
+    assert told[STEP.exported, "llava"] <= STEPS
     assert summary.step == STEPS
     assert (summary.steps_run < STEPS) == (kill_after > QUICK["save_steps"])
     assert losses(out) == pytest.approx(losses(uninterrupted), abs=1e-5)
