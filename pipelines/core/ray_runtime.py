@@ -9,8 +9,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -35,15 +36,20 @@ _ATTEMPTS = 2
 
 
 @contextmanager
-def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
+def ray_runtime(
+    address: str = "", cpus: int = 0, waits_for: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[None]:
     """A Ray runtime, ended with the context unless it was there before.
 
     `address` (or else RAY_ADDRESS) names a running cluster. Without one a Ray is started here that counts at
     least `cpus` CPUs, however many there are: what waits for disks needs no core. Its metrics are at port
-    RAY_METRICS_EXPORT_PORT, or where that is not set at any. Raises UsageError for one that is taken, and for
-    a cluster that does not let this process join.
+    RAY_METRICS_EXPORT_PORT, or where that is not set at any. `waits_for`: the resources without which the
+    job does not begin, such as {"CPU": 2, "GPU": 1}; what a running cluster, which may grow, lacks of them is
+    said. Raises UsageError for a port that is taken, for a cluster that does not let this process join, and
+    for GPUs that this machine has not.
     """
     if ray.is_initialized():
+        _say_what_is_awaited(waits_for)
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
@@ -54,7 +60,7 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
         _join(address, **quiet)
     else:
         _start(
-            num_cpus=max(cpus or 0, os.cpu_count() or 1),
+            num_cpus=max(cpus, waits_for.get("CPU", 0), os.cpu_count() or 1),
             include_dashboard=False,
             _metrics_export_port=_metrics_port(),
             **quiet,
@@ -62,9 +68,27 @@ def ray_runtime(address: str = "", cpus: int | None = None) -> Iterator[None]:
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        if address:
+            _say_what_is_awaited(waits_for)
+        elif lacking := _lacking(waits_for):
+            raise UsageError(f"this machine has too little for the job: {lacking}")
         yield
     finally:
         ray.shutdown()
+
+
+def _lacking(wanted: Mapping[str, int]) -> str:
+    there = ray.cluster_resources() if wanted else {}
+    return " and ".join(
+        f"{there.get(name, 0):g} of {count} {name}s"
+        for name, count in wanted.items()
+        if there.get(name, 0) < count
+    )
+
+
+def _say_what_is_awaited(wanted: Mapping[str, int]) -> None:
+    if lacking := _lacking(wanted):
+        print(f"Ray's cluster has {lacking}: the job waits for the rest", file=sys.stderr)
 
 
 def _join(address: str, **options: Any) -> None:

@@ -48,7 +48,11 @@ def train_aligner(
     out.mkdir(parents=True, exist_ok=True)
     settings = {"data": source, "out": str(out), "config": config.model_dump(), "index": index.model_dump()}
     progress("starting the workers", 0, 0)
-    with ray_runtime(cpus=config.num_workers + 1), followed(out, progress):
+    gpus = config.num_workers if config.use_gpu else 0
+    with (
+        ray_runtime(waits_for={"CPU": config.num_workers + 1, "GPU": gpus}),
+        followed(out, progress),
+    ):
         trainer = TorchTrainer(
             _worker,
             train_loop_config=settings,

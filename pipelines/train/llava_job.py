@@ -111,7 +111,8 @@ def train_llava(
         ),
     )
     cpus = math.ceil(config.num_workers * (1 + config.loaders * _LOADER_CPUS))
-    with ray_runtime(cpus=cpus), followed(out, progress):
+    gpus = config.num_workers if config.use_gpu else 0
+    with ray_runtime(waits_for={"CPU": cpus, "GPU": gpus}), followed(out, progress):
         result = _fit(trainer)
     outcome = dict(result.return_value)
     if "error" in outcome:

@@ -111,3 +111,30 @@ def test_a_cluster_that_is_named_is_not_started_and_its_dashboard_is_told(
         pass
     assert starts.calls == [("10.0.0.9:6379",)]
     assert capsys.readouterr() == ("", "Ray's dashboard: http://10.0.0.9:8265\n")
+
+
+def test_gpus_that_this_machine_has_not_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ended: list[bool]
+) -> None:
+    monkeypatch.setattr(ray, "init", Starts(None))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    told = "^this machine has too little for the job: 0 of 2 GPUs$"
+    with pytest.raises(UsageError, match=told), ray_runtime(waits_for={"CPU": 2, "GPU": 2}):
+        pass
+    assert ended == [True]
+
+
+def test_what_a_cluster_has_not_yet_is_told_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ended: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "init", Starts(None))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    with ray_runtime("10.0.0.9:6379", waits_for={"CPU": 3, "GPU": 2}):
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        with ray_runtime(waits_for={"CPU": 2, "GPU": 1}), ray_runtime(waits_for={"CPU": 9}):
+            pass
+    told = [line for line in capsys.readouterr().err.splitlines() if "waits" in line]
+    assert told == [
+        "Ray's cluster has 2 of 3 CPUs and 1 of 2 GPUs: the job waits for the rest",
+        "Ray's cluster has 2 of 9 CPUs: the job waits for the rest",
+    ]
