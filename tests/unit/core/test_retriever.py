@@ -3,101 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import COLOURS, ColourModel, DownStore, WordEmbedder, chunk_part, image_part, picture
+from fakes import chunk_part, image_part, picture
+from retriever_world import RED, World, ids
 
 from pipelines.core import filters
-from pipelines.core.aligner import AlignerConfig, Asked, Candidates
-from pipelines.core.cache import VectorCache
-from pipelines.core.encoder import Encoder
-from pipelines.core.errors import BadImage, StoreError, StoreUnavailable, UsageError
-from pipelines.core.retriever import Branch, Knowledge, Query, Retriever, SearchConfig, credited_ranks, plan
-from pipelines.core.stores import Vectors
-from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
-from pipelines.core.types import Found, Line, Part, SearchResult
-
-RED = picture("red")
-
-
-@dataclass
-class World:
-    """A small corpus, and a retriever over it. A test may put another store in a place."""
-
-    knowledge: Knowledge
-    model: ColourModel
-    embedder: WordEmbedder
-    config: SearchConfig
-    retriever: Retriever | None = None
-
-    def add_pictures(self, **colour_of: str) -> None:
-        for document, colour in colour_of.items():
-            self.add_picture(image_part(document), colour)
-
-    def add_picture(self, part: Part, colour: str) -> None:
-        vector = np.tile(np.array(COLOURS[colour], np.float32) / 255, 2) / np.sqrt(2)
-        self.knowledge.visual().upsert([part], vector[None].astype(np.float32))
-
-    def add_chunks(self, *parts: Part) -> None:
-        self.knowledge.text().upsert(parts, self.embedder.embed_passages([part.text for part in parts]))
-        self.knowledge.lexical().upsert(parts)
-
-    def put(self, **places: Any) -> None:
-        loaders = {name: (lambda store=store: store) for name, store in places.items()}
-        self.knowledge = replace(self.knowledge, **loaders)
-
-    def search(self, text: str | None = None, **fields: Any) -> SearchResult:
-        if self.retriever is None:
-            self.retriever = Retriever(self.knowledge, self.config)
-        return self.retriever.search(Query(text, **fields))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    model, embedder = ColourModel(), WordEmbedder()
-    encoder = Encoder(model)
-    visual, text = MemoryVectorStore(encoder.dim), MemoryVectorStore(embedder.space.dim)
-    lexical, cache = MemoryLexicalStore(), VectorCache(tmp_path / "cache.sqlite", "colours")
-    knowledge = Knowledge(
-        encoder=lambda: encoder,
-        embedder=lambda: embedder,
-        visual=lambda: visual,
-        text=lambda: text,
-        lexical=lambda: lexical,
-        image_cache=lambda: cache,
-        image_uri=lambda part: f"{part.tenant}/{part.id}",
-    )
-    made = World(knowledge, model, embedder, SearchConfig(alpha_text=0.5))
-    yield made
-    if made.retriever:
-        made.retriever.close()
-    cache.close()
-
-
-@pytest.fixture
-def garden(world: World) -> World:
-    """Three pictures with a caption each, and a note about red that belongs to no picture."""
-    world.add_pictures(rose="red", leaf="green", sea="blue")
-    world.add_chunks(
-        chunk_part("rose", "a red rose", images=[0]),
-        chunk_part("leaf", "a green leaf", images=[0]),
-        chunk_part("sea", "the blue sea", images=[0]),
-        chunk_part("note", "red is the sign of warning"),
-    )
-    return world
-
+from pipelines.core.errors import UsageError
+from pipelines.core.retriever import Branch, Query, SearchConfig, credited_ranks, plan
+from pipelines.core.types import Found, Line
 
 SHARES: dict[Branch, float] = {"text_to_image": 0.5, "text": 0.25, "lexical": 0.25}
 """Of the branches that answer a text in `world`."""
-
-
-def ids(result: SearchResult) -> list[str]:
-    return [hit.id for hit in result.hits]
 
 
 # Which branches answer.
@@ -333,82 +253,6 @@ def test_equal_ids_of_two_tenants_never_meet(world: World) -> None:
     }
 
 
-# What fails is said.
-
-
-def test_a_branch_whose_store_is_down_is_named_and_the_others_answer(garden: World) -> None:
-    garden.put(lexical=DownStore())
-    result = garden.search("red")
-    assert ids(result)[0] == "rose#img-0"
-    [message] = result.degraded
-    assert message.startswith("lexical: http://127.0.0.1:9")
-
-
-def test_a_branch_that_failed_leaves_its_weight_to_its_side(garden: World) -> None:
-    garden.put(lexical=DownStore())
-    garden.config = garden.config.model_copy(update={"fusion": "ranks"})
-    assert garden.search("red").hits[0].score == pytest.approx(0.5 / 61 + 0.5 / 61)
-
-
-def test_without_the_picture_store_a_linked_chunk_stands_for_itself(garden: World) -> None:
-    garden.put(visual=DownStore())
-    result = garden.search("red")
-    assert ids(result)[:2] == ["rose#txt-0", "note#txt-0"]
-    assert [message.split(":")[0] for message in result.degraded] == [
-        "text_to_image",
-        "pictures of passages",
-    ]
-
-
-def test_when_every_branch_is_down_the_search_fails(garden: World) -> None:
-    garden.put(lexical=DownStore(), text=DownStore(), visual=DownStore())
-    with pytest.raises(StoreUnavailable, match=r"no branch could answer: text_to_image: .*lexical: "):
-        garden.search("red")
-
-
-def test_a_store_that_refuses_the_search_is_an_error_not_a_degradation(garden: World) -> None:
-    garden.put(text=MemoryVectorStore(dim=2))
-    with pytest.raises(StoreError, match="shape"):
-        garden.search("red")
-
-
-def test_a_branch_that_does_not_end_is_left_behind_at_the_deadline(garden: World) -> None:
-    ended = threading.Event()
-
-    class Stuck(MemoryLexicalStore):
-        def search(self, *args: Any) -> list[Found]:
-            ended.wait(30)
-            return []
-
-    garden.put(lexical=Stuck())
-    garden.config = SearchConfig(branch_timeout_s=0.5)
-    try:
-        result = garden.search("red")
-    finally:
-        ended.set()
-    assert result.degraded == ("lexical: no answer within 0.5 s",)
-    assert ids(result)[0] == "rose#img-0"
-
-
-def test_a_language_that_the_text_tower_cannot_read_is_said_not_searched(garden: World) -> None:
-    garden.add_chunks(chunk_part("chinese", "红色的花"))
-    result = garden.search("红色")
-    assert result.degraded == ("text_to_image: colours does not read the language of the question",)
-    assert "text_to_image" not in {branch for hit in result.hits for branch in hit.sources}
-    assert ids(result)[0] == "chinese#txt-0"
-
-
-def test_mean_pooled_pictures_cannot_be_found_by_text(garden: World) -> None:
-    garden.model.pooling = "mean"
-    [message] = garden.search("red").degraded
-    assert message == "text_to_image: this index has no text-to-picture space (pooling mean)"
-
-
-def test_a_query_picture_that_is_none_is_an_error_of_the_query(garden: World) -> None:
-    with pytest.raises(BadImage):
-        garden.search(image=b"not a picture")
-
-
 # The cache.
 
 
@@ -443,104 +287,6 @@ def test_one_run_alone_gives_the_branchs_own_ranking(world: World) -> None:
     alone = {branch: world.retriever.fused(query, {branch: run}).hits for branch, run in runs.items()}
     assert [hit.id for hit in alone["text_to_image"]] == ["rose#img-0", "leaf#img-0"]
     assert [(hit.id, hit.sources) for hit in alone["lexical"]] == [("leaf#img-0", {"lexical": 1})]
-
-
-# With an aligner.
-
-
-class Reversed:
-    """An aligner that likes best what the encoder likes least; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Vectors]:
-        self.asked += [len(shown.contents) for shown in candidates]
-        return [-(shown.vectors @ one.visual) for one, shown in zip(asked, candidates, strict=True)]
-
-
-@pytest.fixture
-def aligned(garden: World) -> World:
-    garden.put(aligner=Reversed())
-    garden.config = garden.config.model_copy(update={"alpha_text": 1.0})
-    return garden
-
-
-def test_an_aligner_reorders_the_pictures_of_a_text(aligned: World) -> None:
-    pictures = [hit for hit in aligned.search("red").hits if hit.kind == "image"]
-    assert [hit.sources["aligner"] for hit in pictures] == [1, 2, 3]
-    assert pictures[-1].id == "rose#img-0"
-    assert pictures[-1].sources["text_to_image"] == 1  # told, though it does not count
-
-
-def test_ranks_of_an_aligner_are_worth_what_those_of_the_encoder_were(aligned: World) -> None:
-    found = aligned.search("red").hits
-    cosines = sorted((hit.scores["text_to_image"] for hit in found if "aligner" in hit.sources), reverse=True)
-    first = next(hit for hit in found if hit.sources.get("aligner") == 1)
-    assert first.score == pytest.approx(cosines[0] - cosines[-1])
-    assert first.scores["text_to_image"] < cosines[0]
-
-
-def test_only_the_first_candidates_are_reordered(aligned: World) -> None:
-    aligned.config = aligned.config.model_copy(update={"aligner": AlignerConfig(model="x", candidates=2)})
-    hits = aligned.search("red").hits
-    ranks = [hit.sources["text_to_image"] for hit in hits if "text_to_image" in hit.sources]
-    assert ranks == [2, 1, 3]
-    assert aligned.knowledge.aligner().asked == [2]  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("text", "image", "mode", "aligns"),
-    [
-        ("red", None, "auto", True),
-        ("red", RED, "auto", True),
-        ("red", RED, "visually_similar", False),  # it leans on the picture
-        ("red", RED, "image", False),
-        (None, RED, "auto", False),
-    ],
-)
-def test_an_aligner_reads_texts_only(
-    aligned: World, text: str | None, image: bytes | None, mode: Any, aligns: bool
-) -> None:
-    hits = aligned.search(text, image=image, mode=mode).hits
-    assert any("aligner" in hit.sources for hit in hits) == aligns
-
-
-def test_an_aligner_that_is_down_is_named_and_the_encoders_order_stands(aligned: World) -> None:
-    class Down:
-        def relevance(self, asked: Any, candidates: Any) -> Any:
-            raise StoreUnavailable("the aligner does not answer")
-
-    aligned.put(aligner=Down())
-    result = aligned.search("red")
-    assert result.degraded == ("aligner: the aligner does not answer",)
-    assert result.hits[0].id == "rose#img-0"
-
-
-def test_a_candidate_whose_vector_is_not_there_keeps_the_encoders_place_behind(aligned: World) -> None:
-    store = aligned.knowledge.visual()
-    every = store.vectors
-    store.vectors = lambda keys: dict(list(every(keys).items())[1:])  # type: ignore[method-assign]
-    hits = aligned.search("red").hits
-    assert [hit.sources["aligner"] for hit in hits if hit.id == "rose#img-0"] == [3]
-    store.vectors = lambda keys: {}  # type: ignore[method-assign]
-    assert aligned.search("red").hits[0].id == "rose#img-0"
-
-
-def test_an_aligner_that_does_not_end_is_left_behind_at_the_deadline(aligned: World) -> None:
-    over = threading.Event()
-
-    class Slow:
-        def relevance(self, asked: Any, candidates: Any) -> Any:
-            over.wait(10)
-            return [np.zeros(len(shown.contents)) for shown in candidates]
-
-    aligned.put(aligner=Slow())
-    aligned.config = aligned.config.model_copy(update={"branch_timeout_s": 0.5})
-    result = aligned.search("red")
-    over.set()
-    assert result.degraded == ("aligner: no answer within 0.5 s",)
-    assert result.hits[0].id == "rose#img-0"
 
 
 # Near-duplicates.

@@ -1,0 +1,88 @@
+"""What a search says where a branch fails, is late, or cannot take the question."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from fakes import DownStore, chunk_part
+from retriever_world import World, ids
+
+from pipelines.core.errors import BadImage, StoreError, StoreUnavailable
+from pipelines.core.retriever import SearchConfig
+from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
+from pipelines.core.types import Found
+
+
+def test_a_branch_whose_store_is_down_is_named_and_the_others_answer(garden: World) -> None:
+    garden.put(lexical=DownStore())
+    result = garden.search("red")
+    assert ids(result)[0] == "rose#img-0"
+    [message] = result.degraded
+    assert message.startswith("lexical: http://127.0.0.1:9")
+
+
+def test_a_branch_that_failed_leaves_its_weight_to_its_side(garden: World) -> None:
+    garden.put(lexical=DownStore())
+    garden.config = garden.config.model_copy(update={"fusion": "ranks"})
+    assert garden.search("red").hits[0].score == pytest.approx(0.5 / 61 + 0.5 / 61)
+
+
+def test_without_the_picture_store_a_linked_chunk_stands_for_itself(garden: World) -> None:
+    garden.put(visual=DownStore())
+    result = garden.search("red")
+    assert ids(result)[:2] == ["rose#txt-0", "note#txt-0"]
+    assert [message.split(":")[0] for message in result.degraded] == [
+        "text_to_image",
+        "pictures of passages",
+    ]
+
+
+def test_when_every_branch_is_down_the_search_fails(garden: World) -> None:
+    garden.put(lexical=DownStore(), text=DownStore(), visual=DownStore())
+    with pytest.raises(StoreUnavailable, match=r"no branch could answer: text_to_image: .*lexical: "):
+        garden.search("red")
+
+
+def test_a_store_that_refuses_the_search_is_an_error_not_a_degradation(garden: World) -> None:
+    garden.put(text=MemoryVectorStore(dim=2))
+    with pytest.raises(StoreError, match="shape"):
+        garden.search("red")
+
+
+def test_a_branch_that_does_not_end_is_left_behind_at_the_deadline(garden: World) -> None:
+    ended = threading.Event()
+
+    class Stuck(MemoryLexicalStore):
+        def search(self, *args: Any) -> list[Found]:
+            ended.wait(30)
+            return []
+
+    garden.put(lexical=Stuck())
+    garden.config = SearchConfig(branch_timeout_s=0.5)
+    try:
+        result = garden.search("red")
+    finally:
+        ended.set()
+    assert result.degraded == ("lexical: no answer within 0.5 s",)
+    assert ids(result)[0] == "rose#img-0"
+
+
+def test_a_language_that_the_text_tower_cannot_read_is_said_not_searched(garden: World) -> None:
+    garden.add_chunks(chunk_part("chinese", "红色的花"))
+    result = garden.search("红色")
+    assert result.degraded == ("text_to_image: colours does not read the language of the question",)
+    assert "text_to_image" not in {branch for hit in result.hits for branch in hit.sources}
+    assert ids(result)[0] == "chinese#txt-0"
+
+
+def test_mean_pooled_pictures_cannot_be_found_by_text(garden: World) -> None:
+    garden.model.pooling = "mean"
+    [message] = garden.search("red").degraded
+    assert message == "text_to_image: this index has no text-to-picture space (pooling mean)"
+
+
+def test_a_query_picture_that_is_none_is_an_error_of_the_query(garden: World) -> None:
+    with pytest.raises(BadImage):
+        garden.search(image=b"not a picture")
