@@ -1,18 +1,22 @@
-"""A vector store that is killed in the middle of an ingest and comes back: what is lost, and what it delays.
+"""A store that is killed in the middle of an ingest and comes back: what is lost, and what it delays.
 
-    python benchmarks/outage.py [--images 1000] [--outage-s 30] [--store server|embedded]
+    python benchmarks/outage.py [--images 1000] [--outage-s 30] [--store milvus|elastic|embedded]
 
 Draws nameplates and ingests them twice, each time into stores of their own: once undisturbed, and once with
-SIGKILL for every vector server after the first rows are written. `server` is milvus-lite at an address, which
-this script starts again after the outage; `embedded` the index's own, which the job starts again by itself.
+SIGKILL for a server after the first rows are written. `milvus` is milvus-lite at an address, `elastic` one of
+Elasticsearch's protocol, and this script starts them again after the outage; `embedded` are the index's own
+vector servers, which the job starts again by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +28,7 @@ from benchmarks.processes import kill, vector_servers
 from benchmarks.serve import MMRAG, corpus
 from benchmarks.stored import Rows, differences, stored
 from pipelines.core.index import Index, IndexConfig, StoresConfig
-from pipelines.core.stores.config import MilvusConfig
+from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 
 _SERVER = """
 import sys, threading
@@ -36,21 +40,43 @@ _START_S = 60
 
 
 class Server:
-    """milvus-lite at one address, however often it is started."""
+    """A store at one address, however often it is started."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, kind: str, data: Path) -> None:
+        self.kind = kind
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = int(free.getsockname()[1])
         self._data = data
+        if kind == "elastic":
+            data.mkdir()
         self.start()
 
     @property
-    def uri(self) -> str:
+    def setting(self) -> str:
+        return f"stores.{'milvus.uri' if self.kind == 'milvus' else 'elastic.url'}={self._address}"
+
+    @property
+    def config(self) -> StoresConfig:
+        if self.kind == "milvus":
+            return StoresConfig(milvus=MilvusConfig(uri=self._address))
+        return StoresConfig(elastic=ElasticConfig(url=self._address))
+
+    @property
+    def _address(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def _command(self) -> list[str | Path]:
+        if self.kind == "milvus":
+            return [sys.executable, "-c", _SERVER, self._data, str(self._port)]
+        program = Path(sysconfig.get_path("scripts")) / "noida-db"
+        kept = ["--data-dir", self._data, "--only", "elasticsearch", "--elasticsearch-port", str(self._port)]
+        return [program, "start", *kept]
+
     def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", _SERVER, self._data, str(self._port)])
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet, start_new_session=True)
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             try:
@@ -58,19 +84,19 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.1)
-        raise SystemExit("milvus-lite did not start")
+        raise SystemExit("the server did not start")
 
     def kill(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # one is started by a wrapper
         self._process.wait()
 
 
 @contextmanager
-def vectors_at(store: str, data: Path) -> Iterator[Server | None]:
+def store_at(store: str, data: Path) -> Iterator[Server | None]:
     if store == "embedded":
         yield None
         return
-    server = Server(data)
+    server = Server(store, data)
     try:
         yield server
     finally:
@@ -78,7 +104,7 @@ def vectors_at(store: str, data: Path) -> Iterator[Server | None]:
 
 
 def ingest(manifest: Path, index: Path, server: Server | None) -> subprocess.Popen[bytes]:
-    stores = ["--set", f"stores.milvus.uri={server.uri}"] if server else []
+    stores = ["--set", server.setting] if server else []
     words = [MMRAG, "ingest", manifest, "--index", index, "--set", "ingest.rows_per_write=32", *stores]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
@@ -106,7 +132,7 @@ def disturb(job: subprocess.Popen[bytes], index: Path, server: Server | None, ou
 
 
 def held(index_dir: Path, server: Server | None) -> dict[str, Rows]:
-    stores = StoresConfig(milvus=MilvusConfig(uri=server.uri)) if server else StoresConfig()
+    stores = server.config if server else StoresConfig()
     with Index(index_dir, IndexConfig(stores=stores)) as index:
         return stored(index)
 
@@ -115,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--outage-s", type=float, default=30)
-    parser.add_argument("--store", choices=("server", "embedded"), default="server")
+    parser.add_argument("--store", choices=("milvus", "elastic", "embedded"), default="milvus")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -125,7 +151,7 @@ def main() -> None:
         killed = 0
         for run in ("undisturbed", "disturbed"):
             index = folder / run
-            with vectors_at(arguments.store, folder / f"{run}.data") as server:
+            with store_at(arguments.store, folder / f"{run}.data") as server:
                 start = time.perf_counter()
                 job = ingest(manifest, index, server)
                 if run == "disturbed":
@@ -133,7 +159,7 @@ def main() -> None:
                 took.append(timed(job, start))
                 found.append(held(index, server))
     print(f"{arguments.store}: {killed} killed; {took[0]:.1f} s undisturbed, {took[1]:.1f} s disturbed")
-    outage = arguments.outage_s if arguments.store == "server" else 0.0
+    outage = 0.0 if arguments.store == "embedded" else arguments.outage_s
     print(f"later than the outage explains: {took[1] - took[0] - outage:.1f} s")
     for store, seen in differences(*found).items():
         print(f"{store}: {seen.rows} rows, {seen.lost} lost, {seen.extra} extra, {seen.apart:g} apart")
