@@ -14,8 +14,6 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from examples import page
 from examples.maths import assistant as maths
 from examples.maths import data as problems

@@ -7,15 +7,11 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import fake_packages as fake
+import pytest
 
 from benchmarks.data import build, easy_vqa, emoji, gcompris, gimp, judged, packages
 from benchmarks.data.packages import Package, PackageError

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.data import machines
 from benchmarks.tiny_llava.fields import FIELDS

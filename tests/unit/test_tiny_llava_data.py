@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.tiny_llava import easy_vqa, evidence, make, pages, shapes, sheet_talk, sheets, split
 from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, code, name

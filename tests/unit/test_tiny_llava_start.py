@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.tiny_llava.model import SPECIAL, train_tokenizer, untrained
 from benchmarks.tiny_llava.unwritten import HEAD, LENGTH, spread, unwritten

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from benchmarks.tiny_llava.fields import FIELDS, KINDS
 from benchmarks.tiny_llava.sheets import TRAINED_LAYOUTS
