@@ -1,11 +1,14 @@
 """Questions at once: the whole chain against plain Ray Serve LLM and vLLM's own server, for the same prompts.
 
     python benchmarks/serve_peers.py [--images 700] [--rounds 6] [--questions 96] [--concurrent 16]
-                                     [--layout compact]
+                                     [--layout compact] [--gpu] [--engine JSON]
 
 All three run tiny-llava with the same engine settings and are up at once; in each round each of them gets
 the round's questions, the peers as the finished prompts that the chain makes of them. The client is a process
 of its own and shares the machine's cores with them. CPU time is of a server's processes without the client.
+
+With --gpu they generate there, each on a third of its memory, and with a model of LLaVA 1.5 7B's shape in
+bfloat16. Its weights are random, so that an answer is 128 tokens of nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -34,10 +38,11 @@ import psutil
 from measure import ratio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.processes import below, kill
 from benchmarks.serve import MMRAG, corpus
 from pipelines.core.answer import AnswerConfig, LocalSearcher
 from pipelines.core.evidence import show
-from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, Prompt, load_profile
+from pipelines.core.generator import TINY_LLAVA, Prompt, load_profile, model_directory, model_name
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.previews import Preview, content_of, read_preview
 from pipelines.core.prompts import messages
@@ -45,9 +50,8 @@ from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit
 from pipelines.serve import vllm
 from pipelines.serve.client import SERVED, served
-from pipelines.serve.config import VllmConfig
+from pipelines.settings import Settings, load_settings
 
-MODEL = "tiny-llava"
 PLAIN, VLLM = "ray.serve.llm", "vLLM's server"
 # Of newer ones the routes of Ray 2.60's own app ask for a query parameter `self`. mmrag has no such routes.
 PLAINS_FASTAPI = "fastapi==0.136.3"
@@ -72,9 +76,48 @@ class Run:
     said: tuple[str, ...]
 
 
-def prompts(index_dir: Path, questions: Sequence[str]) -> list[Prompt]:
+def of_7b_shape(folder: Path) -> Path:
+    """A model directory of LLaVA 1.5 7B's shape with tiny-llava's words, and no weights."""
+    folder.mkdir()
+    for file in (*TINY_LLAVA.glob("*.jinja"), *TINY_LLAVA.glob("*.json")):
+        shutil.copy(file, folder)
+    config = json.loads((folder / "config.json").read_bytes())
+    config |= {"image_seq_length": 576, "vision_feature_layer": -2}
+    config["text_config"] |= {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    config["vision_config"] |= {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "patch_size": 14, "image_size": 336, "projection_dim": 768,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    processor = json.loads((folder / "processor_config.json").read_bytes())
+    processor["patch_size"] = 14
+    processor["image_processor"] |= {
+        "size": {"shortest_edge": 336},
+        "crop_size": {"height": 336, "width": 336},
+    }
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def write_settings(folder: Path, layout: str, gpu: bool, engine: dict[str, Any]) -> Path:
+    """The settings file of all three."""
+    generator: dict[str, Any] = {}
+    of_vllm: dict[str, Any] = {"engine_kwargs": engine}
+    if gpu:
+        model = of_7b_shape(folder / "llava-7b")
+        generator = {"model": str(model), "dtype": "bfloat16", "max_tokens": 128}
+        of_vllm = {"gpu_memory_utilization": 0.3, "engine_kwargs": {"load_format": "dummy"} | engine}
+    settings = {"generator": generator, "serve": {"layout": layout, "vllm": of_vllm}}
+    (folder / "settings.yaml").write_text(json.dumps(settings))
+    return folder / "settings.yaml"
+
+
+def prompts(index_dir: Path, questions: Sequence[str], settings: Settings) -> list[Prompt]:
     """What the chain asks the generator for each question."""
-    config, profile = GeneratorConfig(), load_profile(GeneratorConfig())
+    config, profile = settings.generator, load_profile(settings.generator)
     with Index(index_dir, IndexConfig()) as index:
         searcher = LocalSearcher(index.retriever(SearchConfig()))
 
@@ -88,16 +131,17 @@ def prompts(index_dir: Path, questions: Sequence[str]) -> list[Prompt]:
         return [asyncio.run(prompt(text)) for text in questions]
 
 
-def chat(prompt: Prompt) -> dict[str, Any]:
+def chat(prompt: Prompt, settings: Settings) -> dict[str, Any]:
     """The prompt as a request of OpenAI's form."""
-    sampling, said = GeneratorConfig().sampling, messages(prompt.turns)
+    sampling, said = settings.generator.sampling, messages(prompt.turns)
     pictures = iter(prompt.pictures)
     for message in said:
         for at, part in enumerate(message["content"]):
             if part["type"] == "image":
                 uri = "data:image/png;base64," + base64.b64encode(next(pictures)).decode()
                 message["content"][at] = {"type": "image_url", "image_url": {"url": uri}}
-    return {"model": MODEL, "messages": said, "max_tokens": sampling.max_tokens, "temperature": 0}
+    model = model_name(settings.generator)
+    return {"model": model, "messages": said, "max_tokens": sampling.max_tokens, "temperature": 0}
 
 
 @contextmanager
@@ -120,8 +164,8 @@ def process(
         started.send_signal(signal.SIGINT)
         try:
             started.wait(60)
-        finally:
-            started.kill()
+        except subprocess.TimeoutExpired:  # a Ray of its own ends slowly
+            kill([*below(started.pid), psutil.Process(started.pid)])
 
 
 def _up(address: str) -> bool:
@@ -131,12 +175,13 @@ def _up(address: str) -> bool:
         return False
 
 
-def vllm_command(port: int) -> list[str | Path]:
+def vllm_command(port: int, settings: Settings, gpu: bool) -> list[str | Path]:
     """vLLM's own server with the engine settings of the chain."""
+    generator = settings.generator
     words: list[str | Path] = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--model", TINY_LLAVA]
-    words += ["--served-model-name", MODEL, "--disable-uvicorn-access-log"]
-    for name, value in vllm.engine_kwargs(GeneratorConfig(), VllmConfig(), on_cpu=True).items():
+    words += ["--host", "127.0.0.1", "--port", str(port), "--model", model_directory(generator)]
+    words += ["--served-model-name", model_name(generator), "--disable-uvicorn-access-log"]
+    for name, value in vllm.engine_kwargs(generator, settings.serve.vllm, on_cpu=not gpu).items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words += [option] if value else []
@@ -145,21 +190,22 @@ def vllm_command(port: int) -> list[str | Path]:
     return words
 
 
-def plain_ray_serve_llm(port: int) -> None:
-    """Serve tiny-llava with Ray Serve LLM's own app until SIGINT, on a Ray without any setting of ours."""
+def plain_ray_serve_llm(port: int, settings: Settings, gpu: bool) -> None:
+    """Serve the model with Ray Serve LLM's own app until SIGINT, on a Ray without any setting of ours."""
     import ray
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
     from ray.serve.schema import LoggingConfig
 
-    config = VllmConfig()
+    generator, config = settings.generator, settings.serve.vllm
+    source = str(model_directory(generator))
     model = LLMConfig(
-        model_loading_config={"model_id": MODEL, "model_source": str(TINY_LLAVA)},
-        engine_kwargs=vllm.engine_kwargs(GeneratorConfig(), config, on_cpu=True),
-        accelerator_config={"kind": "cpu"},
-        placement_group_config={"bundles": [{"CPU": config.num_cpus}]},
-        deployment_config=vllm.deployment_config(config, on_cpu=True),
-        runtime_env={"env_vars": vllm.environment(config, on_cpu=True)},
+        model_loading_config={"model_id": model_name(generator), "model_source": source},
+        engine_kwargs=vllm.engine_kwargs(generator, config, on_cpu=not gpu),
+        accelerator_config={"kind": "gpu" if gpu else "cpu"},
+        placement_group_config=None if gpu else {"bundles": [{"CPU": config.num_cpus}]},
+        deployment_config=vllm.deployment_config(config, on_cpu=not gpu),
+        runtime_env={"env_vars": vllm.environment(config, on_cpu=not gpu)},
         log_engine_metrics=False,
     )
     ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
@@ -221,29 +267,36 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=96, help="of a round")
     parser.add_argument("--concurrent", type=int, default=16)
     parser.add_argument("--layout", choices=["compact", "graph"], default="compact", help="of mmrag's server")
-    parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--gpu", action="store_true", help="a model of LLaVA 1.5 7B's shape, on a GPU")
+    parser.add_argument("--engine", type=json.loads, default={}, help="vLLM's own arguments for all, as JSON")
+    parser.add_argument("--plain", nargs=2, metavar=("PORT", "SETTINGS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    gpu = arguments.gpu
     if arguments.plain:
-        plain_ray_serve_llm(arguments.plain)
+        port, file = arguments.plain
+        plain_ray_serve_llm(int(port), load_settings(Path(file)), gpu)
         return
     with tempfile.TemporaryDirectory() as name, ExitStack() as up:
         folder = Path(name)
         manifest, questions = corpus(folder / "corpus", arguments.images)
         index = folder / "index"
         subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
+        file = write_settings(folder, arguments.layout, gpu, arguments.engine)
+        settings = load_settings(file)
         wanted = arguments.questions * (arguments.rounds + 1)
         texts = [questions[number % len(questions)] for number in range(wanted)]
-        finished = [chat(prompt) for prompt in prompts(index, texts)]
+        finished = [chat(prompt, settings) for prompt in prompts(index, texts, settings)]
         asked = [{"query": text} for text in texts]
-        address = up.enter_context(served(index, ["--set", f"serve.layout={arguments.layout}"]))
+        address = up.enter_context(served(index, ["--config", str(file)]))
         pid = int(json.loads((index / SERVED).read_bytes())["pid"])
         peers = [Peer("mmrag", address, "/v1/answer", pid)]
         older = folder / "packages"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", older]
         subprocess.run([*pip, PLAINS_FASTAPI], check=True)
+        plain = [sys.executable, __file__, *(["--gpu"] if gpu else [])]
         for peer, command, packages in (
-            (PLAIN, lambda port: [sys.executable, __file__, "--plain", str(port)], older),
-            (VLLM, vllm_command, None),
+            (PLAIN, lambda port: [*plain, "--plain", str(port), file], older),
+            (VLLM, lambda port: vllm_command(port, settings, gpu), None),
         ):
             port = _free_port()
             log = folder / f"{len(peers)}.log"
