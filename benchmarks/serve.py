@@ -1,7 +1,7 @@
 """What serving costs beside generation: the chain's share of an answer, hand-offs, and 1,000 requests.
 
     python benchmarks/serve.py [--images 2000] [--questions 100] [--requests 1000] [--concurrent 32]
-                               [--price-per-hour 1.0]
+                               [--layouts compact graph] [--price-per-hour 1.0]
 
 Draws nameplates, ingests them, starts `mmrag serve` with the offline models in both layouts, and asks them in
 turn, ten questions at a time. The chain's share is what a client waits less what the generator takes.
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ import psutil
 from measure import Ratio, ratio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.processes import below, matching
 from benchmarks.tiny_llava import sheets
 from benchmarks.tiny_llava.fields import KINDS
 from pipelines.core.answer import AnswerConfig, LocalSearcher
@@ -135,7 +136,7 @@ def load(address: str, pid: int, questions: Sequence[str], requests: int, concur
     """Prints statuses, latency, and memory at each fifth of them. Returns answers a second."""
     statuses: Counter[int] = Counter()
     waited: list[float] = []
-    memory: dict[int, float] = {}
+    memory: dict[int, tuple[float, float]] = {}
 
     async def run() -> float:
         left = iter(range(requests))
@@ -161,14 +162,22 @@ def load(address: str, pid: int, questions: Sequence[str], requests: int, concur
     p50, p99 = np.percentile(waited, [50, 99])
     print(f"{requests} requests at {concurrent} concurrent: statuses {dict(statuses)}, {rate:.1f}/s")
     print(f"  p50 {p50:.0f} ms, p99 {p99:.0f} ms")
-    print("  memory, MiB: " + ", ".join(f"{mb:.0f} after {count}" for count, mb in sorted(memory.items())))
+    at = [f"{total:.0f} ({engine:.0f}) after {count}" for count, (total, engine) in sorted(memory.items())]
+    print("  memory, MiB (of it vLLM's engine): " + ", ".join(at))
     return rate
 
 
-def resident_mb(pid: int) -> float:
-    """Of the server and all that it started, without what they share."""
+def resident_mb(pid: int) -> tuple[float, float]:
+    """Of the server and all that it started, without what they share, and of vLLM's engine alone."""
+    everything = [psutil.Process(pid), *below(pid)]
+    replicas = matching(r"ServeReplica:\S*generator", everything)
+    engine = [process for replica in replicas for process in below(replica.pid)]
+    return _mb(everything), _mb(engine)
+
+
+def _mb(processes: Iterable[psutil.Process]) -> float:
     total = 0
-    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+    for process in processes:
         try:
             info = process.memory_info()
         except psutil.NoSuchProcess:
@@ -183,13 +192,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--requests", type=int, default=1000, help="of the load; 0: none")
     parser.add_argument("--concurrent", type=int, default=32)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--price-per-hour", type=float, default=1.0, help="of the machine")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest, questions = corpus(folder / "corpus", arguments.images)
-        indexes = {layout: folder / layout for layout in LAYOUTS}
-        first = folder / LAYOUTS[0]
+        indexes = {layout: folder / layout for layout in arguments.layouts}
+        first = folder / arguments.layouts[0]
         subprocess.run([MMRAG, "ingest", manifest, "--index", first], check=True, stdout=subprocess.DEVNULL)
         for server in (first / "vectors").iterdir():
             embedded.stop(server)
@@ -245,8 +255,9 @@ def shares(
         against: Ratio = ratio(_medians(shown), local_blocks)
         print(f"served / in one process, blocks of ten: {against}\n", flush=True)
     print(f"in one process, text: p50 {statistics.median(local):.1f} ms")
-    both = [_medians([one["share"] for one in plain[layout]]) for layout in LAYOUTS]
-    print(f"share of {LAYOUTS[0]} / {LAYOUTS[1]}, blocks of ten: {ratio(*both)}", flush=True)
+    if len(clients) > 1:
+        both = [_medians([one["share"] for one in plain[layout]]) for layout in LAYOUTS]
+        print(f"share of {LAYOUTS[0]} / {LAYOUTS[1]}, blocks of ten: {ratio(*both)}", flush=True)
 
 
 def models(client: httpx.Client) -> float:
