@@ -1,7 +1,7 @@
 """What serving costs beside generation: the chain's share of an answer, hand-offs, and 1,000 requests.
 
     python benchmarks/serve.py [--images 2000] [--questions 100] [--requests 1000] [--concurrent 32]
-                               [--layouts compact graph] [--price-per-hour 1.0]
+                               [--layouts compact graph] [--http-proxy haproxy] [--price-per-hour 1.0]
 
 Draws nameplates, ingests them, starts `mmrag serve` with the offline models in both layouts, and asks them in
 turn, ten questions at a time. The chain's share is what a client waits less what the generator takes.
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--requests", type=int, default=1000, help="of the load; 0: none")
     parser.add_argument("--concurrent", type=int, default=32)
+    parser.add_argument("--http-proxy", choices=["python", "haproxy"], default="python")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--price-per-hour", type=float, default=1.0, help="of the machine")
     arguments = parser.parse_args()
@@ -199,6 +200,8 @@ def main() -> None:
         folder = Path(name)
         manifest, questions = corpus(folder / "corpus", arguments.images)
         indexes = {layout: folder / layout for layout in arguments.layouts}
+        proxy = f"serve.http_proxy={arguments.http_proxy}"
+        chosen = {layout: ["--set", f"serve.layout={layout}", "--set", proxy] for layout in arguments.layouts}
         first = folder / arguments.layouts[0]
         subprocess.run([MMRAG, "ingest", manifest, "--index", first], check=True, stdout=subprocess.DEVNULL)
         for server in (first / "vectors").iterdir():
@@ -211,7 +214,7 @@ def main() -> None:
         with ExitStack() as up:
             clients = {}
             for layout, index in indexes.items():
-                address = up.enter_context(served(index, ["--set", f"serve.layout={layout}"]))
+                address = up.enter_context(served(index, chosen[layout]))
                 client = httpx.Client(base_url=address, timeout=120)
                 clients[layout] = up.enter_context(client)
                 for text in questions[-10:]:
@@ -219,7 +222,7 @@ def main() -> None:
             shares(clients, first, texts, pictures)
         for layout, index in indexes.items() if arguments.requests else ():
             print(f"\n## {layout}, {arguments.requests} requests\n")
-            with served(index, ["--set", f"serve.layout={layout}"]) as address:
+            with served(index, chosen[layout]) as address:
                 pid = int(json.loads((index / SERVED).read_bytes())["pid"])
                 rate = load(address, pid, questions, arguments.requests, arguments.concurrent)
             price = arguments.price_per_hour

@@ -1,6 +1,6 @@
 """Parts of a server are killed while it answers, one kind after the other: what the callers saw.
 
-    python benchmarks/serve_faults.py [--images 200] [--concurrent 8] [--seconds 40]
+    python benchmarks/serve_faults.py [--images 200] [--concurrent 8] [--seconds 40] [--http-proxy haproxy]
 
 Draws nameplates, ingests them, starts `mmrag serve` with the offline models and asks all the time. Some
 seconds after the beginning SIGKILL goes to every process of one kind; then the next kind, on the same server.
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=40, help="of load, for each kind")
+    parser.add_argument("--http-proxy", choices=["python", "haproxy"], default="python")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +124,8 @@ def main() -> None:
         subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
         two = {"min_replicas": 2, "max_replicas": 2}
         config = Path(folder) / "serve.yaml"
-        settings = {"serve": {"gateway": two}, "search": {"aligner": {"model": "tiny-aligner"}}}
+        serve = {"gateway": two, "http_proxy": arguments.http_proxy}
+        settings = {"serve": serve, "search": {"aligner": {"model": "tiny-aligner"}}}
         config.write_text(json.dumps(settings), "utf-8")  # JSON is YAML
         with served(index, ("--config", str(config))) as address:
             server = int(json.loads((index / SERVED).read_bytes())["pid"])

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines.core.errors import MmragError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve import traces
-from pipelines.serve.config import Replicas, TraceConfig
+from pipelines.serve.config import Replicas, ServeConfig, TraceConfig
 from pipelines.serve.deployments import (
     Alignment,
     Gateway,
@@ -27,6 +27,7 @@ from pipelines.serve.deployments import (
     Retriever,
     TransformersGenerator,
 )
+from pipelines.serve.haproxy import haproxy
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
 
 NAME = "mmrag"
@@ -92,7 +93,7 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
     a part cannot start."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Replicas wait for one another most of the time: they fit on a laptop of two cores.
-    with ray_runtime(cpus=4):
+    with _http_proxy(parts.serve), ray_runtime(cpus=4):
         # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
         app = application(parts)
         host, port = address or ("", 0)
@@ -110,6 +111,12 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
             yield
         finally:
             serve.shutdown()
+
+
+def _http_proxy(config: ServeConfig) -> AbstractContextManager[None]:
+    if config.http_proxy == "haproxy":
+        return haproxy((_free_port("127.0.0.1"), _free_port("127.0.0.1")))
+    return nullcontext()
 
 
 def _reasons() -> str:

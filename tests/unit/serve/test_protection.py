@@ -410,3 +410,10 @@ def test_keys_that_would_surprise_are_refused(wrong: list[dict[str, Any]]) -> No
 
 def test_a_config_does_not_show_its_keys() -> None:
     assert bearer("anna") not in repr(ServeConfig.model_validate({"api_keys": keys(anna="a")}))
+
+
+async def test_a_rate_by_address_is_refused_where_a_proxy_hides_addresses() -> None:
+    hidden: dict[str, Any] = {"http_proxy": "haproxy", "rate_per_minute": 60}
+    with pytest.raises(ValidationError, match="rate_per_minute needs api_keys"):
+        ServeConfig.model_validate(hidden)
+    assert ServeConfig.model_validate(hidden | {"api_keys": keys(anna="a")}).rate_per_minute == 60
