@@ -93,7 +93,7 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
     a part cannot start."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Replicas wait for one another most of the time: they fit on a laptop of two cores.
-    with _http_proxy(parts.serve), ray_runtime(cpus=4):
+    with _http_proxy(parts.serve) if address else nullcontext(), ray_runtime(cpus=4):
         # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
         app = application(parts)
         host, port = address or ("", 0)
