@@ -17,10 +17,12 @@ from uuid import uuid4
 
 from PIL import Image
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from transformers import AutoProcessor
 from vllm.exceptions import VLLMClientError
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -39,8 +41,28 @@ class LocalModel(CallbackBase):
         self.ctx.run_init_node = False
 
 
+class OneProcessEngine(VLLMEngine):
+    """vLLM's engine that, on a CPU, computes in the process that schedules.
+
+    Ray Serve LLM and vLLM give one CPU a worker process of its own, to bind its threads to cores. Each of the
+    two then spins while the other works, which takes half of the CPU of a short answer. It is left so where
+    threads are bound, there are several workers, or `engine_kwargs.distributed_executor_backend` is set.
+    """
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        found = super()._prepare_engine_config(callback_ctx)
+        parallel = found[-1].parallel_config
+        is_chosen = "distributed_executor_backend" in self.llm_config.engine_kwargs
+        is_bound = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") != "nobind"
+        if current_platform.is_cpu() and parallel.world_size == 1 and not is_chosen and not is_bound:
+            parallel.distributed_executor_backend = "uni"
+        return found
+
+
 class AnswerServer(LLMServer):
     """LLMServer with two more methods."""
+
+    _default_engine_cls = OneProcessEngine  # type: ignore[assignment]
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, model_dir: str, revision: str | None, log_level: str

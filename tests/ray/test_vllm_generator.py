@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -168,6 +169,17 @@ def test_closing_early_ends_the_work_in_the_engine(handle: Any) -> None:
         return [before, left]
 
     assert asyncio.run(ask()) == [1, 0]
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("handle")
+def test_the_model_runs_in_the_engines_process() -> None:
+    below = psutil.Process().children(recursive=True)
+    [replica] = [one for one in below if one.name().startswith("ray::") and "generator" in one.name()]
+    spawned = [one for one in replica.children(recursive=True) if "spawn_main" in " ".join(one.cmdline())]
+    assert len(spawned) == 1
 
 
 @needs_vllm
