@@ -3,9 +3,10 @@
     python benchmarks/serve_peers.py [--images 700] [--rounds 6] [--questions 96] [--concurrent 16]
                                      [--layout compact] [--gpu] [--engine JSON]
 
-All three run tiny-llava with the same engine settings and are up at once; in each round each of them gets
+All run tiny-llava with the same engine settings and are up at once; in each round each of them gets
 the round's questions, the peers as the finished prompts that the chain makes of them. The client is a process
 of its own and shares the machine's cores with them. CPU time is of a server's processes without the client.
+Without a GPU vLLM's server runs twice: as it is, with a worker process, and in one, as mmrag's engine.
 
 With --gpu they generate there, each on a third of its memory, and with a model of LLaVA 1.5 7B's shape in
 bfloat16. Its weights are random, so that an answer is 128 tokens of nothing.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,21 +53,24 @@ from pipelines.serve import vllm
 from pipelines.serve.client import SERVED, served
 from pipelines.settings import Settings, load_settings
 
-PLAIN, VLLM = "ray.serve.llm", "vLLM's server"
+PLAIN, VLLM, ONE_PROCESS = "ray.serve.llm", "vLLM's server", "vLLM's server, in one process"
+# As mmrag's engine on a CPU. Ray Serve LLM has no setting for it, vLLM takes no shorter name.
+_IN_ONE_PROCESS = ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
 # Of newer ones the routes of Ray 2.60's own app ask for a query parameter `self`. mmrag has no such routes.
 PLAINS_FASTAPI = "fastapi==0.136.3"
 _START_S = 600
+_STILL_SPINNING_S = 2.0  # vLLM's worker and engine, each for a second after the last answer
 _BOXES = re.compile(r"\s*\[\[.*?\]\]")  # the chain gives them apart
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`path` takes a body as `bodies` makes it. `pid`: the process that started all the others of it."""
+    """`path` takes a body as `bodies` makes it. `pids`: all other processes of it are below these."""
 
     name: str
     address: str
     path: str
-    pid: int
+    pids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +150,19 @@ def chat(prompt: Prompt, settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def process(
-    name: str, command: Sequence[str | Path], address: str, log: Path, packages: Path | None
+    name: str, command: Sequence[str | Path], address: str, log: Path, environment: Mapping[str, str]
 ) -> Iterator[Peer]:
-    """A server of OpenAI's form, once it lists its models. `packages` go before those that are installed."""
-    paths = [str(packages or ""), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """A server of OpenAI's form, once it lists its models. `environment` is added to this process's."""
+    env, words = os.environ | environment, [str(word) for word in command]
     with log.open("w") as out:
-        started = subprocess.Popen([str(word) for word in command], stdout=out, stderr=out, env=environment)
+        started = subprocess.Popen(words, stdout=out, stderr=out, env=env)
     try:
         deadline = time.monotonic() + _START_S
         while not _up(address):
             if started.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{name} did not start:\n{log.read_text()[-3000:]}")
             time.sleep(0.5)
-        yield Peer(name, address, "/v1/chat/completions", started.pid)
+        yield Peer(name, address, "/v1/chat/completions", (started.pid,))
     finally:
         started.send_signal(signal.SIGINT)
         try:
@@ -190,6 +193,25 @@ def vllm_command(port: int, settings: Settings, gpu: bool) -> list[str | Path]:
     return words
 
 
+def others(
+    folder: Path, file: Path, settings: Settings, gpu: bool
+) -> Iterator[tuple[str, int, Sequence[str | Path], Mapping[str, str]]]:
+    """Of each peer: its name, port, command, and what is added to its environment."""
+    older = folder / "packages"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", older]
+    subprocess.run([*pip, PLAINS_FASTAPI], check=True)
+    path = os.pathsep.join(filter(None, [str(older), os.environ.get("PYTHONPATH", "")]))
+    plain = [sys.executable, __file__, *(["--gpu"] if gpu else [])]
+    port = _free_port()
+    yield PLAIN, port, [*plain, "--plain", str(port), file], {"PYTHONPATH": path}
+    port = _free_port()
+    yield VLLM, port, vllm_command(port, settings, gpu), {}
+    if not gpu:
+        port = _free_port()
+        command = [*vllm_command(port, settings, gpu), *_IN_ONE_PROCESS]
+        yield ONE_PROCESS, port, command, vllm.environment(settings.serve.vllm, on_cpu=True)
+
+
 def plain_ray_serve_llm(port: int, settings: Settings, gpu: bool) -> None:
     """Serve the model with Ray Serve LLM's own app until SIGINT, on a Ray without any setting of ours."""
     import ray
@@ -217,10 +239,17 @@ def plain_ray_serve_llm(port: int, settings: Settings, gpu: bool) -> None:
     ray.shutdown()
 
 
-def cpu_seconds(pid: int) -> float:
-    """Of a process and everything below it, what has ended not counted."""
+def mmrags_pids(index: Path) -> tuple[int, ...]:
+    """The server, and the vector servers, which whoever came first has started."""
+    files = [index / SERVED, *index.glob("vectors/*/server.json")]
+    return tuple(int(json.loads(file.read_bytes())["pid"]) for file in files)
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Of processes and everything below them, what has ended not counted."""
     total = 0.0
-    for one in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+    roots = [psutil.Process(pid) for pid in pids]
+    for one in {*roots, *(child for root in roots for child in root.children(recursive=True))}:
         try:
             times = one.cpu_times()
         except psutil.Error:
@@ -249,9 +278,9 @@ def ask(peer: Peer, bodies: Sequence[dict[str, Any]], concurrent: int) -> Run:
             await asyncio.gather(*(one_after_the_other() for _ in range(concurrent)))
             return len(bodies) / (time.perf_counter() - start)
 
-    before = cpu_seconds(peer.pid)
+    before = cpu_seconds(peer.pids)
     rate = asyncio.run(run())
-    return Run(rate, (cpu_seconds(peer.pid) - before) * 1000 / len(bodies), tuple(said))
+    return Run(rate, (cpu_seconds(peer.pids) - before) * 1000 / len(bodies), tuple(said))
 
 
 def _free_port() -> int:
@@ -288,24 +317,16 @@ def main() -> None:
         finished = [chat(prompt, settings) for prompt in prompts(index, texts, settings)]
         asked = [{"query": text} for text in texts]
         address = up.enter_context(served(index, ["--config", str(file)]))
-        pid = int(json.loads((index / SERVED).read_bytes())["pid"])
-        peers = [Peer("mmrag", address, "/v1/answer", pid)]
-        older = folder / "packages"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", older]
-        subprocess.run([*pip, PLAINS_FASTAPI], check=True)
-        plain = [sys.executable, __file__, *(["--gpu"] if gpu else [])]
-        for peer, command, packages in (
-            (PLAIN, lambda port: [*plain, "--plain", str(port), file], older),
-            (VLLM, lambda port: vllm_command(port, settings, gpu), None),
-        ):
-            port = _free_port()
+        peers = [Peer("mmrag", address, "/v1/answer", mmrags_pids(index))]
+        for peer, port, command, environment in others(folder, file, settings, gpu):
             log = folder / f"{len(peers)}.log"
-            running = process(peer, command(port), f"http://127.0.0.1:{port}", log, packages)
+            running = process(peer, command, f"http://127.0.0.1:{port}", log, environment)
             peers.append(up.enter_context(running))
         runs: dict[str, list[Run]] = {peer.name: [] for peer in peers}
         for number in range(arguments.rounds + 1):  # the first one warms up
             part = slice(number * arguments.questions, (number + 1) * arguments.questions)
-            for peer in peers[number % 3 :] + peers[: number % 3]:
+            for peer in peers[number % len(peers) :] + peers[: number % len(peers)]:
+                time.sleep(_STILL_SPINNING_S)
                 bodies = asked[part] if peer.path == "/v1/answer" else finished[part]
                 found = ask(peer, bodies, arguments.concurrent)
                 if number:
