@@ -1,11 +1,12 @@
-"""A store that is killed in the middle of an ingest and comes back: what is lost, and what it delays.
+"""A store that ends in the middle of an ingest and comes back: what is lost, and what it delays.
 
     python benchmarks/outage.py [--images 1000] [--outage-s 30] [--store milvus|elastic|embedded]
 
 Draws nameplates and ingests them twice, each time into stores of their own: once undisturbed, and once with
-SIGKILL for a server after the first rows are written. `milvus` is milvus-lite at an address, `elastic` one of
-Elasticsearch's protocol, and this script starts them again after the outage; `embedded` are the index's own
-vector servers, which the job starts again by itself.
+SIGKILL for a server after the first rows are written. `milvus` is milvus-lite at an address, and this script
+starts it again after the outage; `embedded` are the index's own vector servers, which the job starts again by
+itself. `elastic` is noida-db, which speaks Elasticsearch's protocol but acknowledges rows some two seconds
+before they are on its disk (Elasticsearch's translog is there first): SIGTERM, which lets it write them.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ class Server:
                 time.sleep(0.1)
         raise SystemExit("the server did not start")
 
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # one is started by a wrapper
+    def end(self) -> None:
+        number = signal.SIGTERM if self.kind == "elastic" else signal.SIGKILL
+        os.killpg(self._process.pid, number)  # one is started by a wrapper
         self._process.wait()
 
 
@@ -100,7 +102,7 @@ def store_at(store: str, data: Path) -> Iterator[Server | None]:
     try:
         yield server
     finally:
-        server.kill()
+        server.end()
 
 
 def ingest(manifest: Path, index: Path, server: Server | None) -> subprocess.Popen[bytes]:
@@ -122,7 +124,7 @@ def disturb(job: subprocess.Popen[bytes], index: Path, server: Server | None, ou
             raise SystemExit("the ingest ended before anything was killed")
         time.sleep(0.05)
     if server:
-        server.kill()
+        server.end()
         time.sleep(outage_s)
         server.start()
         return 1

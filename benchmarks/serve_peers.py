@@ -1,7 +1,7 @@
 """Questions at once: the whole chain against plain Ray Serve LLM and vLLM's own server, for the same prompts.
 
     python benchmarks/serve_peers.py [--images 700] [--rounds 6] [--questions 96] [--concurrent 16]
-                                     [--layout compact] [--gpu] [--engine JSON]
+                                     [--layout compact] [--http-proxy python] [--gpu] [--engine JSON]
 
 All run tiny-llava with the same engine settings and are up at once; in each round each of them gets
 the round's questions, the peers as the finished prompts that the chain makes of them. The client is a process
@@ -106,15 +106,15 @@ def of_7b_shape(folder: Path) -> Path:
     return folder
 
 
-def write_settings(folder: Path, layout: str, gpu: bool, engine: dict[str, Any]) -> Path:
-    """The settings file of all three."""
+def write_settings(folder: Path, serve: dict[str, Any], gpu: bool, engine: dict[str, Any]) -> Path:
+    """The settings file of all of them; `serve` is mmrag's alone."""
     generator: dict[str, Any] = {}
     of_vllm: dict[str, Any] = {"engine_kwargs": engine}
     if gpu:
         model = of_7b_shape(folder / "llava-7b")
         generator = {"model": str(model), "dtype": "bfloat16", "max_tokens": 128}
         of_vllm = {"gpu_memory_utilization": 0.3, "engine_kwargs": {"load_format": "dummy"} | engine}
-    settings = {"generator": generator, "serve": {"layout": layout, "vllm": of_vllm}}
+    settings = {"generator": generator, "serve": serve | {"vllm": of_vllm}}
     (folder / "settings.yaml").write_text(json.dumps(settings))
     return folder / "settings.yaml"
 
@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=96, help="of a round")
     parser.add_argument("--concurrent", type=int, default=16)
     parser.add_argument("--layout", choices=["compact", "graph"], default="compact", help="of mmrag's server")
+    parser.add_argument("--http-proxy", choices=["python", "haproxy"], default="python", help="mmrag's, too")
     parser.add_argument("--gpu", action="store_true", help="a model of LLaVA 1.5 7B's shape, on a GPU")
     parser.add_argument("--engine", type=json.loads, default={}, help="vLLM's own arguments for all, as JSON")
     parser.add_argument("--plain", nargs=2, metavar=("PORT", "SETTINGS"), help=argparse.SUPPRESS)
@@ -310,7 +311,8 @@ def main() -> None:
         manifest, questions = corpus(folder / "corpus", arguments.images)
         index = folder / "index"
         subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
-        file = write_settings(folder, arguments.layout, gpu, arguments.engine)
+        serve = {"layout": arguments.layout, "http_proxy": arguments.http_proxy}
+        file = write_settings(folder, serve, gpu, arguments.engine)
         settings = load_settings(file)
         wanted = arguments.questions * (arguments.rounds + 1)
         texts = [questions[number % len(questions)] for number in range(wanted)]
