@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import io
+import os
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -24,6 +24,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from tuned_llava import as_on_a_hub, save_base, save_tuned
 
+from benchmarks.processes import below, matching
 from pipelines.core.errors import GeneratorUnavailable, UsageError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling
 from pipelines.core.prompts import Turn, messages
@@ -176,10 +177,8 @@ def test_closing_early_ends_the_work_in_the_engine(handle: Any) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("handle")
 def test_the_model_runs_in_the_engines_process() -> None:
-    below = psutil.Process().children(recursive=True)
-    [replica] = [one for one in below if one.name().startswith("ray::") and "generator" in one.name()]
-    spawned = [one for one in replica.children(recursive=True) if "spawn_main" in " ".join(one.cmdline())]
-    assert len(spawned) == 1
+    [replica] = matching(r"^ray::ServeReplica:.*generator", below(os.getpid()))
+    assert len(matching("spawn_main", below(replica.pid))) == 1
 
 
 @needs_vllm
