@@ -19,7 +19,14 @@ import pyarrow.dataset as pads
 import ray.data
 from ray.data import ActorPoolStrategy, Datasink, ExecutionResources, TaskPoolStrategy
 from ray.data.block import BlockAccessor
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+)
 
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
@@ -57,7 +64,7 @@ def untold(what: str, done: int, total: int, detail: str = "") -> None:
 _COMPARE_CPUS, _PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
-_LOST = (NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError)
+_LOST = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError)
 _FAILED_TO_START = "creation task"  # an error of code, not of a machine
 _GOES_ON = "it goes on where this one stopped"
 _ADDED_BY_RAY = "\nFailed to apply UDF"

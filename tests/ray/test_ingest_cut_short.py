@@ -11,7 +11,7 @@ import psutil
 import pytest
 import ray.data
 from ingest_workshop import First, assert_same_stores, without_servers, workshop
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, LocalRayletDiedError, RayTaskError
 
 from benchmarks.processes import below, command, kill, vector_servers
 from benchmarks.two_nodes import SETTINGS, TwoNodes
@@ -113,3 +113,4 @@ def test_a_part_that_cannot_start_for_its_own_error_is_no_lost_one() -> None:
     failed = ActorDiedError(RayTaskError("Encode", "a traceback", ValueError("no such scale")))
     assert job._own_error(failed) is failed
     assert isinstance(job._own_error(ActorDiedError()), MmragError)
+    assert isinstance(job._own_error(LocalRayletDiedError()), MmragError)
