@@ -39,7 +39,7 @@ import psutil
 from measure import ratio
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.processes import below, kill
+from benchmarks.processes import below, kill, vector_servers
 from benchmarks.serve import MMRAG, corpus
 from pipelines.core.answer import AnswerConfig, LocalSearcher
 from pipelines.core.evidence import show
@@ -239,17 +239,10 @@ def plain_ray_serve_llm(port: int, settings: Settings, gpu: bool) -> None:
     ray.shutdown()
 
 
-def mmrags_pids(index: Path) -> tuple[int, ...]:
-    """The server, and the vector servers, which whoever came first has started."""
-    files = [index / SERVED, *index.glob("vectors/*/server.json")]
-    return tuple(int(json.loads(file.read_bytes())["pid"]) for file in files)
-
-
 def cpu_seconds(pids: Sequence[int]) -> float:
     """Of processes and everything below them, what has ended not counted."""
     total = 0.0
-    roots = [psutil.Process(pid) for pid in pids]
-    for one in {*roots, *(child for root in roots for child in root.children(recursive=True))}:
+    for one in {found for pid in pids for found in (psutil.Process(pid), *below(pid))}:
         try:
             times = one.cpu_times()
         except psutil.Error:
@@ -307,7 +300,7 @@ def main() -> None:
         plain_ray_serve_llm(int(port), load_settings(Path(file)), gpu)
         return
     with tempfile.TemporaryDirectory() as name, ExitStack() as up:
-        folder = Path(name)
+        folder = Path(name).resolve()
         manifest, questions = corpus(folder / "corpus", arguments.images)
         index = folder / "index"
         subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
@@ -319,7 +312,9 @@ def main() -> None:
         finished = [chat(prompt, settings) for prompt in prompts(index, texts, settings)]
         asked = [{"query": text} for text in texts]
         address = up.enter_context(served(index, ["--config", str(file)]))
-        peers = [Peer("mmrag", address, "/v1/answer", mmrags_pids(index))]
+        server = int(json.loads((index / SERVED).read_bytes())["pid"])
+        stores = [one.pid for one in vector_servers(index)]  # whoever came first has started them
+        peers = [Peer("mmrag", address, "/v1/answer", (server, *stores))]
         for peer, port, command, environment in others(folder, file, settings, gpu):
             log = folder / f"{len(peers)}.log"
             running = process(peer, command, f"http://127.0.0.1:{port}", log, environment)
