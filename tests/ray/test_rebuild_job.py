@@ -84,7 +84,7 @@ def killed_in_the_middle(made: Workshop, acknowledgements: str) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path, clip_settings: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
-    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.0)
     shop = workshop(tmp_path, clip_settings)
     try:
         yield shop

