@@ -14,12 +14,15 @@ from benchmarks.processes import below, kill
 SETTINGS: Final = ("ingest.encoders=1", "ingest.encoder_threads=2")
 _HEAD_CPUS, _NODE_CPUS = 1, 3
 _ATTEMPTS = 3
+# By default Ray takes a node for lost after five checks, 15 s, which a node on busy cores may be silent for.
+_FAILED_CHECKS = 10
 
 
 class TwoNodes:
     def __enter__(self) -> Self:
         self._cluster = Cluster()
-        self._started(num_cpus=_HEAD_CPUS, include_dashboard=False)
+        patient = {"health_check_failure_threshold": _FAILED_CHECKS}
+        self._started(num_cpus=_HEAD_CPUS, include_dashboard=False, _system_config=patient)
         self.add()
         return self
 
