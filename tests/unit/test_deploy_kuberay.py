@@ -1,7 +1,8 @@
 """deploy/kuberay: each file by itself, and what kustomize makes of them where there is a kubectl.
 
-No package brings KubeRay's CRDs: the fields of ray.io/v1 that are used stand in `_RAY`, written down from
-KubeRay's API reference. Pods and Kubernetes' own kinds are checked against its published schemas.
+No package brings KubeRay's CRDs, of a megabyte each: the fields of ray.io/v1 that are used stand in `_RAY` as
+its CRDs of RayCronJob (commit 0074504f) and RayService (02a80a6f) have them; the values of `submissionMode`
+and `type` are its documentation's. Pods and Kubernetes' own kinds are checked against its published schemas.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _fields(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
 
 _PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
 _WORKERS = _fields(
-    ("groupName", "template"),
+    ("groupName", "minReplicas", "maxReplicas", "template"),
     **dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), _COUNT),
     groupName=_TEXT, rayStartParams=_PARAMETERS, template=_ANY,
 )  # fmt: skip
@@ -70,6 +71,7 @@ _RAY = {
     "RayJob": _JOB,
     "RayCronJob": _fields(("schedule", "jobTemplate"), schedule=_TEXT, jobTemplate=_JOB),
     "RayService": _fields(
+        ("rayClusterConfig",),
         serveConfigV2=_TEXT, rayClusterConfig=_CLUSTER, excludeHeadPodFromServeSvc=_FLAG,
         upgradeStrategy=_fields(type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]}),
     ),
