@@ -71,7 +71,7 @@ def ray_runtime(
         if address:
             _say_what_is_awaited(waits_for)
         elif lacking := _lacking(waits_for):
-            raise UsageError(f"this machine has too little for the job: {lacking}")
+            raise UsageError(f"this machine has too little: {lacking}")
         yield
     finally:
         ray.shutdown()
@@ -88,7 +88,7 @@ def _lacking(wanted: Mapping[str, int]) -> str:
 
 def _say_what_is_awaited(wanted: Mapping[str, int]) -> None:
     if lacking := _lacking(wanted):
-        print(f"Ray's cluster has {lacking}: the job waits for the rest", file=sys.stderr)
+        print(f"Ray's cluster has {lacking}; waiting for the rest", file=sys.stderr)
 
 
 def _join(address: str, **options: Any) -> None:

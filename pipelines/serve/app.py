@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import socket
 import threading
@@ -28,7 +29,7 @@ from pipelines.serve.deployments import (
     TransformersGenerator,
 )
 from pipelines.serve.haproxy import haproxy
-from pipelines.serve.vllm import DEPLOYMENT, llm_deployment
+from pipelines.serve.vllm import DEPLOYMENT, llm_deployment, on_cpus
 
 NAME = "mmrag"
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -68,6 +69,23 @@ def engine(generator: GeneratorConfig) -> str:
     return "vllm" if find_spec("vllm") else "transformers"
 
 
+def reserved(parts: Parts) -> dict[str, int]:
+    """Ray's resources that the fewest replicas there may be take."""
+    config, vllm = parts.serve, parts.serve.vllm
+    replicas: list[Replicas] = [config.gateway]
+    if config.layout == "graph":
+        replicas += [config.retriever, config.encoder]
+        replicas += [config.aligner] if parts.search.aligner.model else []
+    written_by_vllm = engine(parts.generator) == "vllm"
+    replicas += [] if written_by_vllm else [config.transformers]
+    cpus = sum(one.min_replicas * one.num_cpus for one in replicas)
+    gpus = sum(one.min_replicas * one.num_gpus for one in replicas)
+    if written_by_vllm:
+        cpus += vllm.min_replicas * vllm.num_cpus
+        gpus += 0 if on_cpus(vllm) else vllm.min_replicas * vllm.tensor_parallel_size
+    return {"CPU": math.ceil(cpus), "GPU": math.ceil(gpus)}
+
+
 def run(parts: Parts, ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; answers that are being written are finished.
 
@@ -90,10 +108,13 @@ def serving(parts: Parts) -> Iterator[str]:
 @contextmanager
 def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[None]:
     """The application, up and ready; without an address it is reached by handles only. Raises MmragError when
-    a part cannot start."""
+    a part cannot start, or this machine lacks GPUs for it; for what a cluster lacks it waits, and says so."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Replicas wait for one another most of the time: they fit on a laptop of two cores.
-    with _http_proxy(parts.serve) if address else nullcontext(), ray_runtime(cpus=4):
+    with (
+        _http_proxy(parts.serve) if address else nullcontext(),
+        ray_runtime(cpus=4, waits_for=reserved(parts)),
+    ):
         # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
         app = application(parts)
         host, port = address or ("", 0)

@@ -172,7 +172,7 @@ class ServeConfig(BaseModel):
     http_proxy: Literal["python", "haproxy"] = Field(
         "python",
         description="before the gateways, on a Ray that `mmrag serve` starts; haproxy (Linux) takes some "
-        "10 ms less, but hides the callers' addresses, and a question beyond 1 MiB is not asked again where its gateway is lost",
+        "10 ms less, but hides the callers' addresses; a question beyond 1 MiB it loses with its gateway",
     )
     page: bool = Field(True, description="serve the web page at /")
     cors_origins: tuple[str, ...] = Field((), description="other sites whose pages may ask, as https://host")

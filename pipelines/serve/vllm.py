@@ -44,7 +44,7 @@ def llm_deployment(
     local = Path(model_dir).is_dir()
     if local:
         _check_names(Path(model_dir))
-    on_cpu = config.device == "cpu" or (config.device == "auto" and _built_for_cpu())
+    on_cpu = on_cpus(config)
     llm_config = LLMConfig(
         model_loading_config={"model_id": model_name(generator), "model_source": model_dir},
         engine_kwargs=engine_kwargs(generator, config, on_cpu) | _lora_kwargs(generator, model_dir, on_cpu),
@@ -152,6 +152,11 @@ def environment(config: VllmConfig, on_cpu: bool) -> dict[str, str]:
     # vLLM would bind every replica of a machine to the same cores.
     threads = {"OMP_NUM_THREADS": str(math.ceil(config.num_cpus)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return quiet | threads | chosen
+
+
+def on_cpus(config: VllmConfig) -> bool:
+    """Imports vLLM where the settings leave it open."""
+    return config.device == "cpu" or (config.device == "auto" and _built_for_cpu())
 
 
 def _built_for_cpu() -> bool:

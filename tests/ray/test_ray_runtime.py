@@ -118,7 +118,7 @@ def test_gpus_that_this_machine_has_not_are_not_waited_for(
 ) -> None:
     monkeypatch.setattr(ray, "init", Starts(None))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    told = "^this machine has too little for the job: 0 of 2 GPUs$"
+    told = "^this machine has too little: 0 of 2 GPUs$"
     with pytest.raises(UsageError, match=told), ray_runtime(waits_for={"CPU": 2, "GPU": 2}):
         pass
     assert ended == [True]
@@ -133,8 +133,8 @@ def test_what_a_cluster_has_not_yet_is_told_and_waited_for(
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
         with ray_runtime(waits_for={"CPU": 2, "GPU": 1}), ray_runtime(waits_for={"CPU": 9}):
             pass
-    told = [line for line in capsys.readouterr().err.splitlines() if "waits" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
     assert told == [
-        "Ray's cluster has 2 of 3 CPUs and 1 of 2 GPUs: the job waits for the rest",
-        "Ray's cluster has 2 of 9 CPUs: the job waits for the rest",
+        "Ray's cluster has 2 of 3 CPUs and 1 of 2 GPUs; waiting for the rest",
+        "Ray's cluster has 2 of 9 CPUs; waiting for the rest",
     ]

@@ -11,7 +11,7 @@ from ray.serve._private.build_app import build_app
 from pipelines import cli_serve
 from pipelines.core.errors import UsageError
 from pipelines.core.index import Index, IndexConfig
-from pipelines.serve.app import application
+from pipelines.serve.app import application, reserved
 from pipelines.serve.deployments import Parts
 from pipelines.settings import load_settings
 
@@ -22,13 +22,35 @@ def deployments(application: object) -> set[str]:
     return {one.name for one in build_app(application, name="mmrag").deployments}
 
 
-@pytest.mark.parametrize(("layout", "parts"), [("graph", GRAPH), ("compact", {"gateway", "generator"})])
-def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(
-    tmp_path: Path, layout: str, parts: set[str]
-) -> None:
-    settings = load_settings(None, [f"serve.layout={layout}", "generator.engine=transformers"])
+def parts(index: Path, *assignments: str) -> Parts:
+    settings = load_settings(None, assignments)
     groups = (getattr(settings, name) for name in ("index", "search", "answer", "generator", "serve"))
-    assert deployments(application(Parts(tmp_path, *groups))) == parts
+    return Parts(index, *groups)
+
+
+@pytest.mark.parametrize(("layout", "names"), [("graph", GRAPH), ("compact", {"gateway", "generator"})])
+def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(
+    tmp_path: Path, layout: str, names: set[str]
+) -> None:
+    served = parts(tmp_path, f"serve.layout={layout}", "generator.engine=transformers")
+    assert deployments(application(served)) == names
+
+
+@pytest.mark.parametrize(
+    ("assignments", "wanted"),
+    [
+        (["generator.engine=transformers"], (3, 0)),
+        (["generator.engine=transformers", "search.aligner.model=tiny-aligner"], (3, 0)),
+        (["generator.engine=transformers", "serve.layout=compact", "serve.gateway.min_replicas=4"], (3, 0)),
+        (["generator.engine=vllm", "serve.vllm.device=gpu", "serve.vllm.tensor_parallel_size=2"], (3, 2)),
+        (["generator.engine=vllm", "serve.vllm.device=cpu", "serve.vllm.num_cpus=8"], (10, 0)),
+    ],
+)
+def test_what_its_replicas_take_of_a_cluster_is_known_before_it_starts(
+    tmp_path: Path, assignments: list[str], wanted: tuple[int, int]
+) -> None:
+    found = reserved(parts(tmp_path, "serve.gateway.max_replicas=4", *assignments))
+    assert (found["CPU"], found["GPU"]) == wanted
 
 
 def test_serve_deploy_builds_the_graph_of_an_index_and_a_settings_file(tmp_path: Path) -> None:
