@@ -32,6 +32,7 @@ from pipelines.serve.haproxy import haproxy
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment, on_cpus
 
 NAME = "mmrag"
+_LOG = logging.getLogger(__name__)
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
@@ -129,9 +130,22 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
                 serve.run(app, name=NAME, route_prefix="/", blocking=False)
             except RuntimeError as exc:  # Serve's word for a deployment that failed
                 raise MmragError(f"the server did not start: {_reasons() or exc}") from exc
-            yield
+            try:
+                yield
+            finally:
+                _finish(parts.serve.deadline_s)
         finally:
             serve.shutdown()
+
+
+def _finish(within_s: float) -> None:
+    """Answers that are being written. Serve's own shutdown ends its HTTP proxies at once."""
+    closing = serve.get_app_handle(NAME).broadcast("close")
+    try:
+        closing.results(timeout_s=within_s, return_exceptions=True)
+    except TimeoutError:
+        _LOG.warning("answers that took longer than serve.deadline_s were broken off")
+    serve.delete(NAME)  # the proxies hand on what the gateways said last
 
 
 def _http_proxy(config: ServeConfig) -> AbstractContextManager[None]:

@@ -264,6 +264,10 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
 
+    async def close(self) -> None:
+        """What is asked from now on is refused; returns when all that was asked before is answered."""
+        await self._app.state.admission.close()
+
     def measured(self) -> Measured:
         retrieval = self._retrieval.families() if self._retrieval else []
         return _measured([*self._app.state.metrics.families(), *retrieval])

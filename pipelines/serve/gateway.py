@@ -57,7 +57,8 @@ def create_app(
 ) -> FastAPI:
     """`sampling`: the generator's own; None: the default configuration's.
 
-    `measured` gathers what all replicas counted; None: this app is alone. Its own is `app.state.metrics`.
+    `measured` gathers what all replicas counted; None: this app is alone. Its own is `app.state.metrics`;
+    `app.state.admission` ends it.
     `adds_id`: X-Request-Id goes into responses here; Ray Serve's proxy does it by itself.
     """
     admission = Admission(config.max_concurrent, config.max_queued, config.retry_after_s)
@@ -75,7 +76,7 @@ def create_app(
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
     )
-    app.state.metrics = metrics
+    app.state.metrics, app.state.admission = metrics, admission
     hosts = Hosts(config)
     everywhere = (421,) if hosts.bounded else ()
     endpoints = Endpoints(backend, asking, monitor, measured or own)

@@ -16,25 +16,29 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.core.errors import MissingDependency
-from pipelines.serve.faults import Fault, response
+from pipelines.serve.faults import Fault, UploadTooSlow, response
 
 # What Ray has no setting for is written into the file that it made, which the program reads then.
-_STARTER: Final = r"""#!/bin/sh
+_STARTER: Final = r"""#!/bin/sh -e
 # 1. Ray opens HAProxy's pages of statistics and metrics at every address of the machine.
 # 2. HAProxy can send a request again only when it had all of it before it sent the first of it. It waits as
 #    long for that as a gateway does.
-# 3. Ray has a server that cannot be reached, or is gone, told as a plain 500.
+# 3. Ray has a gateway that cannot be reached, or is gone, told as a plain 500; HAProxy tells a 408 in HTML.
 sed -i -E \
     -e 's/^( *bind )\*?:({ports})$/\1127.0.0.1:\2/' \
     -e 's/^( *)option redispatch 1$/&\n\1option http-buffer-request\n\1timeout http-request {upload_ms}ms/' \
-    -e 's|^( *errorfile 50[234] ).*$|\1{unavailable}|' \
+    -e 's|^( *)retry-on .*$|&\n\1errorfile 408 {folder}/408.http|' \
+    -e 's|^( *errorfile 50[234] ).*$|\1{folder}/503.http|' \
     "$3"
 exec {program} "$@"
 """
 # Larger ones are not sent again. Of a connection HAProxy may hold three times as much, of all of them 3 GiB.
 _SENT_AGAIN_BYTES: Final = 1024**2
 _MAX_CONNECTIONS: Final = 1024
-_UNAVAILABLE: Final = Fault(503, "unavailable_error", "gateway: it was lost, or cannot be reached", 1)
+_TOLD: Final = (
+    Fault(503, "unavailable_error", "gateway: it was lost, or cannot be reached", 1),
+    Fault(UploadTooSlow.status, UploadTooSlow.type, "the request did not arrive in time"),
+)
 
 
 @contextmanager
@@ -50,13 +54,14 @@ def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
         raise MissingDependency(f"serve.http_proxy haproxy: Ray brings it on Linux alone ({exc})") from exc
     with tempfile.TemporaryDirectory(prefix="mmrag-") as name:  # for this user alone: a socket rules HAProxy
         folder = Path(name)
-        starter, unavailable = folder / "haproxy", folder / "503.http"
-        unavailable.write_bytes(_as_http(_UNAVAILABLE))
+        for fault in _TOLD:
+            (folder / f"{fault.status}.http").write_bytes(_as_http(fault))
+        starter = folder / "haproxy"
         starter.write_text(
             _STARTER.format(
                 ports="|".join(map(str, ports)),
                 upload_ms=math.ceil(upload_s * 1000),
-                unavailable=unavailable,
+                folder=folder,
                 program=shlex.quote(program),
             )
         )
@@ -71,10 +76,10 @@ def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
-            # A request whose gateway is lost goes to another: at worst a rating is counted twice.
+            # A request whose gateway is lost goes to another: at worst a rating is counted as often.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-            # Several gateways may be lost at once; each is known for lost after three errors.
-            "RAY_SERVE_HAPROXY_RETRIES": "10",
+            # Several gateways may be lost at once, and each is known for lost only after three errors.
+            "RAY_SERVE_HAPROXY_RETRIES": "5",
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_SENT_AGAIN_BYTES),
             "RAY_SERVE_HAPROXY_MAXCONN": str(_MAX_CONNECTIONS),
             # A gateway that ends waits so long for HAProxy to forget it.

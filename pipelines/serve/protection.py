@@ -27,6 +27,7 @@ from pipelines.serve.faults import (
     Unauthorized,
 )
 
+_LOOK_EVERY_S: Final = 0.05
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
 
 
@@ -154,10 +155,19 @@ class Admission:
         self._free = asyncio.Semaphore(concurrent)
         self._most_waiting, self._retry_after_s = queued, retry_after_s
         self.working = self.waiting = 0
+        self._closed = False
+
+    async def close(self) -> None:
+        """Nobody is let in any more. Returns when all who were have left."""
+        self._closed = True
+        while self.working or self.waiting:
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Raises Overloaded."""
+        if self._closed:
+            raise Overloaded("the server is ending: ask again soon", self._retry_after_s)
         if self._free.locked() and self.waiting >= self._most_waiting:
             raise Overloaded("the server is busy: ask again soon", self._retry_after_s)
         self.waiting += 1

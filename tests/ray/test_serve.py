@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -367,9 +368,28 @@ def _until_another(served: Served, name: str, pids: set[int]) -> None:
     raise AssertionError(f"no other {name} within 90 s")
 
 
-def test_ctrl_c_ends_it_and_leaves_no_process(served: Served) -> None:
+def test_ctrl_c_lets_answers_finish_and_leaves_no_process(served: Served) -> None:
     children = below(served.process.pid)
-    served.process.send_signal(signal.SIGINT)
+    outcomes: list[tuple[float, int]] = []
+
+    def ask() -> None:
+        """Until the server refuses."""
+        status = 200
+        while status == 200:
+            begun = time.monotonic()
+            status = served.post("answer", {"query": "the red pump?"}).status_code
+            outcomes.append((begun, status))
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(ask) for _ in range(4)]
+        time.sleep(3)
+        served.process.send_signal(signal.SIGINT)
+        told = time.monotonic()
+        for caller in callers:
+            caller.result()  # raises what broke off
+    assert sum(begun < told for begun, _ in outcomes) > len(callers)
+    assert {status for begun, status in outcomes if begun < told} == {200}
+    assert {status for _, status in outcomes} <= {200, 503}
     assert served.process.wait(120) == 0
     _, alive = psutil.wait_procs(children, timeout=20)
     mine = [one for one in alive if "milvus" not in command(one)]  # they go when idle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import ray
 from ray.serve._private.build_app import build_app
 
 from pipelines import cli_serve
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.generator import GeneratorConfig
 from pipelines.core.index import Index, IndexConfig
 from pipelines.serve.app import application, reserved
+from pipelines.serve.config import VllmConfig
 from pipelines.serve.deployments import Parts
+from pipelines.serve.vllm import deployment_config, engine_kwargs
 from pipelines.settings import load_settings
 
 GRAPH = {"gateway", "retriever", "encoder", "generator"}
@@ -40,7 +44,14 @@ def test_the_compact_layout_has_all_but_the_generator_in_the_gateway(
     ("assignments", "wanted"),
     [
         (["generator.engine=transformers"], (3, 0)),
-        (["generator.engine=transformers", "search.aligner.model=tiny-aligner"], (3, 0)),
+        (
+            [
+                "generator.engine=transformers",
+                "search.aligner.model=tiny-aligner",
+                "serve.aligner.num_cpus=2",
+            ],
+            (5, 0),
+        ),
         (["generator.engine=transformers", "serve.layout=compact", "serve.gateway.min_replicas=4"], (3, 0)),
         (["generator.engine=vllm", "serve.vllm.device=gpu", "serve.vllm.tensor_parallel_size=2"], (3, 2)),
         (["generator.engine=vllm", "serve.vllm.device=cpu", "serve.vllm.num_cpus=8"], (10, 0)),
@@ -51,6 +62,41 @@ def test_what_its_replicas_take_of_a_cluster_is_known_before_it_starts(
 ) -> None:
     found = reserved(parts(tmp_path, "serve.gateway.max_replicas=4", *assignments))
     assert (found["CPU"], found["GPU"]) == wanted
+
+
+def test_vllm_that_is_not_installed_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("pipelines.serve.vllm.version", none)
+    with pytest.raises(MissingDependency, match=r"vllm needs vLLM .* or set generator\.engine=transformers"):
+        reserved(parts(tmp_path, "generator.engine=vllm"))
+
+
+def test_every_part_scales_and_batches_as_the_settings_say(tmp_path: Path) -> None:
+    scaled = {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 3, "num_cpus": 0.75}
+    names = ("gateway", "retriever", "encoder", "transformers")
+    told = [f"serve.{name}.{key}={value}" for name in names for key, value in scaled.items()]
+    served = application(parts(tmp_path, "generator.engine=transformers", *told))
+    for one in build_app(served, name="mmrag").deployments:
+        scaling = one._deployment_config.autoscaling_config
+        found = {key: getattr(scaling, key) for key in scaled if key != "num_cpus"}
+        assert found | {"num_cpus": one.ray_actor_options["num_cpus"]} == scaled, one.name
+
+
+def test_vllm_scales_as_the_settings_say(tmp_path: Path) -> None:
+    config = VllmConfig(min_replicas=2, max_replicas=5, target_ongoing_requests=3, num_cpus=4)
+    on_gpus = deployment_config(config, on_cpu=False)
+    assert on_gpus["ray_actor_options"] == {"num_cpus": 4}
+    assert (on_gpus["max_ongoing_requests"], on_gpus["max_queued_requests"]) == (32, 64)
+    scaling = on_gpus["autoscaling_config"]
+    assert [scaling[key] for key in ("min_replicas", "max_replicas", "target_ongoing_requests")] == [2, 5, 3]
+    sharded = VllmConfig(tensor_parallel_size=2, gpu_memory_utilization=0.5, engine_kwargs={"seed": 7})
+    found = engine_kwargs(GeneratorConfig(max_model_len=512), sharded, on_cpu=False)
+    wanted = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "max_model_len": 512, "seed": 7}
+    assert found.items() >= wanted.items()
 
 
 def test_serve_deploy_builds_the_graph_of_an_index_and_a_settings_file(tmp_path: Path) -> None:

