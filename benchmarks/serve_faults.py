@@ -1,9 +1,11 @@
 """Parts of a server are killed while it answers, one kind after the other: what the callers saw.
 
-    python benchmarks/serve_faults.py [--images 200] [--concurrent 8] [--seconds 40] [--http-proxy haproxy]
+    python benchmarks/serve_faults.py [--images 200] [--concurrent 8] [--seconds 40]
+    python benchmarks/serve_faults.py --http-proxy haproxy --layout compact
 
 Draws nameplates, ingests them, starts `mmrag serve` with the offline models and asks all the time. Some
 seconds after the beginning SIGKILL goes to every process of one kind; then the next kind, on the same server.
+A kind that this server has not is left out.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ KINDS = {
     "generator's engine": "multiprocessing.spawn",  # below the generator's replica
     "vector stores": "pipelines.core.stores.embedded",
     "HTTP proxy": "ray::ProxyActor",
+    "HAProxy": "haproxy -db -f",
 }
 KILL_AFTER_S = 5.0
 
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--concurrent", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=40, help="of load, for each kind")
     parser.add_argument("--http-proxy", choices=["python", "haproxy"], default="python")
+    parser.add_argument("--layout", choices=["graph", "compact"], default="graph")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +128,7 @@ def main() -> None:
         subprocess.run([MMRAG, "ingest", manifest, "--index", index], check=True, stdout=subprocess.DEVNULL)
         two = {"min_replicas": 2, "max_replicas": 2}
         config = Path(folder) / "serve.yaml"
-        serve = {"gateway": two, "http_proxy": arguments.http_proxy}
+        serve = {"gateway": two, "http_proxy": arguments.http_proxy, "layout": arguments.layout}
         settings = {"serve": serve, "search": {"aligner": {"model": "tiny-aligner"}}}
         config.write_text(json.dumps(settings), "utf-8")  # JSON is YAML
         with served(index, ("--config", str(config))) as address:
@@ -132,7 +136,7 @@ def main() -> None:
             print("| killed | asked | answered | statuses | 503 without Retry-After | degraded | longest, s "
                   "| last loss after the kill, s |")  # fmt: skip
             print("|---|---|---|---|---|---|---|---|")
-            for kind in arguments.kinds:
+            for kind in (one for one in arguments.kinds if of_kind(server, KINDS[one])):
                 load = under_load(
                     address, questions, arguments.concurrent, arguments.seconds, server, KINDS[kind]
                 )

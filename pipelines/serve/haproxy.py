@@ -78,8 +78,9 @@ def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
             # A request whose gateway is lost goes to another: at worst a rating is counted as often.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-            # Several gateways may be lost at once, and each is known for lost only after three errors.
-            "RAY_SERVE_HAPROXY_RETRIES": "5",
+            # Several gateways may be lost at once, and each is known for lost only after three errors: with 3
+            # and 5 a few requests had used up theirs by then.
+            "RAY_SERVE_HAPROXY_RETRIES": "10",
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_SENT_AGAIN_BYTES),
             "RAY_SERVE_HAPROXY_MAXCONN": str(_MAX_CONNECTIONS),
             # A gateway that ends waits so long for HAProxy to forget it.

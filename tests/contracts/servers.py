@@ -70,9 +70,10 @@ def milvus_server(directory: Path, session_s: int = 60, *, killed: bool = False)
 
 
 @contextmanager
-def elastic_server(directory: Path) -> Iterator[str]:
-    """A server that speaks Elasticsearch's protocol; its URL. It is no measure of speed or durability."""
-    port = free_port()
+def elastic_server(directory: Path, port: int = 0) -> Iterator[str]:
+    """A server that speaks Elasticsearch's protocol, with what `directory` holds; its URL. `port`: 0 for any
+    free one. It is no measure of speed or durability."""
+    port = port or free_port()
     program = Path(sysconfig.get_path("scripts")) / "noida-db"
     if not program.exists():
         pytest.skip("noida-db has no wheel for this machine")

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -331,37 +330,37 @@ def test_its_spans_reach_the_collector_as_one_trace(served: Served, collector: C
     assert "to be traced" not in str(collector.spans)
 
 
-@pytest.mark.parametrize("name", ["retriever", "encoder", "aligner", "gateway"])
-def test_a_lost_replica_costs_no_more_than_a_503(served: Served, name: str) -> None:
-    statuses: Counter[int] = Counter()
+@pytest.mark.parametrize("name", ["retriever", "encoder", "aligner", "gateway", "generator"])
+def test_a_lost_replica_costs_next_to_no_answer(served: Served, name: str) -> None:
+    answers: list[httpx.Response] = []
     over = threading.Event()
 
     def ask() -> None:
         while not over.is_set():
-            statuses[served.post("search", {"query": "red pump"}).status_code] += 1
+            answers.append(served.post("answer", {"query": "red pump"}))
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        time.sleep(1)
-        replicas = served.replicas(name)
-        kill(replicas)
-        _until_another(served, name, {replica.pid for replica in replicas})
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert set(statuses) <= {200, 503}, statuses
-    assert served.post("search", {"query": "red pump"}).status_code == 200
+    with ThreadPoolExecutor(3) as pool:
+        callers = [pool.submit(ask) for _ in range(3)]
+        try:
+            time.sleep(1)
+            replicas = served.replicas(name)
+            kill(replicas)
+            _until_another(served, name, {replica.pid for replica in replicas})
+        finally:
+            over.set()
+        for caller in callers:
+            caller.result()  # raises what broke off
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {(answer.status_code, "retry-after" in answer.headers) for answer in refused} <= {(503, True)}
+    assert len(refused) <= 0.01 * len(answers)
 
 
 def _until_another(served: Served, name: str, pids: set[int]) -> None:
-    """Until another replica answers, for a minute at most."""
+    """Until another replica answers, for a minute and a half at most."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         if any(one.pid not in pids for one in served.replicas(name)):
-            response = served.post("search", {"query": "red pump"})
+            response = served.post("answer", {"query": "red pump"})
             if response.status_code == 200 and not response.json()["degraded"]:
                 return
         time.sleep(0.5)
@@ -371,24 +370,24 @@ def _until_another(served: Served, name: str, pids: set[int]) -> None:
 def test_ctrl_c_lets_answers_finish_and_leaves_no_process(served: Served) -> None:
     children = below(served.process.pid)
     outcomes: list[tuple[float, int]] = []
+    ending = threading.Event()
 
     def ask() -> None:
-        """Until the server refuses."""
-        status = 200
-        while status == 200:
+        while not ending.is_set():
             begun = time.monotonic()
-            status = served.post("answer", {"query": "the red pump?"}).status_code
-            outcomes.append((begun, status))
+            outcomes.append((begun, served.post("answer", {"query": "the red pump?"}).status_code))
 
     with ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(ask) for _ in range(4)]
         time.sleep(3)
+        let_in = time.monotonic() - 0.1  # what was asked since then may have come too late
+        ending.set()
         served.process.send_signal(signal.SIGINT)
-        told = time.monotonic()
         for caller in callers:
             caller.result()  # raises what broke off
-    assert sum(begun < told for begun, _ in outcomes) > len(callers)
-    assert {status for begun, status in outcomes if begun < told} == {200}
+    before = [status for begun, status in outcomes if begun < let_in]
+    assert len(before) > len(callers)
+    assert set(before) == {200}
     assert {status for _, status in outcomes} <= {200, 503}
     assert served.process.wait(120) == 0
     _, alive = psutil.wait_procs(children, timeout=20)

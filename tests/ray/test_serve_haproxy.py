@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
 from base64 import b64encode
@@ -58,6 +60,26 @@ def test_it_answers_whole_and_in_pieces(server: tuple[str, psutil.Process]) -> N
         lines = [line for line in streamed.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert httpx.post(f"{address}/v1/answer", content=b"{", timeout=60).status_code == 400
+
+
+def test_its_page_asks_it_and_shows_the_evidence(server: tuple[str, psutil.Process]) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the page is tested in Debian's chromium: not installed")
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=as_root)
+        page = browser.new_page(locale="en-GB")
+        page.goto(server[0])
+        page.get_by_label("Question", exact=True).fill("Which pump is red?")
+        page.keyboard.press("Enter")
+        page.wait_for_selector('.turn[data-state="done"]', timeout=120_000)
+        assert page.locator(".said").inner_text().strip()
+        shot = page.locator(".hit .shot img")
+        shot.wait_for()
+        page.wait_for_function("it => it.naturalWidth > 0", arg=shot.element_handle())
+        browser.close()
 
 
 def test_nothing_of_haproxy_listens_beyond_this_machine(server: tuple[str, psutil.Process]) -> None:
