@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -56,15 +58,16 @@ def ray_runtime(
     for name, value in _STARTING.items():
         os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address:
-        _join(address, **quiet)
-    else:
-        _start(
-            num_cpus=max(cpus, waits_for.get("CPU", 0), os.cpu_count() or 1),
-            include_dashboard=False,
-            _metrics_export_port=_metrics_port(),
-            **quiet,
-        )
+    with _own_sigterm():
+        if address:
+            _join(address, **quiet)
+        else:
+            _start(
+                num_cpus=max(cpus, waits_for.get("CPU", 0), os.cpu_count() or 1),
+                include_dashboard=False,
+                _metrics_export_port=_metrics_port(),
+                **quiet,
+            )
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -75,6 +78,17 @@ def ray_runtime(
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's start takes SIGTERM twice: a handler in Python raises SystemExit, and one for crashes beneath it
+    prints a stack and aborts the process three seconds later. The second goes, and both where we had one."""
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        kept = ours if callable(ours) else signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+        signal.signal(signal.SIGTERM, kept)
 
 
 def _lacking(wanted: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""`mmrag serve` as its users meet it: a process, an address, questions, faults, Ctrl-C.
+"""`mmrag serve` as its users meet it: a process, an address, questions, faults, SIGTERM.
 
 The model's weights are random, so what it says is not looked at: that all of the chain answers is.
 """
@@ -367,7 +367,7 @@ def _until_another(served: Served, name: str, pids: set[int]) -> None:
     raise AssertionError(f"no other {name} within 90 s")
 
 
-def test_ctrl_c_lets_answers_finish_and_leaves_no_process(served: Served) -> None:
+def test_sigterm_lets_answers_finish_and_leaves_no_process(served: Served) -> None:
     children = below(served.process.pid)
     outcomes: list[tuple[float, int]] = []
     ending = threading.Event()
@@ -382,7 +382,7 @@ def test_ctrl_c_lets_answers_finish_and_leaves_no_process(served: Served) -> Non
         time.sleep(3)
         let_in = time.monotonic() - 0.1  # what was asked since then may have come too late
         ending.set()
-        served.process.send_signal(signal.SIGINT)
+        served.process.send_signal(signal.SIGTERM)
         for caller in callers:
             caller.result()  # raises what broke off
     before = [status for begun, status in outcomes if begun < let_in]
