@@ -74,16 +74,17 @@ def reserved(parts: Parts) -> dict[str, int]:
     """Ray's resources that the fewest replicas there may be take."""
     config, vllm = parts.serve, parts.serve.vllm
     replicas: list[Replicas] = [config.gateway]
+    cpus = gpus = 0.0
     if config.layout == "graph":
         replicas += [config.retriever, config.encoder]
         replicas += [config.aligner] if parts.search.aligner.model else []
-    written_by_vllm = engine(parts.generator) == "vllm"
-    replicas += [] if written_by_vllm else [config.transformers]
-    cpus = sum(one.min_replicas * one.num_cpus for one in replicas)
-    gpus = sum(one.min_replicas * one.num_gpus for one in replicas)
-    if written_by_vllm:
-        cpus += vllm.min_replicas * vllm.num_cpus
-        gpus += 0 if on_cpus(vllm) else vllm.min_replicas * vllm.tensor_parallel_size
+    if engine(parts.generator) == "vllm":
+        cpus = vllm.min_replicas * vllm.num_cpus
+        gpus = 0 if on_cpus(vllm) else vllm.min_replicas * vllm.tensor_parallel_size
+    else:
+        replicas.append(config.transformers)
+    cpus += sum(one.min_replicas * one.num_cpus for one in replicas)
+    gpus += sum(one.min_replicas * one.num_gpus for one in replicas)
     return {"CPU": math.ceil(cpus), "GPU": math.ceil(gpus)}
 
 
@@ -142,9 +143,12 @@ def _finish(within_s: float) -> None:
     """Answers that are being written. Serve's own shutdown ends its HTTP proxies at once."""
     closing = serve.get_app_handle(NAME).broadcast("close")
     try:
-        closing.results(timeout_s=within_s, return_exceptions=True)
+        ended = closing.results(timeout_s=within_s, return_exceptions=True)
     except TimeoutError:
         _LOG.warning("answers that took longer than serve.deadline_s were broken off")
+    else:
+        for failed in (one for one in ended if isinstance(one, Exception)):
+            _LOG.warning("a gateway did not finish its answers: %r", failed)
     serve.delete(NAME)  # the proxies hand on what the gateways said last
 
 

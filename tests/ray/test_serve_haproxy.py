@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 from fakes import photograph, png
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from typer.testing import CliRunner
 
 from benchmarks.processes import below, kill, matching
@@ -43,6 +44,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psut
     config.write_text(json.dumps(TWO_GATEWAYS))  # JSON is YAML
     with served(folder / "kb", ["--config", str(config)]) as address:
         yield address, psutil.Process(json.loads((folder / "kb" / SERVED).read_bytes())["pid"])
+
+
+def test_what_is_replaced_stands_in_the_file_that_ray_makes() -> None:
+    for line in (
+        "    bind :{{ config.metrics_port }}\n",
+        "  bind *:{{ config.stats_port }}\n",
+        "    option redispatch 1\n",
+        "    retry-on {{ config.retry_on }}\n",
+        *(f"    errorfile {status} {{{{ config.error_file_path }}}}\n" for status in (502, 503, 504)),
+    ):
+        assert line in HAPROXY_CONFIG_TEMPLATE
 
 
 def listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:

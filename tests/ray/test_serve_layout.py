@@ -75,7 +75,7 @@ def test_vllm_that_is_not_installed_is_named_before_anything_starts(
         reserved(parts(tmp_path, "generator.engine=vllm"))
 
 
-def test_every_part_scales_and_batches_as_the_settings_say(tmp_path: Path) -> None:
+def test_every_part_scales_as_the_settings_say(tmp_path: Path) -> None:
     scaled = {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 3, "num_cpus": 0.75}
     names = ("gateway", "retriever", "encoder", "transformers")
     told = [f"serve.{name}.{key}={value}" for name in names for key, value in scaled.items()]

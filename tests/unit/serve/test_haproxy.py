@@ -79,18 +79,6 @@ def test_a_request_is_read_whole_before_it_is_handed_on(program: Path, tmp_path:
         ]
 
 
-def test_what_is_replaced_stands_in_the_file_that_ray_makes() -> None:
-    templates = pytest.importorskip("ray.serve._private.haproxy_templates")
-    for line in (
-        "    bind :{{ config.metrics_port }}\n",
-        "  bind *:{{ config.stats_port }}\n",
-        "    option redispatch 1\n",
-        "    retry-on {{ config.retry_on }}\n",
-        *(f"    errorfile {status} {{{{ config.error_file_path }}}}\n" for status in (502, 503, 504)),
-    ):
-        assert line in templates.HAPROXY_CONFIG_TEMPLATE
-
-
 @LINUX
 def test_a_gateway_that_cannot_be_reached_is_told_as_a_503(program: Path, tmp_path: Path) -> None:
     with haproxy((8404, 9101), 60.0):
