@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,13 +58,18 @@ def _told(vendor: str) -> Callable[[int, int], None]:
     return tell
 
 
-def measured(
-    aligner: MemoryAligner, pairs: Pairs, names: list[dict[str, str]], among: NDArray[np.int64], language: str
-) -> Hits:
-    """Of each name: whether a picture that bears it came first among those at `among`, before and after."""
+def measured(aligner: MemoryAligner, pairs: Pairs, names: list[dict[str, str]], language: str) -> Hits:
+    """Of each name: whether a picture that bears it came first among those of all names, before and after.
+    Pictures that are the same are one, and bear the names of all."""
     place = {text: number for number, text in enumerate(pairs.texts)}
-    texts = np.array([place[name[language]] for name in names])
-    bears = np.array([[name[language] in other.values() for other in names] for name in names])
+    belong = {tuple(pair) for pair in pairs.of.tolist()}
+    pictures: dict[int, set[int]] = defaultdict(set)
+    for text, picture in belong:
+        pictures[text].add(picture)
+    both = [set.intersection(*(pictures[place[name[one]]] for one in LANGUAGES)) for name in names]
+    among = sorted(set().union(*both))
+    texts = [place[name[language]] for name in names]
+    bears = np.array([[(text, picture) in belong for picture in among] for text in texts])
     return hits(aligner, pairs.visual[texts], pairs.text[texts], pairs.pictures[among], bears)
 
 
@@ -107,13 +113,9 @@ def main() -> None:
         for name, wanted in (("known", ~new), ("new", new)):
             for language in LANGUAGES:
                 for vendor, pairs in of_vendor.items():
-                    asked = np.flatnonzero(wanted & drawn[vendor])
-                    names = [concepts[number].names for number in asked]
-                    among = np.searchsorted(np.flatnonzero(drawn[vendor]), asked)
-                    print(
-                        line(f"{name}, {vendor}", language, measured(aligner, pairs, names, among, language)),
-                        flush=True,
-                    )
+                    names = [concepts[number].names for number in np.flatnonzero(wanted & drawn[vendor])]
+                    found = measured(aligner, pairs, names, language)
+                    print(line(f"{name}, {vendor}", language, found), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from benchmarks.data.judged import read_rows, write_rows
 MMRAG = Path(sys.executable).with_name("mmrag")
 INGEST = dict.fromkeys(("gimp", "mixed", "plates"), ("ingest.ocr.kind=rapidocr",))
 ALIGNER = ("search.aligner.model=tiny-aligner",)
-BY_RANKS = (*ALIGNER, "search.fusion=ranks", "search.alpha_text=0.3")
+BY_RANKS = (*ALIGNER, "search.fusion=ranks", "search.alpha_text=0.3", "search.lexical_share=0.5")
 SCALES = {"emoji": ("[96]", "[160]", "[224]")}
 """Indexes of fewer scales than the default's three."""
 TOLD = {

@@ -53,11 +53,9 @@ def fuse(
     return sorted(fused, key=lambda one: (-one.score, best_rank(one)))
 
 
-def margins(scores: Sequence[float], floor: float, is_bounded: bool) -> list[float]:
-    """How far each score, best first, is above `floor`, the one that tells nothing. Scores without a bound,
-    as BM25's, are told in shares of the best one: engines scale them differently."""
-    unit = 1.0 if is_bounded or not scores or scores[0] <= 0 else scores[0]
-    return [max(0.0, score - floor) / unit for score in scores]
+def margins(scores: Sequence[float], floor: float) -> list[float]:
+    """How far each score is above `floor`, the one that tells nothing."""
+    return [max(0.0, score - floor) for score in scores]
 
 
 def reciprocal(count: int, c: int = RANK_CONSTANT) -> list[float]:
@@ -65,6 +63,9 @@ def reciprocal(count: int, c: int = RANK_CONSTANT) -> list[float]:
     return [1 / (c + rank) for rank in range(1, count + 1)]
 
 
-def side_weights(alpha: float, visual: Sequence[str], text: Sequence[str]) -> dict[str, float]:
-    """α for the visual side and 1 − α for the text side, each shared evenly by its branches."""
-    return {name: alpha / len(visual) for name in visual} | {name: (1 - alpha) / len(text) for name in text}
+def side_weights(alpha: float, visual: Sequence[str], text: Mapping[str, float]) -> dict[str, float]:
+    """α for the visual side, shared evenly by its branches, and 1 − α for the text side, by their shares."""
+    whole = sum(text.values())
+    return {name: alpha / len(visual) for name in visual} | {
+        name: (1 - alpha) * share / whole for name, share in text.items()
+    }

@@ -30,6 +30,7 @@ from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, Fused, fuse, margins, reciprocal, side_weights
 from pipelines.core.readings import lines_of
 from pipelines.core.stores import LexicalStore, VectorStore
+from pipelines.core.stores.words import shares_held
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
 
 Mode = Literal["auto", "text", "image", "visually_similar"]
@@ -57,6 +58,9 @@ class SearchConfig(BaseModel):
     alpha_text: float = Field(0.7, ge=0, le=1, description="α for a text query")
     alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")
     alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
+    lexical_share: float = Field(
+        0.67, gt=0, lt=1, description="of the text side: words, beside vectors of passages"
+    )
     rank_constant: int = Field(RANK_CONSTANT, ge=0, description="of fusion by ranks: c of 1 / (c + rank)")
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
     branch_timeout_s: float = Field(30.0, gt=0)
@@ -221,7 +225,7 @@ class Retriever:
         know = self._knowledge
         text = query.text or ""
         if branch == "lexical":
-            return know.lexical().search(text, n, query.where)
+            return by_words_held(text, know.lexical().search(text, n, query.where))
         if branch == "image_to_image":
             vector = self.picture_vector(query.image or b"")
         else:
@@ -292,6 +296,10 @@ class Retriever:
             return self._config.alpha_similar
         return self._config.alpha_image if "image_to_image" in branches else self._config.alpha_text
 
+    @property
+    def _text_shares(self) -> dict[Branch, float]:
+        return {"text": 1 - self._config.lexical_share, "lexical": self._config.lexical_share}
+
     def _fuse(
         self, query: Query, runs: Mapping[Branch, BranchRun]
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
@@ -300,7 +308,7 @@ class Retriever:
         weights = side_weights(
             self._alpha(query, list(found)),
             [b for b in (*VISUAL, "aligner") if b in found and b not in replaced],
-            [b for b in TEXT if b in found],
+            {branch: share for branch, share in self._text_shares.items() if branch in found},
         ) | dict.fromkeys(replaced, 0.0)
         ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
         worth = {str(branch): self._worth(branch, runs) for branch in runs}
@@ -313,7 +321,7 @@ class Retriever:
         if self._config.fusion == "ranks":
             return reciprocal(len(run.found), self._config.rank_constant)
         if branch != "aligner":
-            return margins([one.score for one in run.found], run.floor, branch != "lexical")
+            return margins([one.score for one in run.found], run.floor)
         replaced = (
             self._worth("text_to_image", runs) if "text_to_image" in runs else reciprocal(len(run.found))
         )
@@ -374,6 +382,21 @@ class Retriever:
             lines=lines_of(text, know.lines(part)) if is_picture else (),
             scores=scores,
         )
+
+
+def by_words_held(question: str, found: Sequence[Found]) -> list[Found]:
+    """What words found, best first, scored from 0 to 1: BM25 in shares of its best, as engines scale it
+    differently, times the root of the share of the question's words that the passage holds.
+
+    One rare word can make the best BM25; the share tells how much that best is worth. It is the coordination
+    factor of Lucene's classic similarity; its root was chosen on judged sets (benchmarks/quality.md).
+    """
+    best = max((one.score for one in found), default=0.0) or 1.0
+    held = shares_held(question, [one.part.text for one in found])
+    scored = [
+        replace(one, score=one.score / best * share**0.5) for one, share in zip(found, held, strict=True)
+    ]
+    return sorted(scored, key=lambda one: -one.score)
 
 
 def credited_ranks(results: Sequence[Found]) -> dict[str, int]:

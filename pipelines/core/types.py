@@ -129,7 +129,7 @@ class Hit:
 
     `lines` are those lines of `text` that were read in the hit's picture. `scores` maps each branch of
     `sources` to its own score, comparable within the branch only: a cosine where pictures or meanings are
-    compared, BM25 where words are. `score` is the fused one, which tells the order and nothing else.
+    compared, 0 to 1 where words are. `score` is the fused one, which tells the order and nothing else.
     """
 
     id: str

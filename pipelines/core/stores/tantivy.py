@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import tantivy
 from tantivy import Occur, Query
@@ -21,12 +21,11 @@ from pipelines.core.errors import IndexLocked, StoreError
 from pipelines.core.filters import Filter
 from pipelines.core.stores import facets
 from pipelines.core.stores.records import check_parts, dump, from_row, last_of_each, to_row
-from pipelines.core.stores.words import query_words, words
+from pipelines.core.stores.words import query_words, stemmer, words
 from pipelines.core.types import Found, Part
 
 _HEAP_BYTES: Final = 64 << 20
 _ANALYZER: Final = "mmrag_words"
-_LONGEST_WORD: Final = 128
 
 
 class TantivyStore:
@@ -53,7 +52,7 @@ class TantivyStore:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             index = tantivy.Index(_schema(), str(path))
             # Analyzers are not part of what is on disk: each Index object needs them again.
-            index.register_tokenizer(_ANALYZER, _analyzer())
+            index.register_tokenizer(_ANALYZER, stemmer())
             index.config_reader("manual")
         return cls(path, index, writable)
 
@@ -152,7 +151,7 @@ class TantivyStore:
 
     @cached_property
     def _analyze(self) -> Callable[[str], list[str]]:
-        return _analyzer().analyze  # type: ignore[no-any-return]
+        return stemmer().analyze  # type: ignore[no-any-return]
 
     def _plan(self, plan: facets.Plan) -> Query:
         schema = self._index.schema
@@ -186,16 +185,6 @@ def _schema() -> tantivy.Schema:
     builder.add_text_field("body", tokenizer_name=_ANALYZER, index_option="freq")
     builder.add_bytes_field("row", stored=True)
     return builder.build()
-
-
-def _analyzer() -> Any:
-    """Words arrive cut and in lower case; what is left is the English stem: holes -> hole."""
-    return (
-        tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
-        .filter(tantivy.Filter.remove_long(_LONGEST_WORD))
-        .filter(tantivy.Filter.stemmer("english"))
-        .build()
-    )
 
 
 def _document(part: Part) -> tantivy.Document:

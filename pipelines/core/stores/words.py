@@ -1,4 +1,4 @@
-"""Chinese and English text to searchable words, the same for an index and a query. Knows no engine."""
+"""Chinese and English text to searchable words, the same for an index and a query. Knows no store."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 import re
 import threading
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
 import jieba
+import tantivy
 
 _HAN: Final = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _RUN: Final = re.compile(f"(?P<han>[{_HAN}]+)|[^\\W_{_HAN}]+")
@@ -24,6 +26,7 @@ _STOP_CHINESE: Final = """
     我们 或 所 把 是 有 有没有 来 某 没 没有 的 看 着 等 给 能 能否 被 要 让 请 请问 谁
     还 这 这个 这些 那 那个 那些 都 里"""
 STOP_WORDS: Final = frozenset(f"{_STOP_ENGLISH} {_STOP_CHINESE}".split())
+_LONGEST_WORD: Final = 128
 _LOADING: Final = threading.Lock()
 
 
@@ -33,7 +36,7 @@ def words(text: str) -> list[str]:
     Chinese is cut by jieba's dictionary, long words also into the words inside them.
     """
     found: list[str] = []
-    for run in _RUN.finditer(unicodedata.normalize("NFKC", text).lower()):
+    for run in _RUN.finditer(_plain(text)):
         if run["han"]:
             with _LOADING:
                 segmenter = _segmenter()
@@ -47,6 +50,39 @@ def query_words(text: str) -> list[str]:
     """The words of a question without those that any passage holds; all of them where it has no others."""
     found = words(text)
     return [word for word in found if word not in STOP_WORDS] or found
+
+
+def stemmer() -> Any:
+    """An analyzer of words that are cut and in lower case: English ones become their stem, holes -> hole."""
+    return (
+        tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
+        .filter(tantivy.Filter.remove_long(_LONGEST_WORD))
+        .filter(tantivy.Filter.stemmer("english"))
+        .build()
+    )
+
+
+def shares_held(question: str, texts: Sequence[str]) -> list[float]:
+    """Of a question's words the share that each text holds, 0 to 1: English ones by their stem, Chinese ones
+    wherever their characters stand together."""
+    stems = stemmer().analyze
+    asked = set(stems(" ".join(query_words(question))))
+
+    def held(text: str) -> int:
+        plain = _plain(text)
+        english = set(stems(" ".join(run[0] for run in _RUN.finditer(plain) if not run["han"])))
+        return sum(word in english or (_is_chinese(word) and word in plain) for word in asked)
+
+    return [held(text) / max(1, len(asked)) for text in texts]
+
+
+def _is_chinese(word: str) -> bool:
+    run = _RUN.match(word)
+    return bool(run and run["han"])
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower()
 
 
 @cache

@@ -16,22 +16,13 @@ def by_rank(ranks: dict[str, dict[str, int]], weights: dict[str, float], c: int 
 
 
 def test_a_margin_is_a_scores_distance_to_what_tells_nothing() -> None:
-    assert margins([0.9, 0.6, 0.4], 0.5, True) == pytest.approx([0.4, 0.1, 0.0])
-
-
-def test_scores_without_a_bound_are_shares_of_the_best() -> None:
-    assert margins([22.0, 11.0], 0.0, False) == pytest.approx(margins([10.0, 5.0], 0.0, False))
-    assert margins([10.0, 5.0], 0.0, False) == pytest.approx([1.0, 0.5])
-
-
-def test_nothing_found_has_no_margins() -> None:
-    assert margins([], 0.0, True) == margins([], 0.0, False) == []
-    assert margins([0.0], 0.0, False) == [0.0]
+    assert margins([0.9, 0.6, 0.4], 0.5) == pytest.approx([0.4, 0.1, 0.0])
+    assert margins([], 0.0) == []
 
 
 def test_a_ranking_that_tells_its_items_apart_decides() -> None:
     ranks = {"flat": {"a": 1, "b": 2, "c": 3}, "sharp": {"c": 1, "d": 2}}
-    worth = {"flat": margins([0.31, 0.305, 0.3], 0.3, True), "sharp": margins([0.9, 0.4], 0.3, True)}
+    worth = {"flat": margins([0.31, 0.305, 0.3], 0.3), "sharp": margins([0.9, 0.4], 0.3)}
     assert order(fuse(ranks, {"flat": 0.5, "sharp": 0.5}, worth)) == ["c", "d", "a", "b"]
 
 
@@ -78,11 +69,15 @@ def test_nothing_found_fuses_to_nothing() -> None:
     assert by_rank({"text": {}}, {"text": 1.0}) == []
 
 
-def test_a_side_shares_its_weight_evenly_among_its_branches() -> None:
-    assert side_weights(0.7, ["i2i", "t2i"], ["text", "lexical"]) == pytest.approx(
-        {"i2i": 0.35, "t2i": 0.35, "text": 0.15, "lexical": 0.15}
+def test_the_visual_side_shares_its_weight_evenly_and_the_text_side_by_its_shares() -> None:
+    assert side_weights(0.7, ["i2i", "t2i"], {"text": 0.25, "lexical": 0.75}) == pytest.approx(
+        {"i2i": 0.35, "t2i": 0.35, "text": 0.075, "lexical": 0.225}
     )
 
 
+def test_what_is_left_of_a_side_has_all_of_its_weight() -> None:
+    assert side_weights(0.6, ["i2i"], {"text": 0.25}) == pytest.approx({"i2i": 0.6, "text": 0.4})
+
+
 def test_a_side_without_branches_has_no_weight_to_share() -> None:
-    assert side_weights(0.9, ["i2i"], []) == {"i2i": 0.9}
+    assert side_weights(0.9, ["i2i"], {}) == {"i2i": 0.9}

@@ -13,10 +13,10 @@ from retriever_world import RED, World, ids
 
 from pipelines.core import filters
 from pipelines.core.errors import UsageError
-from pipelines.core.retriever import Branch, Query, SearchConfig, credited_ranks, plan
+from pipelines.core.retriever import Branch, Query, SearchConfig, by_words_held, credited_ranks, plan
 from pipelines.core.types import Found, Line
 
-SHARES: dict[Branch, float] = {"text_to_image": 0.5, "text": 0.25, "lexical": 0.25}
+SHARES: dict[Branch, float] = {"text_to_image": 0.5, "text": 0.5 * 0.33, "lexical": 0.5 * 0.67}
 """Of the branches that answer a text in `world`."""
 
 
@@ -83,13 +83,13 @@ def test_a_hit_tells_each_branchs_own_score(garden: World) -> None:
 
 
 def test_a_hit_scores_by_how_far_it_stands_out_in_each_branch(garden: World) -> None:
-    """Cosines above the last one's, as the embedder knows no floor; BM25 in shares of its best."""
+    """Cosines above the last one's, as the embedder knows no floor; what words found, from 0 on."""
     hits = garden.search("red").hits
     runs = {branch: garden.retriever.run_branch(branch, Query("red")).found for branch in SHARES}
     cosines, texts, words = ([found.score for found in runs[branch]] for branch in SHARES)
     margins = {
-        "rose#img-0": (cosines[0] - cosines[-1], texts[0] - texts[-1], 1.0),
-        "note#txt-0": (0.0, texts[1] - texts[-1], words[1] / words[0]),
+        "rose#img-0": (cosines[0] - cosines[-1], texts[0] - texts[-1], words[0]),
+        "note#txt-0": (0.0, texts[1] - texts[-1], words[1]),
         "leaf#img-0": (cosines[1] - cosines[-1], texts[2] - texts[-1], 0.0),
         "sea#img-0": (0.0, 0.0, 0.0),
     }
@@ -103,10 +103,10 @@ def test_by_ranks_a_hit_scores_reciprocal_ranks(garden: World) -> None:
     assert ids(result) == ["rose#img-0", "leaf#img-0", "sea#img-0", "note#txt-0"]
     assert [hit.score for hit in result.hits] == pytest.approx(
         [
-            0.5 / 61 + 0.25 / 61 + 0.25 / 61,
-            0.5 / 62 + 0.25 / 63,
-            0.5 / 63 + 0.25 / 64,
-            0.25 / 62 + 0.25 / 62,
+            1 / 61,
+            SHARES["text_to_image"] / 62 + SHARES["text"] / 63,
+            SHARES["text_to_image"] / 63 + SHARES["text"] / 64,
+            (SHARES["text"] + SHARES["lexical"]) / 62,
         ]
     )
 
@@ -133,8 +133,17 @@ def test_a_passage_counts_by_what_it_has_above_the_embedders_floor(garden: World
     garden.embedder.floor = 0.1
     rose = garden.search("red").hits[0]
     assert rose.scores["text"] > 0.1
-    without = rose.score - 0.5 * rose.scores["text_to_image"] - 0.25
-    assert without == pytest.approx(0.25 * (rose.scores["text"] - 0.1))
+    others = sum(SHARES[branch] * rose.scores[branch] for branch in ("text_to_image", "lexical"))
+    assert rose.score - others == pytest.approx(SHARES["text"] * (rose.scores["text"] - 0.1))
+
+
+def test_what_words_found_is_worth_the_share_of_the_questions_words_that_it_holds() -> None:
+    """0.9 · √(2/2) for the passage with both words, 1 · √(1/2) for the one that repeats the rare one."""
+    rare, both = chunk_part("rare", "zebra, zebra, zebra"), chunk_part("both", "zebras on their crossing")
+    first, second = by_words_held("the zebra crossing", [Found(rare, 20.0), Found(both, 18.0)])
+    assert (first.part, first.score) == (both, pytest.approx(0.9))
+    assert (second.part, second.score) == (rare, pytest.approx(0.5**0.5))
+    assert by_words_held("zebra", []) == []
 
 
 def test_hits_are_cited_from_1_to_n(garden: World) -> None:
