@@ -196,6 +196,7 @@ def finish(
         did.count(acks)
     if letters:
         _write_dead_letters(index.directory / "rejected", run, letters)
+    known = known.unfinished(pruned)
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
     rows = pa.concat_tables(done)
     unfinished = _unfinished(run, known, rows["document_key"])
@@ -307,8 +308,7 @@ def _unfinished_rows(items: pa.Table, run: Run, known: Ledger) -> pa.Table:
         new = new.append_column(name, pa.repeat(pa.scalar(0, pa.int32()), len(new)))
     scopes = items["scope"].take(place)
     before = before.set_column(before.column_names.index("scope"), "scope", scopes)
-    same = {"stamp": "", "digest": "", "fingerprint": run.fingerprint}
-    same |= {"status": "unfinished", "run": run.name}
+    same = ledgers.UNFINISHED | {"fingerprint": run.fingerprint, "run": run.name}
     names = [name for name in ledgers.SCHEMA.names if name not in same]
     rows = pa.concat_tables([table.select(names) for table in (before, new)])
     for name, value in same.items():
@@ -336,8 +336,10 @@ def _delete_stale(index: Index, acks: pa.Table, known: Ledger, documents: pa.Tab
 
 
 def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
-    """Delete documents from every store, and the files of pictures that no other document holds; not from the
-    ledger, which goes last."""
+    """Delete documents from every store, and the files of pictures that no other document holds.
+
+    In the ledger they are to be unfinished before this, and dropped only after it.
+    """
     for start in range(0, len(document_keys), _DELETE_BATCH):
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(document_keys[start : start + _DELETE_BATCH])

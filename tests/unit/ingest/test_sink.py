@@ -19,9 +19,10 @@ from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience, sink
 from pipelines.ingest.captions import caption_path
+from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import count_refused
-from pipelines.ingest.plan import make_plan
+from pipelines.ingest.plan import Plan, make_plan
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
 from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_runs, write_rows
 from pipelines.ingest.sources import Item, Listing, Rejected
@@ -85,6 +86,10 @@ def ingest(
     for batch in rows:
         write_rows(table(batch), index, run)
     return finish(index, run, ledger(index), refused)[1]
+
+
+def planned(index: Index, *items: Item) -> Plan:
+    return make_plan(Listing(iter(items), {}), ledger(index), "f1")
 
 
 def letters(index: Index, name: str = "run-1") -> list[dict[str, str]]:
@@ -261,6 +266,27 @@ def test_pruned_documents_leave_every_store_and_the_ledger(index: Index) -> None
     assert ids(index.text()) == ids(index.lexical()) == ["b#txt-0"]
     assert updated.get(store_key("", "a")) is None
     assert ledger(index).totals()["documents"] == 1
+
+
+@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+def test_a_document_whose_pruning_was_cut_short_comes_back_whole(index: Index, name: str) -> None:
+    item = Item("row", "a", "/a", "/", "/")
+    rows = rows_of("a", digest=document_digest(item, []))
+    ingest(index, rows)
+    assert planned(index, item).unchanged == 1
+    store = getattr(index, name)
+    setattr(index, name, DownStore)
+    run = begun(index, name="prune")
+    with pytest.raises(StoreUnavailable):
+        finish(index, run, ledger(index), pruned=[store_key("", "a")])
+    setattr(index, name, store)
+    recover(index)
+    assert entry(index, "a")["status"] == "unfinished"
+    assert planned(index, item).changed == 1
+    ingest(index, rows, name="run-2")
+    assert ids(index.visual()) == ["a#img-0"]
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0"]
+    assert planned(index, item).unchanged == 1
 
 
 def held(document: str, content: str) -> list[dict[str, Any]]:
