@@ -27,6 +27,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.manifest import NEXT, Manifest
@@ -77,19 +78,30 @@ class Run:
     def acks(self) -> Path:
         return self.directory / "acks"
 
+    @property
+    def described(self) -> Path:
+        return self.directory / "run.json"
+
     def begin(self) -> None:
         self.acks.mkdir(parents=True)
         beside = self.directory / ".run.json"
         beside.write_text(json.dumps({"fingerprint": self.fingerprint}))
-        beside.replace(self.directory / "run.json")
+        beside.replace(self.described)
+
+    def require_open(self) -> None:
+        """Raise MmragError where it has ended: a worker that outlived its job would write over newer rows."""
+        if not self.described.exists():
+            raise MmragError(f"run {self.name} has ended, and what its workers still had is not written")
 
     def acknowledged(self) -> int:
         """Rows acknowledged so far; cheap, for a progress bar."""
         return sum(int(path.stem.split("-")[0]) for path in self.acks.glob("*.parquet"))
 
     def end(self) -> None:
-        (self.directory / "run.json").unlink(missing_ok=True)  # first: half a run is not to be taken up
-        shutil.rmtree(self.directory)
+        self.described.unlink(missing_ok=True)  # first: half a run is not to be taken up
+        aside = self.directory.with_name(f".{self.name}")  # where no worker that is left writes any more
+        self.directory.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # the next run deletes what stays, see `recover`
 
 
 def unfinished_runs(root: Path) -> Iterator[Run]:
@@ -116,11 +128,17 @@ def write_rows(
 ) -> int:
     """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number.
 
-    Raises StoreUnavailable where a store does not answer for `patience_s`.
+    Raises StoreUnavailable where a store does not answer for `patience_s`, and MmragError where the run has
+    ended.
     """
     start = time.perf_counter()
     good = rows.filter(pc.is_null(rows["reason"]))
-    patiently(lambda: _upsert(good, index, record), patience_s)
+
+    def write() -> None:
+        run.require_open()
+        _upsert(good, index, record)
+
+    patiently(write, patience_s)
     acks = rows.select(_ACK_COLUMNS)
     share = (time.perf_counter() - start) / max(1, len(rows))
     acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import DownStore, Recorded, chunk_part, image_part, memory_index
 
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import MmragError, StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
@@ -394,6 +395,48 @@ def test_recovery_may_be_cut_short_and_repeated(index: Index) -> None:
     finish_once = recover(index)
     run.begin()  # as if the run's directory had not been removed
     assert recover(index).totals()["documents"] == finish_once.totals()["documents"] == 2
+
+
+def test_a_worker_that_outlived_its_run_writes_nothing(index: Index) -> None:
+    orphaned = cut_short(index, ["a"], rows_of("a", 2)[:1])
+    recover(index)
+    ingest(index, rows_of("a", 1), name="run-2")
+    with pytest.raises(MmragError, match="run dead has ended"):
+        write_rows(table(rows_of("a", 2)), index, orphaned)
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0"]
+
+
+def test_a_worker_that_waits_for_a_store_looks_again_whether_its_run_has_ended(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(index, "a")
+    store = index.text
+    monkeypatch.setattr(index, "text", DownStore)
+
+    def meanwhile(_: float) -> None:
+        monkeypatch.setattr(index, "text", store)
+        recover(index)
+
+    monkeypatch.setattr(patience.time, "sleep", meanwhile)
+    with pytest.raises(MmragError, match="has ended"):
+        write_rows(table(rows_of("a")), index, run, patience_s=60)
+    assert ids(index.text()) == []
+
+
+def test_an_acknowledgement_that_comes_while_its_run_ends_does_not_disturb_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(index, "a")
+    original = shutil.rmtree
+
+    def late(path: Path, **how: Any) -> None:
+        with pytest.raises(FileNotFoundError):
+            (run.acks / ".late").write_bytes(b"")
+        original(path, **how)
+
+    monkeypatch.setattr(sink.shutil, "rmtree", late)
+    run.end()
+    assert list((index.directory / "runs").iterdir()) == []
 
 
 def test_a_run_that_had_hardly_begun_leaves_nothing(index: Index) -> None:
