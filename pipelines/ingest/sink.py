@@ -27,7 +27,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.core.errors import MmragError
+from pipelines.core.errors import MmragError, PartsRefused
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.manifest import NEXT, Manifest
@@ -41,7 +41,7 @@ from pipelines.ingest.ledger import Ledger, buckets_of
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
-from pipelines.ingest.rows import DOCUMENT, SCHEMA, row_part
+from pipelines.ingest.rows import DOCUMENT, SCHEMA, refuse, row_part, table
 from pipelines.ingest.sources import Rejected
 
 _ACK_COLUMNS = (
@@ -128,17 +128,18 @@ def write_rows(
 ) -> int:
     """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number.
 
+    A row that a store refuses for good is acknowledged as refused.
     Raises StoreUnavailable where a store does not answer for `patience_s`, and MmragError where the run has
     ended.
     """
     start = time.perf_counter()
     good = rows.filter(pc.is_null(rows["reason"]))
 
-    def write() -> None:
+    def write() -> Mapping[str, str]:
         run.require_open()
-        _upsert(good, index, record)
+        return _upsert(good, index, record)
 
-    patiently(write, patience_s)
+    rows = _with_refusals(rows, patiently(write, patience_s))
     acks = rows.select(_ACK_COLUMNS)
     share = (time.perf_counter() - start) / max(1, len(rows))
     acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
@@ -149,18 +150,39 @@ def write_rows(
     return len(rows)
 
 
-def _upsert(rows: pa.Table, index: Index, record: Record) -> None:
+def _upsert(rows: pa.Table, index: Index, record: Record) -> Mapping[str, str]:
+    """Write the rows. Returns why chunks were refused for good, by key: those are in no store, or there as an
+    earlier version, which is stale."""
     pictures, picture_vectors = _records(rows, "image")
     chunks, chunk_vectors = _records(rows, "chunk")
+    refused: Mapping[str, str] = {}
     if pictures:
         with timed(record, UPSERT_SECONDS, store="visual"):
             index.visual().upsert(pictures, picture_vectors)
     if chunks:
-        with timed(record, UPSERT_SECONDS, store="text"):
-            index.text().upsert(chunks, chunk_vectors)
         with timed(record, UPSERT_SECONDS, store="lexical"):
-            index.lexical().upsert(chunks)
-            index.lexical().flush()
+            refused = _upsert_lexical(chunks, index)
+        kept = [n for n, chunk in enumerate(chunks) if chunk.key not in refused]
+        with timed(record, UPSERT_SECONDS, store="text"):
+            index.text().upsert([chunks[n] for n in kept], chunk_vectors[kept])
+    return refused
+
+
+def _upsert_lexical(chunks: Sequence[Part], index: Index) -> Mapping[str, str]:
+    refused: Mapping[str, str] = {}
+    try:
+        index.lexical().upsert(chunks)
+    except PartsRefused as exc:
+        refused = exc.reasons
+    index.lexical().flush()
+    return refused
+
+
+def _with_refusals(rows: pa.Table, reasons: Mapping[str, str]) -> pa.Table:
+    if not reasons:
+        return rows
+    told = rows.to_pylist()
+    return table(refuse(row, "store", reasons[row["key"]]) if row["key"] in reasons else row for row in told)
 
 
 def _records(rows: pa.Table, kind: str) -> tuple[list[Part], NDArray[np.float32]]:

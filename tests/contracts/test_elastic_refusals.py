@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from shelf import part
 
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.elastic import _MAPPINGS, ElasticStore
 
@@ -93,10 +93,27 @@ def test_a_server_that_stays_busy_is_unavailable_which_the_job_waits_out(server:
 
 
 def test_a_part_that_is_refused_for_good_is_named_and_not_sent_again(server: Answers) -> None:
+    server.statuses = [[400, 429, 201], [201]]
+    parts = [part("a"), part("b"), part("c")]
+    refused = pytest.raises(PartsRefused, match=r"1 parts were refused.*x")
+    with opened(server, max_retries=1) as store, refused as caught:
+        store.upsert(parts)
+    assert caught.value.reasons == {parts[0].key: "{'type': 'x'}"}
+    assert len(server.sent) == 2
+    assert server.sent[1] < server.sent[0]  # the busy one of three
+
+
+def test_while_others_find_no_room_a_refused_part_is_not_told(server: Answers) -> None:
     server.statuses = [[400, 429, 201]]
-    with opened(server) as store, pytest.raises(StoreError, match=r"1 parts were refused.*x") as caught:
+    with opened(server) as store, pytest.raises(StoreUnavailable):
         store.upsert([part("a"), part("b"), part("c")])
-    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_what_is_wrong_with_the_index_is_no_fault_of_a_part(server: Answers) -> None:
+    server.statuses = [[400, 403, 201]]
+    with opened(server) as store, pytest.raises(StoreError, match="1 parts were refused") as caught:
+        store.upsert([part("a"), part("b"), part("c")])
+    assert not isinstance(caught.value, PartsRefused | StoreUnavailable)
 
 
 def test_a_request_has_a_bounded_size(server: Answers) -> None:

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import DownStore, Recorded, chunk_part, image_part, memory_index
 
-from pipelines.core.errors import MmragError, StoreError, StoreUnavailable
+from pipelines.core.errors import MmragError, PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
+from pipelines.core.stores.memory import MemoryLexicalStore
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience, sink
 from pipelines.ingest.captions import caption_path
@@ -158,6 +159,46 @@ def test_a_refused_row_is_acknowledged_and_not_written(index: Index) -> None:
     ]
 
 
+class Refusing(MemoryLexicalStore):
+    """Never takes a chunk that says "poison"."""
+
+    def upsert(self, parts: Sequence[Part]) -> None:
+        super().upsert([part for part in parts if "poison" not in part.text])
+        if reasons := {part.key: "immense term" for part in parts if "poison" in part.text}:
+            raise PartsRefused(f"{len(reasons)} parts were refused", reasons)
+
+
+def test_a_chunk_that_a_store_refuses_is_a_dead_letter_and_every_other_row_is_stored(index: Index) -> None:
+    lexical = Refusing()
+    index.lexical = lambda: lexical  # type: ignore[method-assign]
+    picture, good, document = rows_of("a")
+    bad = part_rows(chunk_part("a", "poison", 1))
+    record = Recorded()
+    run = begun(index, "a", "b")
+    batch = [picture, good, bad, document | {"num_parts": 3}, *rows_of("b")]
+    assert write_rows(table(batch), index, run, record) == 7
+    finished = finish(index, run, ledger(index))[1]
+    assert (finished.documents, finished.rejected, finished.unfinished) == (2, 1, 0)
+    assert ids(index.visual()) == ["a#img-0", "b#img-0"]
+    assert ids(index.text()) == ids(lexical) == ["a#txt-0", "b#txt-0"]
+    assert (entry(index, "a")["status"], entry(index, "b")["status"]) == ("partial", "complete")
+    assert letters(index) == [
+        {"document_id": "a", "source": "/a.txt", "stage": "store", "reason": "immense term"}
+    ]
+    assert record.counted["mmrag_ingest_rejected", "store"] == 1
+    assert record.counted["mmrag_ingest_parts", "chunk"] == 2
+
+
+def test_of_a_chunk_that_a_store_refuses_no_earlier_version_stays(index: Index) -> None:
+    lexical = Refusing()
+    index.lexical = lambda: lexical  # type: ignore[method-assign]
+    ingest(index, rows_of("a"))
+    picture, _, document = rows_of("a", digest="d2")
+    ingest(index, [picture, part_rows(chunk_part("a", "poison")), document], name="run-2")
+    assert ids(index.text()) == ids(lexical) == []
+    assert entry(index, "a")["chunks"] == 0
+
+
 def test_a_document_of_refused_parts_only_is_rejected_and_known(index: Index) -> None:
     rows = [refuse(row, "metadata", "no") if row["kind"] != DOCUMENT else row for row in rows_of("a")]
     ingest(index, rows)
@@ -200,7 +241,7 @@ def test_what_was_acknowledged_is_counted_and_each_store_timed(index: Index) -> 
         ("mmrag_ingest_parts", "chunk"): 2,
         ("mmrag_ingest_documents",): 1,
     }
-    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("text", "lexical")]
+    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("lexical", "text")]
     assert [key for key, _ in record.timed] == stores  # no picture was left for the other
     assert all(0 < seconds < 60 for _, seconds in record.timed)
 
@@ -211,7 +252,8 @@ def test_what_a_store_did_not_take_is_not_counted(index: Index) -> None:
     with pytest.raises(StoreUnavailable):
         write_rows(table(rows_of("a")), index, begun(index, "a"), record)
     assert record.counted == {}
-    assert [key for key, _ in record.timed] == [("mmrag_ingest_upsert_seconds", "visual")]
+    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("visual", "lexical")]
+    assert [key for key, _ in record.timed] == stores
 
 
 def test_what_the_listing_refused_is_counted_by_its_stage() -> None:
