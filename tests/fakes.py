@@ -92,7 +92,7 @@ class DownStore:
     def search(self, *args: Any, **kwargs: Any) -> list[Any]:
         raise StoreUnavailable("http://127.0.0.1:9: search failed; is it running?")
 
-    fetch = upsert = delete_documents = delete = count = flush = search
+    fetch = upsert = delete_documents = delete = count = commit = flush = search
 
 
 def image_part(document: str, n: int = 0, caption: str = "", **fields: Any) -> Part:

@@ -174,7 +174,7 @@ def _upsert_lexical(chunks: Sequence[Part], index: Index) -> Mapping[str, str]:
         index.lexical().upsert(chunks)
     except PartsRefused as exc:
         refused = exc.reasons
-    index.lexical().flush()
+    index.lexical().commit()
     return refused
 
 
@@ -372,7 +372,7 @@ def _delete_stale(index: Index, acks: pa.Table, known: Ledger, documents: pa.Tab
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(batch, keep=keep)
     if document_keys:
-        index.lexical().flush()
+        index.lexical().commit()
 
 
 def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ except ImportError as exc:
     raise MissingDependency("stores.elastic needs: pip install 'mmrag[elastic]'") from exc
 
 MAX_K: Final = 10_000  # index.max_result_window
+_MAX_TERMS: Final = 65_536  # index.max_terms_count, of one `terms` query
 _TRANSIENT: Final = (429, 502, 503, 504)
 _BAD_PART: Final = 400  # of an item: a field that cannot be parsed or indexed; other errors are the index's
 _BULK_ACTIONS: Final = 500
@@ -173,8 +174,10 @@ class ElasticStore:
         for start in range(0, len(document_keys), _KEYS_A_REQUEST):
             batch = list(document_keys[start : start + _KEYS_A_REQUEST])
             query: dict[str, Any] = {"filter": [{"terms": {"document_key": batch}}]}
-            if keep:
-                query["must_not"] = [{"terms": {"key": list(keep)}}]
+            query["must_not"] = [
+                {"terms": {"key": list(keep[first : first + _MAX_TERMS])}}
+                for first in range(0, len(keep), _MAX_TERMS)
+            ]
             with _translated(self._config.url, "delete"):
                 answer = self._client.delete_by_query(index=self._index, query={"bool": query}, refresh=True)
             if answer.get("failures"):
@@ -199,8 +202,11 @@ class ElasticStore:
         with _translated(self._config.url, "count"):
             return int(self._client.count(index=self._index)["count"])
 
+    def commit(self) -> None:
+        """Acknowledged writes are durable already."""
+
     def flush(self) -> None:
-        """Acknowledged writes are durable already; a refresh makes them searchable."""
+        """A refresh makes them searchable, which costs the server a segment."""
         self._refresh()
 
     def close(self) -> None:

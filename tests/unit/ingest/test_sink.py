@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,8 +114,13 @@ def test_the_parts_keep_everything_that_they_said(index: Index) -> None:
     assert index.lexical().fetch([part.key]) == {part.key: part}
 
 
-@pytest.mark.parametrize("method", ["upsert", "flush", "delete_documents"])
-@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *itertools.product(["visual", "text", "lexical"], ["upsert", "flush", "delete_documents"]),
+        ("lexical", "commit"),
+    ],
+)
 def test_a_store_that_comes_back_loses_nothing(
     index: Index, monkeypatch: pytest.MonkeyPatch, name: str, method: str
 ) -> None:
