@@ -245,8 +245,8 @@ def _encode_and_write(
     index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str], total: int
 ) -> None:
     encoder = index.encoder()
-    image_cache = index.cache(encoder.cache_key)
-    text_cache = index.cache(index.embedder().space.fingerprint)
+    fingerprints = encoder.cache_key, index.embedder().space.fingerprint, perceptual_hash.RULES
+    image_cache, text_cache, signs = (index.cache(name, config.store_patience_s) for name in fingerprints)
     actors, threads, gpus = _encoders(config, most=math.ceil(total / _ROWS_PER_BLOCK))
     # Without a bound, decoding runs ahead of the encoders until it fills Ray's share of the machine.
     ray.data.DataContext.get_current().execution_options.resource_limits = ExecutionResources.for_limits(
@@ -260,7 +260,7 @@ def _encode_and_write(
             LoadPictures(
                 encoder.scales,
                 image_cache,
-                index.cache(perceptual_hash.RULES),
+                signs,
                 index.previews,
                 index.readings,
                 config.sources.max_file_bytes,
