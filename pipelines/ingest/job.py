@@ -162,7 +162,8 @@ def ingest(
         refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:
             raise MmragError(
-                f"{finished.unfinished} documents were not written to every store; run the same command again"
+                f"{finished.unfinished} documents were not read and written whole: a file or a store did not "
+                "answer; run the same command again"
             )
         check_rejected(summary, config.max_rejected_fraction)
         if live is not None:

@@ -42,7 +42,7 @@ from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, refuse, row_part, table
-from pipelines.ingest.sources import Rejected
+from pipelines.ingest.sources import UNAVAILABLE, Rejected
 
 _ACK_COLUMNS = (
     "document_key", "key", "kind", "id", "document_id", "tenant", "source", "content", "perceptual", "scope",
@@ -278,7 +278,7 @@ def _distinct(acks: pa.Table) -> pa.Table:
 
 
 def _documents(acks: pa.Table, run: Run) -> pa.Table:
-    """Ledger rows of the documents whose every part was acknowledged."""
+    """Ledger rows of the documents whose every part was acknowledged, and was not unavailable."""
     is_document = pc.equal(acks["kind"], DOCUMENT)
     parts = acks.filter(pc.invert(is_document))
     refused = pc.is_valid(parts["reason"])
@@ -286,6 +286,7 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         "images": pc.and_(pc.equal(parts["kind"], "image"), pc.invert(refused)),
         "chunks": pc.and_(pc.equal(parts["kind"], "chunk"), pc.invert(refused)),
         "rejected": refused,
+        UNAVAILABLE: pc.fill_null(pc.equal(parts["stage"], UNAVAILABLE), False),
     }
     counted = parts.select(["document_key"])
     for name, flag in flags.items():
@@ -301,11 +302,13 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         count = by_key.get(document["document_key"])
         if count is None or count["document_key_count"] != document["num_parts"]:
             continue
+        if count[f"{UNAVAILABLE}_sum"]:
+            continue
         kept, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
         status = "complete" if not rejected else "partial" if kept else "rejected"
         rows.append(
             {name: document[name] for name in _FROM_DOCUMENT}
-            | {name: count[f"{name}_sum"] for name in flags}
+            | {name: count[f"{name}_sum"] for name in ("images", "chunks", "rejected")}
             | {"fingerprint": run.fingerprint, "status": status, "run": run.name}
         )
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
