@@ -1,4 +1,16 @@
-"""The ingest job on Ray Data. Only wires: every stage is a plain callable from the modules beside it."""
+"""The ingest job on Ray Data. Only wires: every stage is a plain callable from the modules beside it.
+
+The stations of one document:
+
+    sources.list_items          its source is listed: an Item
+    plan.make_plan              compared with the ledger; written under the run's `items` if new or changed
+    stages.ParseItems           read: a row for each picture and chunk, and one for the document
+    stages.CheckParts           what no store could keep is refused
+    stages.LoadPictures         pictures become pixels, or the vectors that are cached
+    stages.Encode               pixels and texts become vectors
+    IndexSink, sink.write_rows  rows go to the stores, then are acknowledged under the run's `acks`
+    sink.finish                 stale parts go, dead letters are written, and the ledger last
+"""
 
 from __future__ import annotations
 
@@ -42,7 +54,8 @@ from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
-from pipelines.ingest.sink import Run, finish, recover, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import finish, recover, write_rows
 from pipelines.ingest.sources import list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 from pipelines.ingest.summary import Summary, check_rejected, summarise

@@ -8,7 +8,6 @@ what was written of them is found again, to be overwritten or deleted.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import uuid
@@ -27,7 +26,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.core.errors import MmragError, PartsRefused
+from pipelines.core.errors import PartsRefused
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.manifest import NEXT, Manifest
@@ -42,6 +41,7 @@ from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, refuse, row_part, table
+from pipelines.ingest.run import Run, unfinished_runs
 from pipelines.ingest.sources import UNAVAILABLE, Rejected
 
 _ACK_COLUMNS = (
@@ -56,62 +56,6 @@ _ACKS_AT_ONCE = 50_000
 """A run's end takes memory by this, its ledger rows and the hashes of its pictures."""
 
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run's own directory: what was planned and acknowledged. `root` is the home of its generation."""
-
-    root: Path
-    name: str
-    fingerprint: str
-
-    @property
-    def directory(self) -> Path:
-        return self.root / "runs" / self.name
-
-    @property
-    def items(self) -> Path:
-        return self.directory / "items"
-
-    @property
-    def acks(self) -> Path:
-        return self.directory / "acks"
-
-    @property
-    def described(self) -> Path:
-        return self.directory / "run.json"
-
-    def begin(self) -> None:
-        self.acks.mkdir(parents=True)
-        beside = self.directory / ".run.json"
-        beside.write_text(json.dumps({"fingerprint": self.fingerprint}))
-        beside.replace(self.described)
-
-    def require_open(self) -> None:
-        """Raise MmragError where it has ended: a worker that outlived its job would write over newer rows."""
-        if not self.described.exists():
-            raise MmragError(f"run {self.name} has ended, and what its workers still had is not written")
-
-    def acknowledged(self) -> int:
-        """Rows acknowledged so far; cheap, for a progress bar."""
-        return sum(int(path.stem.split("-")[0]) for path in self.acks.glob("*.parquet"))
-
-    def end(self) -> None:
-        self.described.unlink(missing_ok=True)  # first: half a run is not to be taken up
-        aside = self.directory.with_name(f".{self.name}")  # where no worker that is left writes any more
-        self.directory.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)  # the next run deletes what stays, see `recover`
-
-
-def unfinished_runs(root: Path) -> Iterator[Run]:
-    """Runs that did not come to their end: dead ones, for the holder of the write lock."""
-    for described in sorted((root / "runs").glob("*/run.json")):
-        try:
-            body = json.loads(described.read_text())
-        except FileNotFoundError:
-            continue  # it ended meanwhile
-        yield Run(root, described.parent.name, body["fingerprint"])
 
 
 def recover(index: Index) -> Ledger:

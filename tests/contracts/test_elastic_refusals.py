@@ -24,7 +24,8 @@ from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.elastic import _MAPPINGS, ElasticStore
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.rows import DOCUMENT, part_row, table
-from pipelines.ingest.sink import Run, finish, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import finish, write_rows
 
 
 class Answers(ThreadingHTTPServer):

@@ -25,7 +25,8 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan
 from pipelines.ingest.rows import DOCUMENT
-from pipelines.ingest.sink import Finished, Run, finish, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import Finished, finish, write_rows
 from pipelines.ingest.sources import list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 

@@ -18,7 +18,8 @@ from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.rows import DOCUMENT, part_row, table
-from pipelines.ingest.sink import Run, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import write_rows
 from pipelines.ingest.sources import Item, Listing
 from pipelines.ingest.status import index_status
 

@@ -27,7 +27,8 @@ from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import count_refused
 from pipelines.ingest.plan import Plan, make_plan
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
-from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_runs, write_rows
+from pipelines.ingest.run import Run, unfinished_runs
+from pipelines.ingest.sink import Finished, finish, recover, write_rows
 from pipelines.ingest.sources import Item, Listing, Rejected
 
 
@@ -482,7 +483,7 @@ def test_an_acknowledgement_that_comes_while_its_run_ends_does_not_disturb_it(
             (run.acks / ".late").write_bytes(b"")
         original(path, **how)
 
-    monkeypatch.setattr(sink.shutil, "rmtree", late)
+    monkeypatch.setattr(shutil, "rmtree", late)
     run.end()
     assert list((index.directory / "runs").iterdir()) == []
 
