@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipelines.core.encoder import Encoder
@@ -20,6 +23,7 @@ from pipelines.core.manifest import named
 from pipelines.core.space import Space
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Part, part_id
+from pipelines.ingest.sources import files
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -92,7 +96,20 @@ class DownStore:
     def search(self, *args: Any, **kwargs: Any) -> list[Any]:
         raise StoreUnavailable("http://127.0.0.1:9: search failed; is it running?")
 
-    fetch = upsert = delete_documents = delete = count = flush = search
+    fetch = upsert = delete_documents = delete = count = commit = flush = search
+
+
+def take_away(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """From now on opening files of this name times out, and nobody waits for them."""
+    original = os.open
+
+    def failing(path: Any, *args: Any, **how: Any) -> int:
+        if str(path).endswith(name):
+            raise OSError(errno.ETIMEDOUT, "Connection timed out")
+        return original(path, *args, **how)
+
+    monkeypatch.setattr(files.os, "open", failing)
+    monkeypatch.setattr(files.time, "sleep", lambda _: None)
 
 
 def image_part(document: str, n: int = 0, caption: str = "", **fields: Any) -> Part:

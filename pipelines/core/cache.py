@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.core.errors import StoreError
+from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.lazy import Lazy
 
 Vector = NDArray[np.float32]
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS vectors (
     PRIMARY KEY (fingerprint, content)
 ) WITHOUT ROWID
 """
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _MAX_VARIABLES = 500  # below SQLite's historic limit of 999 host parameters
 
 
@@ -37,8 +38,8 @@ class VectorCache:
     """Vectors of one fingerprint. Safe to share between threads, and to send to other processes; where these
     are of several machines, `shared`.
 
-    `hits` and `misses` count what this object was asked for. Every method raises StoreError when the file
-    cannot be read or written.
+    `hits` and `misses` count what this object was asked for. Every method raises StoreUnavailable where
+    others keep the file locked for `timeout_s`, StoreError where it cannot be read or written.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class VectorCache:
         self._db = Lazy[sqlite3.Connection](self._connect)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(VectorCache, shared=self._journal != "WAL"), (self._path, self.fingerprint)
+        made = partial(VectorCache, shared=self._journal != "WAL", timeout_s=self._timeout_s)
+        return made, (self._path, self.fingerprint)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -61,6 +63,10 @@ class VectorCache:
             try:
                 yield self._db()
             except (sqlite3.Error, OSError) as exc:
+                if _is_locked(exc):
+                    raise StoreUnavailable(
+                        f"{self._path}: others kept the cache locked for {self._timeout_s:g} s ({exc})"
+                    ) from exc
                 raise StoreError(
                     f"{self._path}: the cache failed ({exc}); is the disk full or read-only? "
                     "A damaged cache may be deleted: it is only a cache"
@@ -121,3 +127,7 @@ class VectorCache:
         if self._db.made:
             with self._lock:
                 self._db().close()
+
+
+def _is_locked(exc: Exception) -> bool:
+    return getattr(exc, "sqlite_errorcode", 0) & 0xFF in _LOCKED  # the low byte, of the extended codes too

@@ -6,6 +6,8 @@ the error ends it: 2 where the user asked for something wrong, 1 where the job f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MmragError(Exception):
     """Root of the tree."""
@@ -57,6 +59,14 @@ class BadExport(MmragError):
 
 class StoreError(MmragError):
     """A store refused an operation: wrong dimension, NaN, unknown index type, rejected rows."""
+
+
+class PartsRefused(StoreError):
+    """A store wrote all parts but some that it will never take. `reasons` tells why, by a part's key."""
+
+    def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
 
 
 class StoreUnavailable(StoreError):

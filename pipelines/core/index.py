@@ -339,9 +339,11 @@ class Index:
             TantivyStore.open(self.directory / named("lexical", generation), writable=self.writable)
         )
 
-    def cache(self, fingerprint: str) -> VectorCache:
+    def cache(self, fingerprint: str, patience_s: float = 0.0) -> VectorCache:
+        """The cached vectors of this fingerprint. `patience_s` is for others that keep the file locked
+        for longer than they should."""
         path = self.directory / "cache" / "vectors.sqlite"
-        cache = VectorCache(path, fingerprint, shared=not self.embedded)
+        cache = VectorCache(path, fingerprint, shared=not self.embedded, timeout_s=30 + patience_s)
         self._stack.callback(cache.close)
         return cache
 

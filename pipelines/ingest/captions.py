@@ -32,7 +32,7 @@ from pipelines.core.space import digest
 from pipelines.core.types import Document, Passage
 from pipelines.ingest.config import CaptionConfig
 from pipelines.ingest.patience import patiently
-from pipelines.ingest.sources import Parsed, Rejected, read_bytes
+from pipelines.ingest.sources import UNAVAILABLE, Parsed, Rejected, read_bytes, stage_of
 from pipelines.ingest.sources.text import shorten, tidy
 from pipelines.ingest.tally import Count, uncounted
 
@@ -94,15 +94,16 @@ class CaptionPictures:
             if self._config.pictures == "all" or not _own_caption(document, ordinal):
                 yield ordinal, address
 
-    def _captioned(self, parsed: Parsed, said: dict[str, str | BadCaption]) -> Parsed:
+    def _captioned(self, parsed: Parsed, said: dict[str, str | BadPart]) -> Parsed:
         document = parsed.document
         captions = [_own_caption(document, ordinal) for ordinal in range(len(document.images))]
         passages: list[Passage] = []
         refused: list[Rejected] = []
         for ordinal, address in self._wanted(document):
             caption = said[address]
-            if isinstance(caption, BadCaption):
-                refused.append(Rejected(document.id, address, "caption", f"{address}: {caption}"))
+            if isinstance(caption, BadPart):
+                stage = "caption" if isinstance(caption, BadCaption) else UNAVAILABLE
+                refused.append(Rejected(document.id, address, stage, f"{address}: {caption}"))
             elif caption:
                 passages.append(Passage(caption, (ordinal,), address))
                 captions[ordinal] = captions[ordinal] or shorten(caption)
@@ -123,14 +124,15 @@ class Captioner:
         self._captioner = _captioner(config)
         self._decoding, self._by_content = Lock(), dict[str, Lock]()
 
-    def __call__(self, address: str) -> str | BadCaption:
-        """ "" where there is no usable picture, which the stage that loads it says once."""
+    def __call__(self, address: str) -> str | BadPart:
+        """ "" where there is no usable picture, which the stage that loads it says once. A BadPart that is no
+        BadCaption is of storage that does not answer."""
         try:
             return self._caption(address)
         except BadCaption as exc:
             return exc
-        except BadPart:
-            return ""
+        except BadPart as exc:
+            return exc if stage_of(exc, "caption") == UNAVAILABLE else ""
         finally:
             self._count("caption")
 

@@ -14,7 +14,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import is_begun, require_all_sources
-from pipelines.ingest.sink import unfinished_runs
+from pipelines.ingest.run import unfinished_runs
 from pipelines.ingest.sources import Listing, Rejected, list_items
 
 

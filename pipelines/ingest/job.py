@@ -1,4 +1,16 @@
-"""The ingest job on Ray Data. Only wires: every stage is a plain callable from the modules beside it."""
+"""The ingest job on Ray Data. Only wires: every stage is a plain callable from the modules beside it.
+
+The stations of one document:
+
+    sources.list_items          its source is listed: an Item
+    plan.make_plan              compared with the ledger; written under the run's `items` if new or changed
+    stages.ParseItems           read: a row for each picture and chunk, and one for the document
+    stages.CheckParts           what no store could keep is refused
+    stages.LoadPictures         pictures become pixels, or the vectors that are cached
+    stages.Encode               pixels and texts become vectors
+    IndexSink, sink.write_rows  rows go to the stores, then are acknowledged under the run's `acks`
+    sink.finish                 stale parts go, dead letters are written, and the ledger last
+"""
 
 from __future__ import annotations
 
@@ -42,7 +54,8 @@ from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
-from pipelines.ingest.sink import Run, finish, recover, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import finish, recover, write_rows
 from pipelines.ingest.sources import list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 from pipelines.ingest.summary import Summary, check_rejected, summarise
@@ -162,7 +175,8 @@ def ingest(
         refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:
             raise MmragError(
-                f"{finished.unfinished} documents were not written to every store; run the same command again"
+                f"{finished.unfinished} documents were not read and written whole: a file or a store did not "
+                "answer; run the same command again"
             )
         check_rejected(summary, config.max_rejected_fraction)
         if live is not None:
@@ -245,8 +259,8 @@ def _encode_and_write(
     index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str], total: int
 ) -> None:
     encoder = index.encoder()
-    image_cache = index.cache(encoder.cache_key)
-    text_cache = index.cache(index.embedder().space.fingerprint)
+    fingerprints = encoder.cache_key, index.embedder().space.fingerprint, perceptual_hash.RULES
+    image_cache, text_cache, signs = (index.cache(name, config.store_patience_s) for name in fingerprints)
     actors, threads, gpus = _encoders(config, most=math.ceil(total / _ROWS_PER_BLOCK))
     # Without a bound, decoding runs ahead of the encoders until it fills Ray's share of the machine.
     ray.data.DataContext.get_current().execution_options.resource_limits = ExecutionResources.for_limits(
@@ -260,7 +274,7 @@ def _encode_and_write(
             LoadPictures(
                 encoder.scales,
                 image_cache,
-                index.cache(perceptual_hash.RULES),
+                signs,
                 index.previews,
                 index.readings,
                 config.sources.max_file_bytes,

@@ -8,7 +8,7 @@ meanwhile. An earlier version had all in HOME/ledger.parquet, which is read as t
 
 The ledger is written last. A document that is not in it, or stands there with another digest or
 fingerprint, is ingested again, which is safe because every write is an upsert by a fixed key. An
-unfinished one, whose run was cut short, has no digest.
+unfinished one, whose run or deletion was cut short, has no digest.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ FEW_DOCUMENTS: Final = 50_000
 """A bucket of so many is quickly read and written whole."""
 BUCKETS: Final = (1, 64, 512)
 """How many there may be: each a multiple of the one before, and no more than files may be open at once."""
+UNFINISHED: Final = {"stamp": "", "digest": "", "status": "unfinished"}
+"""What stands in the row of a document of which the stores may hold a part only: it fits no file."""
 _FOLDER, _FILES, _SINGLE = "ledger", "buckets.json", "ledger.parquet"
 
 
@@ -173,6 +175,11 @@ class Ledger:
                 files[part] = self._write(part, pa.concat_tables(both))
         return self._commit(files)
 
+    def unfinished(self, document_keys: Iterable[str]) -> Ledger:
+        """The ledger, on disk too, in which those of these documents that are known are unfinished: to be
+        made before the first of their parts is deleted, which may be cut short."""
+        return self.changed(_with_values(self.rows_of(document_keys), UNFINISHED))
+
     def fitted(self) -> Ledger:
         """The ledger, on disk too, in as many buckets as it needs; one of an earlier version has but one."""
         return self if self.buckets >= _fitting(len(self)) else self.changed()
@@ -228,6 +235,13 @@ def _by_bucket(document_keys: Iterable[str], count: int) -> dict[int, list[str]]
 def _without(rows: pa.Table, document_keys: Collection[str]) -> pa.Table:
     keys = pa.array(list(document_keys), pa.string())
     return rows.filter(pc.invert(pc.is_in(rows["document_key"], keys)))
+
+
+def _with_values(rows: pa.Table, values: Mapping[str, str]) -> pa.Table:
+    for name, value in values.items():
+        column = pa.repeat(pa.scalar(value, pa.string()), len(rows))
+        rows = rows.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
+    return rows
 
 
 def _noted(rows: pa.Table, seen: Mapping[str, tuple[str, str]]) -> pa.Table:

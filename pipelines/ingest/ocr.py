@@ -25,7 +25,7 @@ from pipelines.core.errors import BadImage, BadPart, BadReading, MissingDependen
 from pipelines.core.readings import Reading, load_reading, save_reading
 from pipelines.core.types import Line, Passage
 from pipelines.ingest.config import OcrConfig
-from pipelines.ingest.sources import Parsed, Rejected, read_bytes
+from pipelines.ingest.sources import UNAVAILABLE, Parsed, Rejected, read_bytes, stage_of
 from pipelines.ingest.sources.text import tidy
 from pipelines.ingest.tally import Count, uncounted
 
@@ -100,8 +100,11 @@ class ReadPictures:
             except BadReading as exc:
                 refused.append(Rejected(document.id, address, "ocr", f"{address}: {exc}"))
                 continue
-            except BadPart:
-                continue  # it is no usable picture, which the stage that loads it says once
+            except BadPart as exc:
+                # Else it is no usable picture, which the stage that loads it says once.
+                if stage_of(exc, "ocr") == UNAVAILABLE:
+                    refused.append(Rejected(document.id, address, UNAVAILABLE, str(exc)))
+                continue
             finally:
                 self._count("ocr")
             passages += [Passage(line.text, (ordinal,), address) for line in lines]

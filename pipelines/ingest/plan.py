@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -155,26 +156,20 @@ class _Missing:
 
     scopes: frozenset[str] | None
     refused_ids: frozenset[str]
-    folders: tuple[str, ...]
+    refused_places: frozenset[str]  # a folder among them, which cannot be listed, hides what is in it
     unclear: frozenset[str]
 
     @classmethod
     def of(cls, scopes: Mapping[str, bool], refused: Sequence[Rejected], whole: bool) -> Self:
         if whole:
-            return cls(None, frozenset(), (), frozenset())
+            return cls(None, frozenset(), frozenset(), frozenset())
         # What was refused under no id but its place could be any document of its manifest.
-        nameless = {bad.source for bad in refused if f"/{bad.document_id}" in bad.source}
+        nameless = {bad.scope for bad in refused if f"/{bad.document_id}" in bad.source}
         return cls(
             scopes=frozenset(scopes),
             refused_ids=frozenset(bad.document_id for bad in refused),
-            folders=tuple(
-                f"{bad.source}/" for bad in refused
-            ),  # one that cannot be listed hides what is in it
-            unclear=frozenset(
-                scope
-                for scope, is_folder in scopes.items()
-                if not is_folder and any(source.startswith(scope) for source in nameless)
-            ),
+            refused_places=frozenset(bad.source for bad in refused),
+            unclear=frozenset(scope for scope, is_folder in scopes.items() if not is_folder) & nameless,
         )
 
     def gone(self, unlisted: pa.Table) -> dict[str, tuple[str, ...]]:
@@ -191,8 +186,13 @@ class _Missing:
         return (
             row["document_id"] in self.refused_ids
             or row["scope"] in self.unclear
-            or any(file.startswith(self.folders) for file in row["inputs"] or ())
+            or any(folder in self.refused_places for file in row["inputs"] or () for folder in _folders(file))
         )
+
+
+def _folders(address: str) -> Iterable[str]:
+    """Every folder that the address is in, from the outermost."""
+    return accumulate(address.split("/")[:-1], "{}/{}".format)
 
 
 @dataclass(frozen=True, slots=True)

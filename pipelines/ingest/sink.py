@@ -8,7 +8,6 @@ what was written of them is found again, to be overwritten or deleted.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import uuid
@@ -27,6 +26,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core.errors import PartsRefused
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.manifest import NEXT, Manifest
@@ -40,8 +40,9 @@ from pipelines.ingest.ledger import Ledger, buckets_of
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
-from pipelines.ingest.rows import DOCUMENT, SCHEMA, row_part
-from pipelines.ingest.sources import Rejected
+from pipelines.ingest.rows import DOCUMENT, SCHEMA, refuse, row_part, table
+from pipelines.ingest.run import Run, unfinished_runs
+from pipelines.ingest.sources import UNAVAILABLE, Rejected
 
 _ACK_COLUMNS = (
     "document_key", "key", "kind", "id", "document_id", "tenant", "source", "content", "perceptual", "scope",
@@ -55,51 +56,6 @@ _ACKS_AT_ONCE = 50_000
 """A run's end takes memory by this, its ledger rows and the hashes of its pictures."""
 
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run's own directory: what was planned and acknowledged. `root` is the home of its generation."""
-
-    root: Path
-    name: str
-    fingerprint: str
-
-    @property
-    def directory(self) -> Path:
-        return self.root / "runs" / self.name
-
-    @property
-    def items(self) -> Path:
-        return self.directory / "items"
-
-    @property
-    def acks(self) -> Path:
-        return self.directory / "acks"
-
-    def begin(self) -> None:
-        self.acks.mkdir(parents=True)
-        beside = self.directory / ".run.json"
-        beside.write_text(json.dumps({"fingerprint": self.fingerprint}))
-        beside.replace(self.directory / "run.json")
-
-    def acknowledged(self) -> int:
-        """Rows acknowledged so far; cheap, for a progress bar."""
-        return sum(int(path.stem.split("-")[0]) for path in self.acks.glob("*.parquet"))
-
-    def end(self) -> None:
-        (self.directory / "run.json").unlink(missing_ok=True)  # first: half a run is not to be taken up
-        shutil.rmtree(self.directory)
-
-
-def unfinished_runs(root: Path) -> Iterator[Run]:
-    """Runs that did not come to their end: dead ones, for the holder of the write lock."""
-    for described in sorted((root / "runs").glob("*/run.json")):
-        try:
-            body = json.loads(described.read_text())
-        except FileNotFoundError:
-            continue  # it ended meanwhile
-        yield Run(root, described.parent.name, body["fingerprint"])
 
 
 def recover(index: Index) -> Ledger:
@@ -116,11 +72,18 @@ def write_rows(
 ) -> int:
     """Upsert the good rows of a batch into the stores, then acknowledge all. Returns their number.
 
-    Raises StoreUnavailable where a store does not answer for `patience_s`.
+    A row that a store refuses for good is acknowledged as refused.
+    Raises StoreUnavailable where a store does not answer for `patience_s`, and MmragError where the run has
+    ended.
     """
     start = time.perf_counter()
     good = rows.filter(pc.is_null(rows["reason"]))
-    patiently(lambda: _upsert(good, index, record), patience_s)
+
+    def write() -> Mapping[str, str]:
+        run.require_open()
+        return _upsert(good, index, record)
+
+    rows = _with_refusals(rows, patiently(write, patience_s))
     acks = rows.select(_ACK_COLUMNS)
     share = (time.perf_counter() - start) / max(1, len(rows))
     acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
@@ -131,18 +94,39 @@ def write_rows(
     return len(rows)
 
 
-def _upsert(rows: pa.Table, index: Index, record: Record) -> None:
+def _upsert(rows: pa.Table, index: Index, record: Record) -> Mapping[str, str]:
+    """Write the rows. Returns why chunks were refused for good, by key: those are in no store, or there as an
+    earlier version, which is stale."""
     pictures, picture_vectors = _records(rows, "image")
     chunks, chunk_vectors = _records(rows, "chunk")
+    refused: Mapping[str, str] = {}
     if pictures:
         with timed(record, UPSERT_SECONDS, store="visual"):
             index.visual().upsert(pictures, picture_vectors)
     if chunks:
-        with timed(record, UPSERT_SECONDS, store="text"):
-            index.text().upsert(chunks, chunk_vectors)
         with timed(record, UPSERT_SECONDS, store="lexical"):
-            index.lexical().upsert(chunks)
-            index.lexical().flush()
+            refused = _upsert_lexical(chunks, index)
+        kept = [n for n, chunk in enumerate(chunks) if chunk.key not in refused]
+        with timed(record, UPSERT_SECONDS, store="text"):
+            index.text().upsert([chunks[n] for n in kept], chunk_vectors[kept])
+    return refused
+
+
+def _upsert_lexical(chunks: Sequence[Part], index: Index) -> Mapping[str, str]:
+    refused: Mapping[str, str] = {}
+    try:
+        index.lexical().upsert(chunks)
+    except PartsRefused as exc:
+        refused = exc.reasons
+    index.lexical().commit()
+    return refused
+
+
+def _with_refusals(rows: pa.Table, reasons: Mapping[str, str]) -> pa.Table:
+    if not reasons:
+        return rows
+    told = rows.to_pylist()
+    return table(refuse(row, "store", reasons[row["key"]]) if row["key"] in reasons else row for row in told)
 
 
 def _records(rows: pa.Table, kind: str) -> tuple[list[Part], NDArray[np.float32]]:
@@ -196,6 +180,7 @@ def finish(
         did.count(acks)
     if letters:
         _write_dead_letters(index.directory / "rejected", run, letters)
+    known = known.unfinished(pruned)
     patiently(lambda: delete_from_stores(index, pruned), patience_s)
     rows = pa.concat_tables(done)
     unfinished = _unfinished(run, known, rows["document_key"])
@@ -237,7 +222,7 @@ def _distinct(acks: pa.Table) -> pa.Table:
 
 
 def _documents(acks: pa.Table, run: Run) -> pa.Table:
-    """Ledger rows of the documents whose every part was acknowledged."""
+    """Ledger rows of the documents whose every part was acknowledged, and was not unavailable."""
     is_document = pc.equal(acks["kind"], DOCUMENT)
     parts = acks.filter(pc.invert(is_document))
     refused = pc.is_valid(parts["reason"])
@@ -245,6 +230,7 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         "images": pc.and_(pc.equal(parts["kind"], "image"), pc.invert(refused)),
         "chunks": pc.and_(pc.equal(parts["kind"], "chunk"), pc.invert(refused)),
         "rejected": refused,
+        UNAVAILABLE: pc.fill_null(pc.equal(parts["stage"], UNAVAILABLE), False),
     }
     counted = parts.select(["document_key"])
     for name, flag in flags.items():
@@ -260,11 +246,13 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         count = by_key.get(document["document_key"])
         if count is None or count["document_key_count"] != document["num_parts"]:
             continue
+        if count[f"{UNAVAILABLE}_sum"]:
+            continue
         kept, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
         status = "complete" if not rejected else "partial" if kept else "rejected"
         rows.append(
             {name: document[name] for name in _FROM_DOCUMENT}
-            | {name: count[f"{name}_sum"] for name in flags}
+            | {name: count[f"{name}_sum"] for name in ("images", "chunks", "rejected")}
             | {"fingerprint": run.fingerprint, "status": status, "run": run.name}
         )
     return pa.Table.from_pylist(rows, schema=ledgers.SCHEMA)
@@ -307,8 +295,7 @@ def _unfinished_rows(items: pa.Table, run: Run, known: Ledger) -> pa.Table:
         new = new.append_column(name, pa.repeat(pa.scalar(0, pa.int32()), len(new)))
     scopes = items["scope"].take(place)
     before = before.set_column(before.column_names.index("scope"), "scope", scopes)
-    same = {"stamp": "", "digest": "", "fingerprint": run.fingerprint}
-    same |= {"status": "unfinished", "run": run.name}
+    same = ledgers.UNFINISHED | {"fingerprint": run.fingerprint, "run": run.name}
     names = [name for name in ledgers.SCHEMA.names if name not in same]
     rows = pa.concat_tables([table.select(names) for table in (before, new)])
     for name, value in same.items():
@@ -332,12 +319,14 @@ def _delete_stale(index: Index, acks: pa.Table, known: Ledger, documents: pa.Tab
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(batch, keep=keep)
     if document_keys:
-        index.lexical().flush()
+        index.lexical().commit()
 
 
 def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
-    """Delete documents from every store, and the files of pictures that no other document holds; not from the
-    ledger, which goes last."""
+    """Delete documents from every store, and the files of pictures that no other document holds.
+
+    In the ledger they are to be unfinished before this, and dropped only after it.
+    """
     for start in range(0, len(document_keys), _DELETE_BATCH):
         for store in (index.visual(), index.text(), index.lexical()):
             store.delete_documents(document_keys[start : start + _DELETE_BATCH])

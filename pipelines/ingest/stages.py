@@ -35,7 +35,17 @@ from pipelines.ingest.hashing import document_digest, document_stamp, hash_file,
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.metrics import ENCODE_SECONDS
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
-from pipelines.ingest.sources import RULES, Item, Parsed, Rejected, SourceConfig, inside, parse, read_bytes
+from pipelines.ingest.sources import (
+    RULES,
+    Item,
+    Parsed,
+    Rejected,
+    SourceConfig,
+    inside,
+    parse,
+    read_bytes,
+    stage_of,
+)
 from pipelines.ingest.tally import Count, uncounted
 
 Array = NDArray[Any]
@@ -87,7 +97,7 @@ class ParseItems:
             return _Read(item, before, parse(item, self._sources))
         except BadPart as exc:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
-            refused = Rejected(item.document_id, item.address, "parse", str(exc))
+            refused = Rejected(item.document_id, item.address, stage_of(exc, "parse"), str(exc))
             return _Read(item, before, Parsed(empty, (refused,)))
 
     def _rows(self, read: _Read, parsed: Parsed) -> list[Row]:
@@ -222,7 +232,7 @@ class LoadPictures:
         except BadImage as exc:
             loaded = refuse(row, "decode", f"{row['address']}: {exc}")
         except BadPart as exc:
-            loaded = refuse(row, "read", str(exc))
+            loaded = refuse(row, stage_of(exc, "read"), str(exc))
         return loaded | {"reading": None, "load_s": time.perf_counter() - start}
 
     def _read(self, row: Row, new: dict[str, Array]) -> Row:

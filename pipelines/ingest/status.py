@@ -18,7 +18,7 @@ from pipelines.ingest import refused
 from pipelines.ingest.history import last_runs
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.near_duplicates import read_report
-from pipelines.ingest.sink import unfinished_runs
+from pipelines.ingest.run import unfinished_runs
 
 PROBES: Final = 32
 """Stored vectors of each collection that are searched for."""

@@ -9,7 +9,8 @@ from pipelines.core.errors import MmragError
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.near_duplicates import Alike
 from pipelines.ingest.plan import Plan
-from pipelines.ingest.sink import Finished, Run
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import Finished
 
 
 @dataclass(frozen=True, slots=True)

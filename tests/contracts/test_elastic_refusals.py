@@ -9,13 +9,23 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from fakes import memory_index
 from shelf import part
 
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.elastic import _MAPPINGS, ElasticStore
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.rows import DOCUMENT, part_row, table
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import finish, write_rows
 
 
 class Answers(ThreadingHTTPServer):
@@ -26,6 +36,8 @@ class Answers(ThreadingHTTPServer):
         self.statuses: list[Sequence[int]] = []
         self.sent: list[int] = []
         """Bytes of each bulk request."""
+        self.posted: list[tuple[str, Any]] = []
+        """The path and the body of each other request that asks for something to be done."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -37,6 +49,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer({"mm-text": {"mappings": dict(_MAPPINGS)}})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.posted.append((urlsplit(self.path).path, json.loads(body) if body else None))
+        self._answer({"failures": []})
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -93,10 +110,65 @@ def test_a_server_that_stays_busy_is_unavailable_which_the_job_waits_out(server:
 
 
 def test_a_part_that_is_refused_for_good_is_named_and_not_sent_again(server: Answers) -> None:
+    server.statuses = [[400, 429, 201], [201]]
+    parts = [part("a"), part("b"), part("c")]
+    refused = pytest.raises(PartsRefused, match=r"1 parts were refused.*x")
+    with opened(server, max_retries=1) as store, refused as caught:
+        store.upsert(parts)
+    assert caught.value.reasons == {parts[0].key: "{'type': 'x'}"}
+    assert len(server.sent) == 2
+    assert server.sent[1] < server.sent[0]  # the busy one of three
+
+
+def test_while_others_find_no_room_a_refused_part_is_not_told(server: Answers) -> None:
     server.statuses = [[400, 429, 201]]
-    with opened(server) as store, pytest.raises(StoreError, match=r"1 parts were refused.*x") as caught:
+    with opened(server) as store, pytest.raises(StoreUnavailable):
         store.upsert([part("a"), part("b"), part("c")])
-    assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_what_is_wrong_with_the_index_is_no_fault_of_a_part(server: Answers) -> None:
+    server.statuses = [[400, 403, 201]]
+    with opened(server) as store, pytest.raises(StoreError, match="1 parts were refused") as caught:
+        store.upsert([part("a"), part("b"), part("c")])
+    assert not isinstance(caught.value, PartsRefused | StoreUnavailable)
+
+
+def test_an_ingest_goes_on_without_what_is_refused_and_makes_its_writes_searchable_once(
+    server: Answers, tmp_path: Path
+) -> None:
+    server.statuses = [[400, 201]]
+    index = memory_index(tmp_path / "kb")
+    run = Run(index.home, "run-1", "f1")
+    run.begin()
+    vector = np.eye(1, 64, dtype=np.float32).tobytes()
+    documents = [("a", "poison"), ("b", "text"), ("c", "text")]
+    with opened(server) as store:
+        index.lexical = lambda: store  # type: ignore[method-assign]
+        for batch in (documents[:2], documents[2:]):
+            chunks = [part(document, text=text) for document, text in batch]
+            described = [
+                part_row(chunk)
+                | {"kind": DOCUMENT, "key": chunk.document_key, "inputs": [], "digest": "d", "num_parts": 1}
+                for chunk in chunks
+            ]
+            write_rows(table([*(part_row(chunk, vector=vector) for chunk in chunks), *described]), index, run)
+        assert server.posted == []
+        finished = finish(index, run, Ledger.load(index.home))[1]
+    assert [path for path, _ in server.posted] == ["/mm-text/_refresh"]
+    assert (finished.documents, finished.chunks, finished.rejected) == (3, 2, 1)
+    (letter,) = pq.read_table(index.directory / "rejected").to_pylist()
+    assert (letter["document_id"], letter["stage"]) == ("a", "store")
+
+
+def test_no_query_has_more_terms_than_a_server_takes(server: Answers) -> None:
+    keep = [f"{n:032x}" for n in range(2 * 65_536 + 1)]
+    with opened(server) as store:
+        store.delete_documents(["d"], keep)
+    (query,) = (body["query"]["bool"] for path, body in server.posted if path.endswith("_delete_by_query"))
+    assert query["filter"] == [{"terms": {"document_key": ["d"]}}]
+    kept = [clause["terms"]["key"] for clause in query["must_not"]]
+    assert [len(keys) for keys in kept] == [65_536, 65_536, 1]
+    assert [key for keys in kept for key in keys] == keep
 
 
 def test_a_request_has_a_bounded_size(server: Answers) -> None:

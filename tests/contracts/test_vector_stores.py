@@ -198,12 +198,20 @@ def test_an_index_moved_to_other_embedded_stores_answers_as_it_did(tmp_path: Pat
         assert answers(other) == answers(source)
 
 
-@pytest.mark.parametrize(("code", "raised"), [(503, StoreUnavailable), (1100, StoreError)])
-def test_a_channel_that_is_not_there_yet_is_waited_for_and_a_bad_request_is_not(
-    code: int, raised: type[Exception]
+@pytest.mark.parametrize(
+    ("code", "message", "raised"),
+    [
+        (503, "channel not available", StoreUnavailable),
+        (8, "request is rejected by rate limiter", StoreUnavailable),
+        (9, "quota exceeded[reason=memory quota exceeded]", StoreUnavailable),
+        (1100, "invalid parameter", StoreError),
+    ],
+)
+def test_what_passes_is_waited_for_and_a_bad_request_is_not(
+    code: int, message: str, raised: type[Exception]
 ) -> None:
-    with pytest.raises(StoreError) as caught, _translated("http://127.0.0.1:1", "count"):
-        raise MilvusException(code=code, message="channel not available")
+    with pytest.raises(StoreError) as caught, _translated("http://127.0.0.1:1", "upsert"):
+        raise MilvusException(code=code, message=message)
     assert type(caught.value) is raised
 
 

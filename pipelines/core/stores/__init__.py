@@ -73,7 +73,11 @@ class LexicalStore(_Store, Protocol):
     """Chunks searched by words (BM25), Chinese and English."""
 
     def upsert(self, parts: Sequence[Part]) -> None:
-        """Insert or replace."""
+        """Insert or replace. Raises PartsRefused once all others are written, for those that the server will
+        never take for what is in them."""
+
+    def commit(self) -> None:
+        """Make acknowledged writes durable. Cheaper than `flush`, after which a search sees them too."""
 
     def search(self, text: str, k: int, where: Filter | None = None) -> list[Found]:
         """The k best matches for the words of `text`; [] when it has no searchable word. Any

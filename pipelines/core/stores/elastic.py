@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipelines.core.errors import MissingDependency, StoreError, StoreUnavailable
+from pipelines.core.errors import MissingDependency, PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.filters import Filter
 from pipelines.core.stores import facets
 from pipelines.core.stores.config import ElasticConfig
@@ -28,7 +29,9 @@ except ImportError as exc:
     raise MissingDependency("stores.elastic needs: pip install 'mmrag[elastic]'") from exc
 
 MAX_K: Final = 10_000  # index.max_result_window
+_MAX_TERMS: Final = 65_536  # index.max_terms_count, of one `terms` query
 _TRANSIENT: Final = (429, 502, 503, 504)
+_BAD_PART: Final = 400  # of an item: a field that cannot be parsed or indexed; other errors are the index's
 _BULK_ACTIONS: Final = 500
 _BULK_BYTES: Final = 10 << 20
 _KEYS_A_REQUEST: Final = 1_000
@@ -171,8 +174,10 @@ class ElasticStore:
         for start in range(0, len(document_keys), _KEYS_A_REQUEST):
             batch = list(document_keys[start : start + _KEYS_A_REQUEST])
             query: dict[str, Any] = {"filter": [{"terms": {"document_key": batch}}]}
-            if keep:
-                query["must_not"] = [{"terms": {"key": list(keep)}}]
+            query["must_not"] = [
+                {"terms": {"key": list(keep[first : first + _MAX_TERMS])}}
+                for first in range(0, len(keep), _MAX_TERMS)
+            ]
             with _translated(self._config.url, "delete"):
                 answer = self._client.delete_by_query(index=self._index, query={"bool": query}, refresh=True)
             if answer.get("failures"):
@@ -197,8 +202,11 @@ class ElasticStore:
         with _translated(self._config.url, "count"):
             return int(self._client.count(index=self._index)["count"])
 
+    def commit(self) -> None:
+        """Acknowledged writes are durable already."""
+
     def flush(self) -> None:
-        """Acknowledged writes are durable already; a refresh makes them searchable."""
+        """A refresh makes them searchable, which costs the server a segment."""
         self._refresh()
 
     def close(self) -> None:
@@ -217,9 +225,10 @@ class ElasticStore:
             self._client.indices.refresh(index=self._index)
 
     def _bulk(self, actions: Iterable[dict[str, Any]]) -> None:
-        """Send all actions; StoreError with the count and the first reasons if some failed for good, or
-        StoreUnavailable where the server had no room for them, which passes."""
-        failed: list[str] = []
+        """Send all actions. Raises StoreError where some failed for a reason that is not theirs, else
+        StoreUnavailable where the server had no room for some, which passes, else PartsRefused."""
+        refused: dict[str, str] = {}
+        failed: dict[str, str] = {}
         busy = 0
         with _translated(self._config.url, "write"):
             for ok, item in streaming_bulk(
@@ -236,15 +245,22 @@ class ElasticStore:
                 (operation, outcome), *_ = item.items()
                 if ok or (operation == "delete" and outcome.get("status") == 404):
                     continue
-                if outcome.get("status") in _TRANSIENT:
+                if outcome["status"] in _TRANSIENT:
                     busy += 1
                 else:
-                    failed.append(f"{outcome.get('_id')}: {_reason(outcome.get('error'))}")
+                    errors = refused if outcome["status"] == _BAD_PART else failed
+                    errors[outcome["_id"]] = _reason(outcome.get("error"))
         if failed:
-            shown = "; ".join(failed[:_REASONS_SHOWN])
-            raise StoreError(f"{self._config.url}: {len(failed)} parts were refused, among them {shown}")
+            raise StoreError(f"{self._config.url}: {_shown(failed)}")
         if busy:
             raise StoreUnavailable(f"{self._config.url}: too busy to write {busy} parts")
+        if refused:
+            raise PartsRefused(f"{self._config.url}: {_shown(refused)}", refused)
+
+
+def _shown(reasons: Mapping[str, str]) -> str:
+    first = (f"{key}: {reason}" for key, reason in islice(reasons.items(), _REASONS_SHOWN))
+    return f"{len(reasons)} parts were refused, among them {'; '.join(first)}"
 
 
 def _connect(config: ElasticConfig) -> Elasticsearch:

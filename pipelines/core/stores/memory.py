@@ -98,6 +98,9 @@ class MemoryLexicalStore(_Memory):
         check_parts(parts)
         self._parts.update({part.key: part for part in parts})
 
+    def commit(self) -> None:
+        """Nothing lasts."""
+
     def search(self, text: str, k: int, where: Filter | None = None) -> list[Found]:
         check_k(k)
         words = set(_words(text))

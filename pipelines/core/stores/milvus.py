@@ -24,6 +24,7 @@ from pipelines.core.stores.config import SEARCH_PARAMETERS, MilvusConfig, parame
 from pipelines.core.stores.milvus_filter import dynamic_fields, expression, literal, one_of
 from pipelines.core.stores.pymilvus_names import (
     DataType,
+    ErrorCode,
     LoadState,
     MilvusClient,
     MilvusException,
@@ -50,6 +51,8 @@ _DOWN: Final = {
     *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED),
     *(_CONNECT_FAILED, _CHANNEL_LACKS, _CHANNEL_NOT_AVAILABLE),
 }
+# Too many requests for now, or none to write until memory, disk or lagging nodes are below their quota.
+_BUSY: Final = {ErrorCode.RATE_LIMIT, ErrorCode.FORCE_DENY}
 _FIELDS: Final = {
     "document_key": 32,
     "tenant": MAX_FIELD_BYTES,
@@ -315,6 +318,8 @@ def _translated(uri: str, doing: str) -> Iterator[None]:
         code = exc.code() if isinstance(exc, grpc.RpcError) else exc.code
         if code in _DOWN or isinstance(exc, MilvusUnavailableException):
             raise StoreUnavailable(f"{uri}: {doing} failed; is Milvus running there?") from exc
+        if code in _BUSY:
+            raise StoreUnavailable(f"{uri}: {doing} failed, the server is busy: {exc.message}") from exc
         reason = exc.details() if isinstance(exc, grpc.RpcError) else exc.message
         raise StoreError(f"{uri}: {doing} refused: {reason}") from exc
 

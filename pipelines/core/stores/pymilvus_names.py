@@ -10,8 +10,15 @@ logging.config.dictConfig = lambda config: None
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
     from pymilvus.client.types import LoadState
-    from pymilvus.exceptions import MilvusUnavailableException
+    from pymilvus.exceptions import ErrorCode, MilvusUnavailableException
 finally:
     logging.config.dictConfig = _configure
 
-__all__ = ["DataType", "LoadState", "MilvusClient", "MilvusException", "MilvusUnavailableException"]
+__all__ = [
+    "DataType",
+    "ErrorCode",
+    "LoadState",
+    "MilvusClient",
+    "MilvusException",
+    "MilvusUnavailableException",
+]

@@ -120,6 +120,10 @@ class TantivyStore:
             return int(self._index.searcher().num_docs)
 
     def flush(self) -> None:
+        """What is committed is searchable too."""
+        self.commit()
+
+    def commit(self) -> None:
         if self._writer is not None and self._dirty:
             with _translated(self._path):
                 self._writer.commit()

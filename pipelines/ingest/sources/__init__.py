@@ -19,6 +19,7 @@ from pathlib import Path
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
 from pipelines.ingest.sources import files, pdf
 from pipelines.ingest.sources.contents import opened, read_bytes
+from pipelines.ingest.sources.files import stage_of
 from pipelines.ingest.sources.folder import (
     PAGES,
     PICTURES,
@@ -32,12 +33,13 @@ from pipelines.ingest.sources.folder import (
 from pipelines.ingest.sources.html import parse_html
 from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
 from pipelines.ingest.sources.pdf import parse_pdf
-from pipelines.ingest.sources.records import RULES, Form, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import RULES, UNAVAILABLE, Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.rows import parse_row
 from pipelines.ingest.sources.webdataset import list_tar
 
 __all__ = [
     "RULES",
+    "UNAVAILABLE",
     "Item",
     "Listing",
     "Parsed",
@@ -47,6 +49,7 @@ __all__ = [
     "opened",
     "parse",
     "read_bytes",
+    "stage_of",
 ]
 
 log = logging.getLogger(__name__)

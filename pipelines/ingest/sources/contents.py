@@ -32,8 +32,8 @@ def read_bytes(address: str, max_bytes: int) -> bytes:
     if within.kind == "page":
         return pdf.read_page(within.file, within.first, max_bytes)
     if within.kind == "bytes":
-        return _read_span(within, max_bytes)
-    return parquet.read_picture(within.file, within.first, within.second, max_bytes)
+        return files.retried(lambda: _read_span(within, max_bytes))
+    return files.retried(lambda: parquet.read_picture(within.file, within.first, within.second, max_bytes))
 
 
 def _read_span(within: inside.Inside, max_bytes: int) -> bytes:

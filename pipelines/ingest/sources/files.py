@@ -8,28 +8,42 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import posixpath
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources.records import SourceConfig
+from pipelines.ingest.sources.records import UNAVAILABLE, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
 _UNREADABLE = (OSError, ArrowException, NotImplementedError)
+_PASSING: Final = {
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+# pyarrow tells no errno of S3's errors, but their kind, and where S3 names none the HTTP status.
+_S3_PASSING: Final = re.compile(
+    r"AWS Error (?:NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING"
+    r"|INTERNAL_FAILURE|UNKNOWN \(HTTP status (?:429|5\d\d)\)) during "
+)
+_WAITS_S: Final = (0.5, 2.0, 8.0)
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def is_remote(address: str) -> bool:
@@ -143,6 +157,36 @@ def _why(exc: BaseException) -> str:
     return f"cannot be read ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"
 
 
+def passes(exc: BaseException) -> bool:
+    """Whether this comes of storage or a network that may answer again soon, and not of what is in a file."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, TimeoutError | ConnectionError):
+            return True
+        if isinstance(seen, OSError) and (seen.errno in _PASSING or _S3_PASSING.search(str(seen))):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def stage_of(exc: BadPart, stage: str) -> str:
+    """`stage`, in which reading failed, or UNAVAILABLE where that passes."""
+    return UNAVAILABLE if passes(exc) else stage
+
+
+def retried(read: Callable[[], T]) -> T:
+    """What `read` returns, which is called again, after some seconds, while a BadPart of it passes."""
+    for wait_s in _WAITS_S:
+        try:
+            return read()
+        except BadPart as exc:
+            if not passes(exc):
+                raise
+            log.warning("trying again in %g s: %s", wait_s, exc)
+        time.sleep(wait_s)
+    return read()
+
+
 @contextmanager
 def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart.
@@ -228,7 +272,12 @@ def remote_stamp(address: str) -> str:
 
 
 def read_bytes(address: str, max_bytes: int) -> bytes:
-    """The whole file. Raises BadPart when it is missing, empty, larger, or not a regular file."""
+    """The whole file. Raises BadPart when it is missing, empty, larger, or not a regular file, and after some
+    tries when its storage does not answer."""
+    return retried(lambda: _read_bytes(address, max_bytes))
+
+
+def _read_bytes(address: str, max_bytes: int) -> bytes:
     with opened(address, max_bytes) as stream:
         try:
             raw = stream.read(max_bytes + 1)

@@ -224,7 +224,8 @@ def parse_picture(item: Item, config: SourceConfig) -> Parsed:
             elif suffix(address) != ".json":  # which is in the payload
                 texts.append(files.read_text(address, config.max_text_bytes))
         except BadPart as exc:
-            rejected.append(Rejected(item.document_id, address, "parse", str(exc)))
+            stage = files.stage_of(exc, "parse")
+            rejected.append(Rejected(item.document_id, address, stage, str(exc)))
     return rows.assemble(item, row, images, texts, rejected)
 
 

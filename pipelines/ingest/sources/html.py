@@ -200,7 +200,8 @@ class _Page:
             try:
                 self._addresses[src] = self._usable(src)
             except BadPart as exc:
-                self.rejected[src] = Rejected(self._item.document_id, self._item.address, "parse", str(exc))
+                stage = files.stage_of(exc, "parse")
+                self.rejected[src] = Rejected(self._item.document_id, self._item.address, stage, str(exc))
                 return
         address = self._addresses[src]
         if address not in self._ordinals:

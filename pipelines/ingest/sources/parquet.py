@@ -84,6 +84,8 @@ def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
     try:
         data = pictures.data(row, picture)
     except (BadPart, *_DAMAGE) as exc:
+        if files.passes(exc):
+            _pictures.cache_clear()  # what it holds open, and what it takes for lost
         raise BadPart(f"{address}: row {row} cannot be read ({_line(exc)})") from exc
     if not data:
         raise BadPart(f"{address}: row {row} has no bytes of picture {picture}; write them into the file")

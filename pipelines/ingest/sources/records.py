@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -64,6 +64,11 @@ class Item:
     inputs: tuple[str, ...] = ()
     tenant: str = ""
     stamps: tuple[str, ...] = ()
+
+
+UNAVAILABLE: Final = "unavailable"
+"""The stage of what could not be read for a reason that passes. Its document stays unfinished: the next run
+takes it up, as nothing of its files tells that they can be read again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,8 @@ def parse_row(item: Item, config: SourceConfig) -> Parsed:
         try:
             images.append(files.locate(path, files.parent(item.address), item.root, config))
         except BadPart as exc:
-            rejected.append(Rejected(item.document_id, item.address, "parse", str(exc)))
+            stage = files.stage_of(exc, "parse")
+            rejected.append(Rejected(item.document_id, item.address, stage, str(exc)))
     return assemble(item, row, images, (row.text,), rejected)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.core.cache import VectorCache
-from pipelines.core.errors import StoreError
+from pipelines.core.errors import StoreError, StoreUnavailable
 
 
 def vector(n: int) -> np.ndarray:
@@ -134,3 +134,21 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database, whatever its name says " * 20)
     with pytest.raises(StoreError, match=r"vectors\.sqlite: the cache failed .*may be deleted"):
         VectorCache(path, "space").get(["a"])
+
+
+@pytest.mark.parametrize("is_pickled", [False, True])
+def test_a_cache_that_others_keep_locked_is_waited_for_and_then_unavailable(
+    tmp_path: Path, is_pickled: bool
+) -> None:
+    path = tmp_path / "vectors.sqlite"
+    cache = VectorCache(path, "space", shared=True, timeout_s=0.2)
+    cache.put({"a": vector(1)})
+    if is_pickled:
+        cache = pickle.loads(pickle.dumps(cache))
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreUnavailable, match=r"vectors\.sqlite: others kept the cache locked for 0\.2 s"):
+        cache.put({"b": vector(2)})
+    threading.Timer(0.05, lambda: other.execute("COMMIT")).start()
+    cache.put({"b": vector(2)})
+    assert cache.get("ab").keys() == {"a", "b"}

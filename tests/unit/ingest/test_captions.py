@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from chat_server import Scripted, completion
-from fakes import picture
+from fakes import picture, take_away
 from pydantic import SecretStr
 
 from pipelines.core import images
@@ -187,6 +187,17 @@ def test_a_reply_that_comes_too_late_is_a_failure_of_its_picture(gallery: Galler
 def test_a_broken_picture_is_left_to_the_stage_that_loads_it(gallery: Gallery) -> None:
     parsed = gallery.captioned(picture("red")[:60], picture("red"))
     assert (len(parsed.document.passages), parsed.rejected) == (2, ())
+    assert len(gallery.server.asked) == 1
+
+
+def test_a_picture_that_storage_does_not_give_leaves_its_document_for_the_next_run(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away(monkeypatch, "0.png")
+    parsed = gallery.captioned(picture("red"), picture("blue"))
+    assert [(bad.source, bad.stage) for bad in parsed.rejected] == [
+        (f"{gallery.folder}/0.png", "unavailable")
+    ]
     assert len(gallery.server.asked) == 1
 
 

@@ -16,7 +16,7 @@ from pipelines.ingest.dry_run import DryRun, dry_run
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan
 from pipelines.ingest.rebuild import begin
-from pipelines.ingest.sink import Run
+from pipelines.ingest.run import Run
 from pipelines.ingest.sources import list_items
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import memory_index
+from fakes import memory_index, picture, take_away
 from hostile_corpus import HostileCorpus
 from hostile_inputs import write_hostile_corpus
 
@@ -23,7 +25,8 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, make_plan
 from pipelines.ingest.rows import DOCUMENT
-from pipelines.ingest.sink import Finished, Run, finish, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import Finished, finish, write_rows
 from pipelines.ingest.sources import list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 
@@ -120,6 +123,34 @@ def test_documents_of_a_manifest_that_broke_are_kept(tmp_path: Path) -> None:
     assert plan.gone_keys == ()
     with pytest.raises(SourceError, match="is empty"):
         list(list_items(job.corpus.sources, CONFIG.sources, whole=True))
+
+
+@pytest.mark.parametrize("name", ["picture.png", "note.txt", "rows.png"])
+def test_what_storage_did_not_give_is_taken_up_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    corpus, manifest = tmp_path / "corpus", tmp_path / "rows" / "rows.csv"
+    for folder in (corpus, manifest.parent):
+        folder.mkdir()
+    (corpus / "picture.png").write_bytes(picture("red"))
+    (corpus / "note.txt").write_text("A note")
+    (manifest.parent / "rows.png").write_bytes(picture("blue"))
+    manifest.write_text("id,image,text\nrow,rows.png,Text\n")
+    hour_ago = time.time() - 3600
+    for path in (*corpus.iterdir(), *manifest.parent.iterdir()):
+        os.utime(path, (hour_ago, hour_ago))
+    time.sleep(2.1)  # their stamps count from then on
+    job = Job(memory_index(tmp_path / "kb"), HostileCorpus((str(corpus), str(manifest)), (), ()))
+    with monkeypatch.context() as patched:
+        take_away(patched, name)
+        first = job.run("first")
+    assert (first.documents, first.unfinished) == (2, 1)
+    (letter,) = job.letters("first")
+    assert (letter["stage"], "timed out" in letter["reason"]) == ("unavailable", True)
+    second = job.run("second")
+    assert (second.documents, second.unfinished, second.rejected) == (1, 0, 0)
+    assert {row["status"] for row in job.rows()} == {"complete"}
+    assert (job.index.visual().count(), job.index.text().count()) == (2, 2)
 
 
 def memory_bytes(name: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fakes import picture, png
+from fakes import picture, png, take_away
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from pipelines.core import images
@@ -240,6 +240,15 @@ def test_a_broken_picture_is_left_to_the_stage_that_loads_it(desk: Desk) -> None
     [image, document] = desk.parse()
     assert (image["kind"], image["reason"], document["num_parts"]) == ("image", None, 1)
     assert desk.typist.sizes == []
+
+
+def test_a_picture_that_storage_does_not_give_leaves_its_document_for_the_next_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away(monkeypatch, "1.png")
+    parsed = desk.read(png(Image.new("RGB", (64, 64))), png(Image.new("RGB", (64, 65))))
+    assert [(bad.source, bad.stage) for bad in parsed.rejected] == [(f"{desk.folder}/1.png", "unavailable")]
+    assert len(desk.typist.sizes) == 1
 
 
 def test_the_engine_sees_small_pictures_enlarged_and_none_above_the_limit(desk: Desk) -> None:

@@ -297,11 +297,23 @@ def test_a_folder_that_cannot_be_listed_hides_its_documents(tmp_path: Path, file
     assert planned_gone(listing([bad], tmp_path), ledger) == {str(tmp_path): keys("a")}
 
 
+def test_many_refusals_beside_many_documents_that_are_gone_cost_little(tmp_path: Path) -> None:
+    known = [item(tmp_path / "sub" / f"{n}.png", scope=str(tmp_path)) for n in range(5_000)]
+    refused = [Rejected(f"r{n}", f"{tmp_path}/r{n}.png", "list", "links out") for n in range(300_000)]
+    ledger = scoped_ledger(*known)
+    start = time.perf_counter()
+    gone = planned_gone(listing([*refused], tmp_path), ledger)
+    assert len(gone[str(tmp_path)]) == 5_000
+    assert time.perf_counter() - start < 5
+
+
 def test_a_row_that_cannot_be_read_could_be_any_of_its_manifest(tmp_path: Path, files: list[Path]) -> None:
     manifest = tmp_path / "m.jsonl"
     rows = [item(f, scope=str(manifest)) for f in files]
-    broken = Rejected("m.jsonl:2", f"{manifest}:2", "list", "m.jsonl:2: is not JSON")
-    named = Rejected("new", f"{manifest}:2", "list", "m.jsonl:2: has neither text nor a picture")
+    broken = Rejected("m.jsonl:2", f"{manifest}:2", "list", "m.jsonl:2: is not JSON", str(manifest))
+    named = Rejected(
+        "new", f"{manifest}:2", "list", "m.jsonl:2: has neither text nor a picture", str(manifest)
+    )
     ledger = scoped_ledger(*rows)
     assert planned_gone(listing([rows[0], broken], manifest, folders=False), ledger) == {}
     assert planned_gone(listing([rows[0], named], manifest, folders=False), ledger) == {

@@ -20,7 +20,8 @@ from pipelines.ingest.plan import make_plan
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
-from pipelines.ingest.sink import Run, finish, recover, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import finish, recover, write_rows
 from pipelines.ingest.sources import Item, Listing
 from pipelines.ingest.status import index_status
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from fakes import chunk_part, image_part, memory_index
+from fakes import DownStore, chunk_part, image_part, memory_index
 
-from pipelines.core.errors import IndexLocked, UsageError
+from pipelines.core.errors import IndexLocked, StoreUnavailable, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.types import Part, store_key
+from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.rows import DOCUMENT, part_row, table
-from pipelines.ingest.sink import Run, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import write_rows
 from pipelines.ingest.sources import Item, Listing
 from pipelines.ingest.status import index_status
 
@@ -78,6 +80,24 @@ def test_a_document_is_deleted_everywhere_and_no_other(
 def test_deleting_again_says_that_it_is_not_there(index: Index) -> None:
     delete_documents(index, ["b"])
     assert delete_documents(index, ["b"]) == (0, ["b"])
+
+
+@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+def test_a_deletion_that_was_cut_short_is_seen_and_can_be_done_again(index: Index, name: str) -> None:
+    item = Item("row", "b", "/b", "/", "/")
+    ledger = Ledger.load(index.directory)
+    as_ingested = {"digest": document_digest(item, []), "inputs": [], "fingerprint": "f1", "rejected": 0}
+    rows = [row | as_ingested for row in ledger.with_documents_of(["b"]).to_pylist()]
+    ledger = ledger.changed(pa.Table.from_pylist(rows, schema=SCHEMA))
+    assert make_plan(Listing(iter([item]), {}), ledger, "f1").unchanged == 1
+    store = getattr(index, name)
+    setattr(index, name, DownStore)
+    with pytest.raises(StoreUnavailable):
+        delete_documents(index, ["b"])
+    setattr(index, name, store)
+    assert make_plan(Listing(iter([item]), {}), Ledger.load(index.directory), "f1").changed == 1
+    assert delete_documents(index, ["b"]) == (1, [])
+    assert left(index) == [("", "a"), ("acme", "a")]
 
 
 def test_what_a_dead_run_left_can_be_deleted_and_does_not_come_back(index: Index) -> None:

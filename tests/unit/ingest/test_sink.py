@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import DownStore, Recorded, chunk_part, image_part, memory_index
 
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import MmragError, PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
+from pipelines.core.stores.memory import MemoryLexicalStore
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience, sink
 from pipelines.ingest.captions import caption_path
+from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import count_refused
-from pipelines.ingest.plan import make_plan
+from pipelines.ingest.plan import Plan, make_plan
 from pipelines.ingest.rows import DOCUMENT, part_row, refuse, table
-from pipelines.ingest.sink import Finished, Run, finish, recover, unfinished_runs, write_rows
+from pipelines.ingest.run import Run, unfinished_runs
+from pipelines.ingest.sink import Finished, finish, recover, write_rows
 from pipelines.ingest.sources import Item, Listing, Rejected
 
 
@@ -87,6 +92,10 @@ def ingest(
     return finish(index, run, ledger(index), refused)[1]
 
 
+def planned(index: Index, *items: Item) -> Plan:
+    return make_plan(Listing(iter(items), {}), ledger(index), "f1")
+
+
 def letters(index: Index, name: str = "run-1") -> list[dict[str, str]]:
     return pq.read_table(index.directory / "rejected" / f"{name}.parquet").to_pylist()
 
@@ -106,8 +115,13 @@ def test_the_parts_keep_everything_that_they_said(index: Index) -> None:
     assert index.lexical().fetch([part.key]) == {part.key: part}
 
 
-@pytest.mark.parametrize("method", ["upsert", "flush", "delete_documents"])
-@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *itertools.product(["visual", "text", "lexical"], ["upsert", "flush", "delete_documents"]),
+        ("lexical", "commit"),
+    ],
+)
 def test_a_store_that_comes_back_loses_nothing(
     index: Index, monkeypatch: pytest.MonkeyPatch, name: str, method: str
 ) -> None:
@@ -152,6 +166,46 @@ def test_a_refused_row_is_acknowledged_and_not_written(index: Index) -> None:
     ]
 
 
+class Refusing(MemoryLexicalStore):
+    """Never takes a chunk that says "poison"."""
+
+    def upsert(self, parts: Sequence[Part]) -> None:
+        super().upsert([part for part in parts if "poison" not in part.text])
+        if reasons := {part.key: "immense term" for part in parts if "poison" in part.text}:
+            raise PartsRefused(f"{len(reasons)} parts were refused", reasons)
+
+
+def test_a_chunk_that_a_store_refuses_is_a_dead_letter_and_every_other_row_is_stored(index: Index) -> None:
+    lexical = Refusing()
+    index.lexical = lambda: lexical  # type: ignore[method-assign]
+    picture, good, document = rows_of("a")
+    bad = part_rows(chunk_part("a", "poison", 1))
+    record = Recorded()
+    run = begun(index, "a", "b")
+    batch = [picture, good, bad, document | {"num_parts": 3}, *rows_of("b")]
+    assert write_rows(table(batch), index, run, record) == 7
+    finished = finish(index, run, ledger(index))[1]
+    assert (finished.documents, finished.rejected, finished.unfinished) == (2, 1, 0)
+    assert ids(index.visual()) == ["a#img-0", "b#img-0"]
+    assert ids(index.text()) == ids(lexical) == ["a#txt-0", "b#txt-0"]
+    assert (entry(index, "a")["status"], entry(index, "b")["status"]) == ("partial", "complete")
+    assert letters(index) == [
+        {"document_id": "a", "source": "/a.txt", "stage": "store", "reason": "immense term"}
+    ]
+    assert record.counted["mmrag_ingest_rejected", "store"] == 1
+    assert record.counted["mmrag_ingest_parts", "chunk"] == 2
+
+
+def test_of_a_chunk_that_a_store_refuses_no_earlier_version_stays(index: Index) -> None:
+    lexical = Refusing()
+    index.lexical = lambda: lexical  # type: ignore[method-assign]
+    ingest(index, rows_of("a"))
+    picture, _, document = rows_of("a", digest="d2")
+    ingest(index, [picture, part_rows(chunk_part("a", "poison")), document], name="run-2")
+    assert ids(index.text()) == ids(lexical) == []
+    assert entry(index, "a")["chunks"] == 0
+
+
 def test_a_document_of_refused_parts_only_is_rejected_and_known(index: Index) -> None:
     rows = [refuse(row, "metadata", "no") if row["kind"] != DOCUMENT else row for row in rows_of("a")]
     ingest(index, rows)
@@ -194,7 +248,7 @@ def test_what_was_acknowledged_is_counted_and_each_store_timed(index: Index) -> 
         ("mmrag_ingest_parts", "chunk"): 2,
         ("mmrag_ingest_documents",): 1,
     }
-    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("text", "lexical")]
+    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("lexical", "text")]
     assert [key for key, _ in record.timed] == stores  # no picture was left for the other
     assert all(0 < seconds < 60 for _, seconds in record.timed)
 
@@ -205,7 +259,8 @@ def test_what_a_store_did_not_take_is_not_counted(index: Index) -> None:
     with pytest.raises(StoreUnavailable):
         write_rows(table(rows_of("a")), index, begun(index, "a"), record)
     assert record.counted == {}
-    assert [key for key, _ in record.timed] == [("mmrag_ingest_upsert_seconds", "visual")]
+    stores = [("mmrag_ingest_upsert_seconds", store) for store in ("visual", "lexical")]
+    assert [key for key, _ in record.timed] == stores
 
 
 def test_what_the_listing_refused_is_counted_by_its_stage() -> None:
@@ -261,6 +316,27 @@ def test_pruned_documents_leave_every_store_and_the_ledger(index: Index) -> None
     assert ids(index.text()) == ids(index.lexical()) == ["b#txt-0"]
     assert updated.get(store_key("", "a")) is None
     assert ledger(index).totals()["documents"] == 1
+
+
+@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+def test_a_document_whose_pruning_was_cut_short_comes_back_whole(index: Index, name: str) -> None:
+    item = Item("row", "a", "/a", "/", "/")
+    rows = rows_of("a", digest=document_digest(item, []))
+    ingest(index, rows)
+    assert planned(index, item).unchanged == 1
+    store = getattr(index, name)
+    setattr(index, name, DownStore)
+    run = begun(index, name="prune")
+    with pytest.raises(StoreUnavailable):
+        finish(index, run, ledger(index), pruned=[store_key("", "a")])
+    setattr(index, name, store)
+    recover(index)
+    assert entry(index, "a")["status"] == "unfinished"
+    assert planned(index, item).changed == 1
+    ingest(index, rows, name="run-2")
+    assert ids(index.visual()) == ["a#img-0"]
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0"]
+    assert planned(index, item).unchanged == 1
 
 
 def held(document: str, content: str) -> list[dict[str, Any]]:
@@ -368,6 +444,48 @@ def test_recovery_may_be_cut_short_and_repeated(index: Index) -> None:
     finish_once = recover(index)
     run.begin()  # as if the run's directory had not been removed
     assert recover(index).totals()["documents"] == finish_once.totals()["documents"] == 2
+
+
+def test_a_worker_that_outlived_its_run_writes_nothing(index: Index) -> None:
+    orphaned = cut_short(index, ["a"], rows_of("a", 2)[:1])
+    recover(index)
+    ingest(index, rows_of("a", 1), name="run-2")
+    with pytest.raises(MmragError, match="run dead has ended"):
+        write_rows(table(rows_of("a", 2)), index, orphaned)
+    assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0"]
+
+
+def test_a_worker_that_waits_for_a_store_looks_again_whether_its_run_has_ended(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(index, "a")
+    store = index.text
+    monkeypatch.setattr(index, "text", DownStore)
+
+    def meanwhile(_: float) -> None:
+        monkeypatch.setattr(index, "text", store)
+        recover(index)
+
+    monkeypatch.setattr(patience.time, "sleep", meanwhile)
+    with pytest.raises(MmragError, match="has ended"):
+        write_rows(table(rows_of("a")), index, run, patience_s=60)
+    assert ids(index.text()) == []
+
+
+def test_an_acknowledgement_that_comes_while_its_run_ends_does_not_disturb_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(index, "a")
+    original = shutil.rmtree
+
+    def late(path: Path, **how: Any) -> None:
+        with pytest.raises(FileNotFoundError):
+            (run.acks / ".late").write_bytes(b"")
+        original(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", late)
+    run.end()
+    assert list((index.directory / "runs").iterdir()) == []
 
 
 def test_a_run_that_had_hardly_begun_leaves_nothing(index: Index) -> None:

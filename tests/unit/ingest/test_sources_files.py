@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources import SourceConfig, list_items, opened, read_bytes
+from pipelines.ingest.sources import UNAVAILABLE, SourceConfig, files, inside, list_items, opened, read_bytes
 from pipelines.ingest.sources.files import locate, opened_by_pyarrow
 from pipelines.ingest.sources.walk import walk_filesystem
 
@@ -21,6 +26,96 @@ def test_a_file_up_to_the_bound_is_read_whole(tmp_path: Path) -> None:
     assert read_bytes(str(tmp_path / "a"), 5) == b"12345"
     with pytest.raises(BadPart, match="has 5 bytes, more than the 4 allowed"):
         read_bytes(str(tmp_path / "a"), 4)
+
+
+class Flaky:
+    """`os.open` that fails so often with this error, and then opens."""
+
+    def __init__(self, error: OSError, times: int) -> None:
+        self.error, self.left, self.original = error, times, os.open
+
+    def __call__(self, *args: Any, **how: Any) -> int:
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return self.original(*args, **how)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waits: list[float] = []
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    return waits
+
+
+PASSING = [
+    *(OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT)),
+    *(OSError(code, os.strerror(code)) for code in (errno.ECONNRESET, errno.EHOSTUNREACH)),
+    TimeoutError("timed out"),
+    OSError("When reading 'b': AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 28"),
+    OSError("When reading 'b': AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No body"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=str)
+def test_storage_that_answers_again_costs_some_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: OSError
+) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files.os, "open", Flaky(error, 2))
+    assert read_bytes(str(tmp_path / "a"), 5) == b"12345"
+    assert waits == [0.5, 2.0]
+
+
+def test_storage_that_does_not_answer_is_given_up_and_told_apart_from_a_bad_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files.os, "open", Flaky(PASSING[0], 99))
+    with pytest.raises(BadPart, match="Input/output error") as caught:
+        read_bytes(f"{tmp_path}/a#bytes=1+2", 5)
+    assert files.stage_of(caught.value, "read") == UNAVAILABLE
+    assert waits == [0.5, 2.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(code, os.strerror(code)) for code in (errno.ENOENT, errno.EACCES, errno.ELOOP)),
+        OSError("When getting 'b': AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
+        OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No body"),
+        OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_file_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: OSError
+) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files.os, "open", Flaky(error, 1))
+    with pytest.raises(BadPart) as caught:
+        read_bytes(str(tmp_path / "a"), 5)
+    assert files.stage_of(caught.value, "read") == "read"
+    assert waits == []
+
+
+def test_a_parquet_file_that_answers_again_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    pictures = pa.array([{"bytes": b"one", "path": None}, {"bytes": b"two", "path": None}])
+    pq.write_table(pa.table({"id": ["a", "b"], "image": pictures}), tmp_path / "x.parquet", row_group_size=1)
+    failures = [OSError(errno.ESTALE, "Stale file handle")]
+    original = pq.ParquetFile.iter_batches
+
+    def stale(*args: Any, **how: Any) -> Iterator[Any]:
+        if failures:
+            raise failures.pop()
+        yield from original(*args, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", stale)
+    address = str(tmp_path / "x.parquet")
+    assert [read_bytes(inside.cell(address, row, 0), 9) for row in (1, 2)] == [b"one", b"two"]
+    assert waits == [0.5]
 
 
 def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from pipelines.core.readings import has_place, lines_of
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.listed import ITEMS
-from pipelines.ingest.sink import Run, write_rows
+from pipelines.ingest.run import Run
+from pipelines.ingest.sink import write_rows
 from pipelines.ingest.sources import Item, Parsed, Rejected, SourceConfig, list_items, parse, pdf, read_bytes
 from pipelines.ingest.stages import Encode, LoadPictures, ParseItems
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from pipelines.ingest.sources import Item, SourceConfig, list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems, split_pixels
 
 SCALES = (2, 4)
+LOCAL = SourceConfig()
 
 
 class Machine:
@@ -47,10 +49,10 @@ class Machine:
         self.folder = root / "corpus"
         self.folder.mkdir()
 
-    def parse(self, *listed: Any) -> pa.Table:
-        items = listed or tuple(list_items([str(self.folder)], SourceConfig()))
+    def parse(self, *listed: Any, config: SourceConfig = LOCAL) -> pa.Table:
+        items = listed or tuple(list_items([str(self.folder)], config))
         rows = [asdict(i) for i in items if isinstance(i, Item)]
-        return ParseItems(SourceConfig(), ChunkConfig())(pa.Table.from_pylist(rows, schema=ITEMS))
+        return ParseItems(config, ChunkConfig())(pa.Table.from_pylist(rows, schema=ITEMS))
 
     def run(self) -> list[dict[str, Any]]:
         return self.encode(self.load(self.parse())).to_pylist()
@@ -357,6 +359,34 @@ def test_pictures_inside_files_are_loaded_as_from_a_folder(machine: Machine) -> 
     assert [row["reason"] for row in images_] == [None, None, None]
     assert len({row["content"] for row in images_}) == 1
     assert len({row["pixels"] for row in images_}) == 1
+
+
+def test_sources_in_an_object_store_become_what_they_are_on_disk(machine: Machine) -> None:
+    shard, parquet, rows = (machine.root / name for name in ("s.tar", "p.parquet", "m.jsonl"))
+    (machine.folder / "rose.png").write_bytes(picture("red"))
+    (machine.folder / "rose.txt").write_text("A red rose")
+    with tarfile.open(shard, "w") as archive:
+        archive.add(machine.folder / "rose.png", "in-tar.png")
+    held = [{"bytes": picture("red"), "path": "r.png"}]
+    pq.write_table(pa.table({"id": ["in-parquet"], "image": held}), parquet)
+    rows.write_text(json.dumps({"id": "in-rows", "image": "corpus/rose.png", "text": "A row"}))
+    here = [str(source) for source in (machine.folder, shard, parquet, rows)]
+    store = fsspec.filesystem("memory")
+    store.put(str(machine.root), f"/bucket{machine.root}", recursive=True)
+    config = SourceConfig(allowed_addresses=("fsspec+memory://bucket/",))
+
+    def ingested(sources: list[str]) -> list[dict[str, Any]]:
+        parsed = machine.parse(*list_items(sources, config), config=config)
+        return machine.encode(machine.load(parsed)).to_pylist()
+
+    there = ingested([f"fsspec+memory://bucket{source}" for source in here])
+    store.rm("/bucket", recursive=True)
+    kept = ("id", "kind", "text", "content", "vector", "reason", "image_ids")
+    assert [[row[name] for name in kept] for row in there] == [
+        [row[name] for name in kept] for row in ingested(here)
+    ]
+    assert [row["reason"] for row in there] == [None] * 10  # four documents, as many pictures, two texts
+    assert {row["source"].split(":")[0] for row in there} == {"fsspec+memory"}
 
 
 def test_a_damaged_picture_inside_a_file_is_one_refused_row(machine: Machine) -> None:
