@@ -172,10 +172,12 @@ def test_refused_rows_do_not_fail_a_job(file):
     assert read(KUBERAY / file)["spec"]["entrypoint"].endswith(" || test $? -eq 3")
 
 
-def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address():
+def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address_and_the_disk():
     here = yaml.safe_load(read(KUBERAY / "base/serve.yaml")["spec"]["serveConfigV2"])
     there = read(ROOT / "deploy/serve.yaml")
-    assert here == there | {"http_options": there["http_options"] | {"host": "0.0.0.0"}}
+    there["http_options"]["host"] = "0.0.0.0"
+    there["applications"][0]["args"] = {"index": "/data/kb", "config": "/etc/mmrag/settings.yaml"}
+    assert here == there
 
 
 def test_ray_is_the_version_that_the_image_installs():
