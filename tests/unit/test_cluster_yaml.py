@@ -109,7 +109,9 @@ def test_the_server_reads_what_the_ingest_wrote_from_the_disk_of_all_machines(cl
     assert ingest
     assert served["args"] == {"index": ingest[1], "config": ingest[2]}
     assert all(Path(path).parent == Path("/mnt/mmrag") for path in served["args"].values())
-    assert any("mount -t nfs4" in command and "/mnt/mmrag" in command for command in cluster["setup_commands"])
+    assert any(
+        "mount -t nfs4" in command and "/mnt/mmrag" in command for command in cluster["setup_commands"]
+    )
 
 
 def test_machines_and_image_have_compilers(cluster):
