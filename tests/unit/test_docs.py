@@ -110,6 +110,17 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_contributing_has_a_place_for_each_part_of_the_package() -> None:
+    rows = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Tests")[0]
+    parts = {
+        path
+        for path in (ROOT / "pipelines").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    for path in parts - set((ROOT / "pipelines").glob("cli_*.py")):
+        assert f"{path.name}{'/' if path.is_dir() else ''}`" in rows, path
+
+
 # Commands.
 
 
