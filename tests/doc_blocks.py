@@ -19,6 +19,7 @@ COMMANDS = ("sh", "python")
 MARKS = ("not run", "run by", "tested by")
 READ = (
     "tutorial",
+    "how-to/from-python",
     "how-to/own-corpus",
     "how-to/own-models",
     "how-to/fine-tune",

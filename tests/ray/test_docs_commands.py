@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KEPT = {"spec-ac-120", "plate-lk-847", "plate-sa-870", "plate-tn-42", "chart-cooler-noise"}
 SAYS = {
     "tutorial": r"plate-lk-847.*plate-tn-42.*120 V.*85 L.*120 V.*plate-lk-847",
+    "how-to/from-python": r"plate-lk-847.*document plate-lk-847.*node \w",
     "how-to/own-corpus": r"1; reasons in kb/rejected.*plate-lk-900.png: does not exist.*1 would be deleted",
     "how-to/own-models": r"models\.yaml.*something is missing.*aligner",
     "how-to/fine-tune": r"2 good, 0 bad",
