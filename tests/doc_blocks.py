@@ -17,6 +17,18 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 COMMANDS = ("sh", "python")
 MARKS = ("not run", "run by", "tested by")
+READ = (
+    "tutorial",
+    "how-to/from-python",
+    "how-to/own-corpus",
+    "how-to/own-models",
+    "how-to/fine-tune",
+    "how-to/evaluate",
+    "how-to/scale-out",
+    "how-to/secure",
+    "how-to/operate",
+)
+"""The pages whose commands are run, in the order in which they are read: one may use what another made."""
 
 _FENCE = re.compile(r"```(\S*)")
 _MARK = re.compile(r"<!-- ([a-z ]+): (.+) -->")

@@ -36,9 +36,10 @@ def find_model(setting: str, model: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError) as exc:
+        pinned = f" --revision {revision}" if revision else ""
         raise UsageError(
             f"{setting} {model!r} is no directory, and not in this machine's cache of hub models; the first "
-            f"use fetches it where a hub can be reached, `hf download {model}` does so now"
+            f"use fetches it where a hub can be reached, `hf download {model}{pinned}` does so now"
         ) from exc
 
 

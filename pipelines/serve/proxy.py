@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.serve import faults
 from pipelines.serve.faults import Fault
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve")  # the proxy's own: in its file, with the request's id
 
 _ATTEMPTS: Final = 3
 _KEPT_BYTES: Final = 64 * 2**20

@@ -8,7 +8,6 @@ weights. Knows nothing of training, Ray or vLLM itself.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines import __version__
-from pipelines.core.adapter import AdapterManifest, base_identity, hub_name, tensor_names
+from pipelines.core.adapter import (
+    MANIFEST_FILE,
+    AdapterManifest,
+    base_identity,
+    hub_name,
+    read_manifest,
+    tensor_names,
+)
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.train.llava_checkpoint import (
     ADAPTER,
@@ -56,18 +62,24 @@ class Exported:
 def export(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> Exported:
     """Write `out` and its manifest; it is whole or not there at all.
 
-    `base_model` says where the base model lies now, if not where the training found it. Raises UsageError
-    for what is no checkpoint, another base model, an `out` that holds something, and an `adapter` of what
-    was not trained as one; MmragError where `out` cannot be written.
+    An `out` that an earlier call wrote, by its manifest of the same step and data, is left as it is and said
+    in the warnings: a job that is started again ends well. `base_model` says where the base model lies now,
+    if not where the training found it. Raises UsageError for what is no checkpoint, another base model, an
+    `out` that holds something else, and an `adapter` of what was not trained as one; MmragError where `out`
+    cannot be written.
     """
     out = out.absolute()
     info = read_info(checkpoint)
     require_exportable(info.config, kind)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there already and not empty: name another directory")
     named = base_model or info.config.base_model
     base = base_directory(named)
     manifest = _manifest(info, kind, base)
+    warnings = _warnings(info, base) if kind == "adapter" else ()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not _holds(out, manifest):
+            raise UsageError(f"{out} is there already and not empty: name another directory")
+        kept = f"{out} is there already, of step {info.step} and the same data: it is left as it is"
+        return Exported(out, manifest, (*warnings, kept))
 
     def write(directory: Path) -> None:
         if kind == "adapter":
@@ -77,7 +89,7 @@ def export(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> Exp
         manifest.write(directory)
 
     _write_whole(out, write)
-    return Exported(out, manifest, _warnings(info, base) if kind == "adapter" else ())
+    return Exported(out, manifest, warnings)
 
 
 def require_exportable(config: LlavaTraining, kind: Kind) -> None:
@@ -113,6 +125,14 @@ def _manifest(info: CheckpointInfo, kind: Kind, base: Path) -> AdapterManifest:
         step=info.step,
         mmrag_version=__version__,
     )
+
+
+def _holds(out: Path, manifest: AdapterManifest) -> bool:
+    """Whether `out` is an export with this manifest, whichever version of mmrag wrote it."""
+    if not (out / MANIFEST_FILE).is_file():
+        return False
+    version = {"mmrag_version": manifest.mmrag_version}
+    return read_manifest(out).model_copy(update=version) == manifest
 
 
 def _warnings(info: CheckpointInfo, base: Path) -> tuple[str, ...]:
@@ -185,10 +205,7 @@ def _write_merged(checkpoint: Path, base: Path, directory: Path, info: Checkpoin
     trained = _read_trained(checkpoint, info)
     places: dict[str, str] = {}
     for file in sorted(base.glob("*.safetensors")):
-        tensors = {hub_name(name): tensor for name, tensor in read_tensors(file).items()}
-        merged = {name: trained.applied(name, tensor) for name, tensor in tensors.items()}
-        save_file(merged, directory / file.name, {"format": "pt"})
-        places |= dict.fromkeys(merged, file.name)
+        places |= dict.fromkeys(_merge_file(file, directory / file.name, trained), file.name)
     if unknown := trained.names - places.keys():
         raise UsageError(f"{checkpoint} trained weights that {base} does not have, such as {min(unknown)}")
     for file in sorted(base.iterdir()):
@@ -199,10 +216,19 @@ def _write_merged(checkpoint: Path, base: Path, directory: Path, info: Checkpoin
         (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
+def _merge_file(source: Path, target: Path, trained: _Trained) -> list[str]:
+    """The names of its tensors. When it returns, memory holds none of them: files come one by one."""
+    tensors = {hub_name(name): tensor for name, tensor in read_tensors(source).items()}
+    merged = {name: trained.applied(name, tensor) for name, tensor in tensors.items()}
+    save_file(merged, target, {"format": "pt"})
+    return list(merged)
+
+
 def _write_whole(out: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a directory beside `out`, which then takes its name."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.partial")
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
         partial.mkdir(parents=True)
         write(partial)
         partial.replace(out)  # also over an empty directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -20,6 +21,7 @@ from fakes import photograph, png
 from hostile_inputs import write_hostile_corpus
 from ingest_workshop import First, Workshop, assert_same_stores, without_servers, workshop
 from ray_metrics_port import exported
+from shell import mmrag
 
 from benchmarks.processes import below
 from pipelines.core.errors import IndexLocked, MmragError, SourceError
@@ -305,8 +307,11 @@ def test_what_was_refused_is_tried_again_only_when_asked(
     assert made.dry_run().unchanged == 8
     would = made.dry_run(retry_rejected=True)
     assert (would.new, would.changed, would.unchanged) == (0, 2, 6)  # p3 and the conflict
-    again = made.ingest(retry_rejected=True)
-    assert (again.documents, again.rejected, again.encoded_images) == (2, 2, 0)
+    chosen = [word for value in made.assignments for word in ("--set", value)]
+    again = mmrag("ingest", made.corpus, "--index", made.directory, "--retry-rejected", "--json", *chosen)
+    assert again.status == 3
+    did = json.loads(again.out)
+    assert (did["documents"], did["rejected"], did["encoded_images"]) == (2, 2, 0)
 
 
 def test_a_long_listing_is_compared_by_tasks(second: First, monkeypatch: pytest.MonkeyPatch) -> None:

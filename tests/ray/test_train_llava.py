@@ -56,6 +56,20 @@ def test_training_learns_and_its_export_is_a_model(uninterrupted: Path) -> None:
     LlavaForConditionalGeneration.from_pretrained(uninterrupted / "merged")
 
 
+def test_a_finished_command_given_again_ends_well(work: Path, uninterrupted: Path) -> None:
+    """As a job does that a cluster starts again."""
+    merged = uninterrupted / "merged" / "model.safetensors"
+    written = merged.stat().st_mtime_ns
+    done = subprocess.run(
+        command(work, uninterrupted, "--export", "merged"), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert (summary["step"], summary["steps_run"]) == (STEPS, 0)
+    assert "it is left as it is" in done.stderr
+    assert merged.stat().st_mtime_ns == written
+
+
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """A Ray of this process, for the runs that go on: those that are killed bring their own."""

@@ -96,6 +96,33 @@ def test_the_cluster_asks_for_the_token_that_is_sent(cluster):
     assert any("RAY_AUTH_MODE=token" in command for command in cluster["setup_commands"])
 
 
+def test_passwords_are_sent_and_read_before_ray_starts(cluster):
+    """From a file that stays out of git."""
+    assert cluster["file_mounts"]["~/cluster.env"] == "./cluster.env"
+    assert "/cluster.env" in (ROOT / ".gitignore").read_text().splitlines()
+    assert any(". ~/cluster.env;" in command for command in cluster["setup_commands"])
+
+
+def test_the_server_reads_what_the_ingest_wrote_from_the_disk_of_all_machines(cluster):
+    [served] = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())["applications"]
+    ingest = re.search(r"'mmrag ingest .*--index (\S+) --config (\S+)'", FILE.read_text())
+    assert ingest
+    assert served["args"] == {"index": ingest[1], "config": ingest[2]}
+    assert all(Path(path).parent == Path("/mnt/mmrag") for path in served["args"].values())
+    assert any(
+        "mount -t nfs4" in command and "/mnt/mmrag" in command for command in cluster["setup_commands"]
+    )
+
+
+def test_machines_and_image_have_compilers(cluster):
+    """For what torch and vLLM compile as they run. Python's headers come with the image."""
+    image = (ROOT / "deploy" / "Dockerfile").read_text()
+    machine = next(command for command in cluster["setup_commands"] if "python3-venv" in command)
+    assert {"gcc", "g++", "python3-dev"} <= set(machine.split())
+    assert {"gcc", "g++"} <= set(image.split())
+    assert "FROM python:" in image
+
+
 def test_setup_commands_are_valid_shell(prepared):
     types = prepared["available_node_types"].values()
     commands = [

@@ -7,6 +7,7 @@ and `type` are its documentation's. Pods and Kubernetes' own kinds are checked a
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 import tomllib
@@ -157,17 +158,26 @@ def test_patches_and_copies_find_the_manifest_that_they_are_for():
     components = [
         read(KUBERAY / "cluster/kustomization.yaml"),
         read(KUBERAY / "gpu/nodes/kustomization.yaml"),
+        read(KUBERAY / "gpu/kustomization.yaml"),
     ]
     wanted = [patch["target"] for one in components for patch in one.get("patches", ())]
     wanted += [copy["source"] for one in components for copy in one.get("replacements", ())]
-    assert len(wanted) == 3
+    assert len(wanted) == 4
     assert {(one["kind"], one["name"]) for one in wanted} <= names
 
 
-def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address():
+@pytest.mark.parametrize("file", ["base/ingest.yaml", "gpu/train.yaml"])
+def test_refused_rows_do_not_fail_a_job(file):
+    """Exit status 3; a failed one is started again, with another cluster."""
+    assert read(KUBERAY / file)["spec"]["entrypoint"].endswith(" || test $? -eq 3")
+
+
+def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address_and_the_disk():
     here = yaml.safe_load(read(KUBERAY / "base/serve.yaml")["spec"]["serveConfigV2"])
     there = read(ROOT / "deploy/serve.yaml")
-    assert here == there | {"http_options": there["http_options"] | {"host": "0.0.0.0"}}
+    there["http_options"]["host"] = "0.0.0.0"
+    there["applications"][0]["args"] = {"index": "/data/kb", "config": "/etc/mmrag/settings.yaml"}
+    assert here == there
 
 
 def test_ray_is_the_version_that_the_image_installs():
@@ -230,7 +240,7 @@ def test_what_kustomize_makes_is_valid_and_one_cluster_everywhere(overlay):
         assert manifest["metadata"]["namespace"] == "mmrag"
     described = list(clusters(manifests))
     assert len(described) == {"cpu": 3, "gpu": 4}[overlay]
-    assert all(cluster == described[0] for cluster in described)
+    assert all(but_for_the_heads_size(one) == but_for_the_heads_size(described[0]) for one in described)
     groups = [group["groupName"] for group in described[0]["workerGroupSpecs"]]
     assert groups == (["cpu"] if overlay == "cpu" else ["cpu", "gpu"])
 
@@ -245,6 +255,24 @@ def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
         data, settings = pod["spec"]["volumes"]
         assert data["persistentVolumeClaim"]["claimName"] == names["PersistentVolumeClaim"]
         assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
+
+
+def but_for_the_heads_size(cluster: dict[str, Any]) -> dict[str, Any]:
+    other = copy.deepcopy(cluster)
+    del other["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
+    return other
+
+
+@RENDERED
+def test_only_the_training_has_a_larger_head():
+    """Its driver merges the trained weights there."""
+    sizes = {
+        manifest["metadata"]["labels"]["app.kubernetes.io/component"]: pods(cluster)[0]["spec"]["containers"]
+        for manifest in rendered("gpu")
+        for cluster in clusters([manifest])
+    }
+    limits = {name: container["resources"]["limits"]["memory"] for name, [container] in sizes.items()}
+    assert limits == {"ingest": "8Gi", "serve": "8Gi", "train": "16Gi"}
 
 
 @RENDERED

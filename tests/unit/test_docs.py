@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_blocks import COMMANDS, DOCS, MARKS, ROOT, Block, blocks
+from command_lines import check, commands
+from doc_blocks import COMMANDS, DOCS, MARKS, READ, ROOT, Block, blocks, runnable
 from pydantic import BaseModel
-from typer.core import TyperGroup
 from typer.main import get_command
 
 import pipelines
 from pipelines.cli import app
-from pipelines.settings import PROFILES, Settings, load_settings
+from pipelines.settings import Settings, load_settings
 
 PAGES = sorted(DOCS.rglob("*.md"))
 BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]
@@ -111,6 +110,17 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_contributing_has_a_place_for_each_part_of_the_package() -> None:
+    rows = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Tests")[0]
+    parts = {
+        path
+        for path in (ROOT / "pipelines").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    for path in parts - set((ROOT / "pipelines").glob("cli_*.py")):
+        assert f"{path.name}{'/' if path.is_dir() else ''}`" in rows, path
+
+
 # Commands.
 
 
@@ -123,7 +133,14 @@ def test_a_block_is_run_or_says_why_not(block: Block) -> None:
         file, _, test = block.says.partition("::")
         tree = ast.parse((ROOT / file).read_text("utf-8"))
         functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-        assert test in {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+        [found] = [n for n in ast.walk(tree) if isinstance(n, functions) and n.name == test]
+        if block.mark == "run by":
+            words = {word for command in commands(block.text) for word in command[1:]}
+            assert words <= {n.value for n in ast.walk(found) if isinstance(n, ast.Constant)}
+
+
+def test_every_page_with_a_block_that_is_not_marked_is_read() -> None:
+    assert sorted(READ) == [str(page.relative_to(DOCS).with_suffix("")) for page in PAGES if runnable(page)]
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
@@ -146,49 +163,6 @@ def test_yaml_is_settings(block: Block, tmp_path: Path) -> None:
     load_settings(file)
 
 
-def commands(script: str) -> Iterator[list[str]]:
-    """The simple commands of a script, without what they read and where they write."""
-    script = re.sub(r"<<'EOF'\n.*?\nEOF\n", "\n", script, flags=re.DOTALL)
-    for line in script.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        tokens = iter(lexer)
-        for token in tokens:
-            if set(token) <= set("<>"):
-                next(tokens, None)
-            elif set(token) <= set("|&;"):
-                yield words
-                words = []
-            else:
-                words.append(token)
-        yield words
-
-
-def check(words: list[str]) -> None:
-    match words:
-        case ["mmrag", *arguments]:
-            given = parsed(arguments)
-            config, assignments = given.get("config"), given.get("assignments") or []
-            known = config and (Path(config).is_file() or (PROFILES / f"{config}.yaml").is_file())
-            load_settings(config if known else None, assignments)
-        case ["make", *targets]:
-            known = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-            assert {target for target in targets if "=" not in target} <= set(known)
-        case ["python", script, *_] if script.endswith(".py"):
-            assert (ROOT / script).is_file()
-
-
-def parsed(arguments: list[str]) -> dict[str, Any]:
-    """What the innermost command is given. Raises for a command, an option or a value that there is not."""
-    command: Any = get_command(app)
-    context = command.make_context("mmrag", list(arguments))
-    while isinstance(command, TyperGroup):
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-        context = command.make_context(name, rest, parent=context)
-    return dict(context.params)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -199,6 +173,9 @@ def parsed(arguments: list[str]) -> dict[str, Any]:
         "mmrag config show --config server --set serve.port=x",
         "make instal",
         "true && mmrag search pump -k many",
+        "HF_HOME=models OMP_NUM_THREADS=1 mmrag serch pump",
+        "ray exec cluster.yaml 'mmrag ingest corpus --indx kb'",
+        "python -m benchmarks.nothing",
     ],
 )
 def test_a_wrong_command_would_be_found(wrong: str) -> None:

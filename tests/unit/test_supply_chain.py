@@ -46,6 +46,20 @@ def listed() -> dict[str, tuple[str, str]]:
     return {name: (version, licence) for name, version, licence in rows}
 
 
+def test_the_sbom_is_of_what_is_installed() -> None:
+    told = subprocess.run(["make", "--dry-run", "sbom"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    [command] = [line for line in told.stdout.replace("\\\n", " ").splitlines() if "cyclonedx-py" in line]
+    program, kind, *options = command.split()
+    assert (program, kind, options[-1]) == (
+        "build/supply/bin/cyclonedx-py",
+        "environment",
+        ".venv/bin/python",
+    )
+    assert options[options.index("--output-file") + 1] == "dist/sbom.json"
+    assert "cyclonedx-bom" in pins("supply-tools.txt")
+
+
 # The locks.
 
 

@@ -63,13 +63,16 @@ def test_a_directory_without_weights_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "complaint"),
+    ("model", "revision", "complaint"),
     [
-        ("", "generator.model names no directory or hub id"),
-        ("someone/surely-not-cached", "hf download someone/surely-not-cached"),
-        ("/no/such/directory", "is no directory"),
+        ("", None, "generator.model names no directory or hub id"),
+        ("someone/surely-not-cached", None, "`hf download someone/surely-not-cached` does"),
+        ("someone/surely-not-cached", "main", "`hf download someone/surely-not-cached --revision main` does"),
+        ("/no/such/directory", None, "is no directory"),
     ],
 )
-def test_a_model_that_is_not_here_is_told_and_not_fetched(model: str, complaint: str) -> None:
+def test_a_model_that_is_not_here_is_told_and_not_fetched(
+    model: str, revision: str | None, complaint: str
+) -> None:
     with pytest.raises(UsageError, match=complaint):
-        find_model("generator.model", model, None)
+        find_model("generator.model", model, revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import httpx
@@ -46,12 +47,19 @@ def client_of(app: ASGIApp) -> httpx.AsyncClient:
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-async def test_another_gateway_gets_the_whole_request(lost: int) -> None:
+async def test_another_gateway_gets_the_whole_request(
+    lost: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        logging.getLogger("ray.serve"), "propagate", True
+    )  # Ray, where imported, turns it off
     gateways = Gateways(lost)
     async with client_of(gateways) as client:
         response = await client.post("/v1/answer", content=pieces())
     assert (response.status_code, response.text) == (200, "one two three")
     assert gateways.asked == ["/v1/answer"] * (lost + 1)
+    told = [record for record in caplog.records if "request r1 goes to another" in record.getMessage()]
+    assert [record.name for record in told] == ["ray.serve"] * lost
 
 
 async def test_a_body_that_was_not_read_is_read_by_the_next_one() -> None:

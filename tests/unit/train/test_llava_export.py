@@ -13,7 +13,7 @@ from tuned_llava import as_on_a_hub, save_base, save_tuned
 
 from pipelines.core.adapter import read_manifest
 from pipelines.core.errors import MmragError, UsageError
-from pipelines.train.llava_export import export
+from pipelines.train.llava_export import Kind, export
 
 
 @pytest.fixture
@@ -166,6 +166,37 @@ def test_nothing_is_written_over(tmp_path: Path, base: Path) -> None:
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     export(tmp_path / "last", out, "merged")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_a_finished_export_is_left_as_it_is(tmp_path: Path, base: Path, kind: Kind) -> None:
+    """A job that is started again gives the same command."""
+    save_tuned(base, tmp_path / "last")
+    first = export(tmp_path / "last", tmp_path / "out", kind)
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    again = export(tmp_path / "last", tmp_path / "out", kind)
+    assert again.manifest == first.manifest
+    assert again.warnings[:-1] == first.warnings
+    assert "of step 0 and the same data: it is left as it is" in again.warnings[-1]
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_export_of_another_step_is_not_written_over(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    manifest = export(tmp_path / "last", tmp_path / "out", "merged").manifest
+    manifest.model_copy(update={"step": 7}).write(tmp_path / "out")
+    with pytest.raises(UsageError, match="not empty"):
+        export(tmp_path / "last", tmp_path / "out", "merged")
+
+
+def test_an_export_that_was_killed_is_written_anew(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    export(tmp_path / "last", tmp_path / "out", "merged")
+    load(tmp_path / "out")
+    assert not left.exists()
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path, base: Path) -> None:

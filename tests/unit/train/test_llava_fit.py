@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from llava_runs import settings
+from shell import mmrag
 from tiny_llava import save_tiny_llava
 
 from pipelines.core.errors import UsageError
@@ -25,6 +26,18 @@ def test_a_shape_that_fits_is_told_with_what_is_left(base):
     assert "as asked" in report.lines()[1]
     assert "to spare" in report.lines()[1]
     assert report.as_dict()["asked"]["fits"] is True
+
+
+def test_the_command_says_whether_a_step_fits(base, tmp_path):
+    """It reads no data: a step is tried with samples of its own."""
+    asked = settings(base, max_tokens=64).model_dump(include={"base_model", "dtype", "max_tokens"})
+    chosen = [word for name, value in asked.items() for word in ("--set", f"train.llava.{name}={value}")]
+    told = mmrag("train", "llava", "--data", tmp_path / "mine.jsonl", "--fit", *chosen)
+    assert (told.status, told.err) == (0, "")
+    free, verdict = told.out.splitlines()
+    assert "GiB are free on cpu" in free
+    assert verdict.startswith("as asked: ")
+    assert verdict.endswith(" GiB to spare")
 
 
 def test_what_would_take_less_memory_is_tried_and_told(base):

@@ -1,0 +1,56 @@
+"""The commands that manifests start are commands of mmrag's, with options that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_lines import check, commands, parsed
+from doc_blocks import ROOT
+
+KUBERAY = ROOT / "deploy" / "kuberay"
+
+
+def read(file: Path) -> Any:
+    return yaml.safe_load(file.read_text())
+
+
+@pytest.mark.parametrize("file", ["base/ingest.yaml", "gpu/train.yaml"])
+def test_the_entrypoint_of_a_job(file: str) -> None:
+    command, otherwise, *_ = [
+        words for words in commands(read(KUBERAY / file)["spec"]["entrypoint"]) if words
+    ]
+    check(command)
+    assert command[0] == "mmrag"
+    assert otherwise == ["test", "$?", "-eq", "3"]
+
+
+def test_each_service_of_compose_that_is_ours() -> None:
+    services = read(ROOT / "deploy" / "compose.yaml")["services"].values()
+    ours = [service["command"] for service in services if service["image"].startswith("mmrag:")]
+    assert sorted(words[0] for words in ours) == ["ingest", "serve"]
+    for words in ours:
+        check(["mmrag", *words])
+
+
+def test_what_the_image_starts() -> None:
+    lines = (ROOT / "deploy" / "Dockerfile").read_text()
+    [entrypoint], [command] = (
+        re.findall(rf"^{name} (\[.*\])$", lines, re.M) for name in ("ENTRYPOINT", "CMD")
+    )
+    words = [*json.loads(entrypoint), *json.loads(command)]
+    check(words)
+    assert parsed(words[1:])["host"] == "0.0.0.0"
+
+
+def test_what_cluster_yaml_is_used_with() -> None:
+    told = re.findall(r"^#   (ray .*?)(?:  +#.*)?$", (ROOT / "cluster.yaml").read_text(), re.M)
+    found = [words for line in told for words in commands(line) if words]
+    assert [words[1] for words in found] == ["get-auth-token", "up", "rsync-up", "exec", "down"]
+    for words in found:
+        check(words)
+    assert found[3][3].startswith("mmrag ingest ")
