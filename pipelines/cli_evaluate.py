@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FELL = 1
 """Exit status: a measure is worse than the baseline's."""
+UNFINISHED = 1
+"""Exit status: the judge was asked no more, or gave no reply; the figures are of those that it scored."""
 
 BaselineFile = Annotated[
     Path | None,
@@ -168,7 +170,7 @@ def evaluate_generation(
     citations too, pictures among them. Overall and by language, with intervals.
     """
     settings = effective_settings(config, assignments)
-    from pipelines.console import print_generation, progress_bar
+    from pipelines.console import print_generation, progress_bar, warn_of_judge
     from pipelines.core.chat import Chat
     from pipelines.core.entailment import Entailment, Lexical
     from pipelines.evaluate.baseline import compare, read_baseline, require_common
@@ -188,6 +190,7 @@ def evaluate_generation(
         entails: Entailment = Lexical(settings.evaluate.coverage)
         if settings.evaluate.judge:
             chat = stack.enter_context(Chat(settings.evaluate.judge))
+            chat.owners()  # asked for the errors that it raises, before anything is answered
             judge = Judge(chat, previews_in(index / "previews"))
             entails = judge if settings.evaluate.entailment == "judge" else entails
         given = _answers(questions, answers, keep, index, settings, progress)
@@ -207,7 +210,10 @@ def evaluate_generation(
         facts = _facts(data, answers or index, settings)
         write_page(report_file, "Answers", facts, [report.groups], cases, comparison)
     said = _told(data, answers, index) | settings.evaluate.bootstrap | report.as_dict()
+    warn_of_judge(report)
     _conclude(said, lambda: print_generation(report), comparison, baseline, as_json)
+    if report.unscored.get("unanswered"):
+        raise typer.Exit(UNFINISHED)
 
 
 @app.command(

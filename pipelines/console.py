@@ -244,6 +244,23 @@ def print_generation(report: GenerationReport) -> None:
     _print_worst(report.worst, report.degraded)
 
 
+def warn_of_judge(report: GenerationReport) -> None:
+    """On stderr, where it did not score all that it was to: how many, why, and in its own words."""
+    if not report.unscored:
+        return
+    lacking = sum(report.unscored.values())
+    scored = int(report.judge["scored"])
+    told = ", ".join(f"{number:,} {name}" for name, number in report.unscored.items())
+    said = [
+        f"the judge scored {scored or 'none'} of {scored + lacking:,} answers: {told}",
+        *report.problems.values(),
+    ]
+    if report.unscored.get("unparsable", 0) > scored:
+        said.append("its replies are not the JSON object alone: evaluate.judge.max_tokens may cut them off")
+    for line in said:
+        Console(stderr=True, soft_wrap=True).print(line, style="yellow", highlight=False, markup=False)
+
+
 def print_grounding(report: GroundingReport) -> None:
     _print_groups(report.groups)
     _print_counts("answers", report.counts)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_server import Scripted
+from chat_server import Scripted, completion
 from fakes import chunk_part, image_part, memory_index, picture
 from shell import mmrag
 
@@ -167,6 +167,42 @@ def test_a_judge_scores_the_answers_and_checks_their_citations(
     assert body["instruments"] == {"citation_": "m, rubric 1", "judge_": "m, rubric 1"}
     assert {key for _, key, _ in server.asked} == {"Bearer sk-secret"}
     assert sum(bool(server.pictures(n)) for n in range(len(server.asked))) == 2  # q3's, in both orders
+
+
+@pytest.fixture
+def judged(server: Scripted, data: Path, tmp_path: Path) -> list[Any]:
+    """The command, with answers and a judge, that prints JSON."""
+    answers = written(tmp_path / "answers.jsonl", *({"id": f"q{n}", "answer": "90 mm"} for n in (1, 2, 3)))
+    sets = [f"evaluate.judge.url={server.url}", "evaluate.judge.model=m", "evaluate.judge.retries=0"]
+    chosen = [word for one in [*sets, "evaluate.judge.concurrency=1"] for word in ("--set", one)]
+    return ["evaluate", "generation", "--data", data, "--answers", answers, "--json", *chosen]
+
+
+def test_a_judge_that_goes_leaves_what_it_scored(server: Scripted, judged: list[Any]) -> None:
+    good, gone = (200, {}, completion(SCORES)), (429, {}, b'{"error": {"message": "no quota"}}')
+    server.replies = [good, good, gone]
+    found = mmrag(*judged)
+    assert found.status == 1
+    body = json.loads(found.out)
+    assert (body["judge"]["scored"], body["judge"]["unanswered"]) == (1, 2)
+    assert body["groups"]["overall"]["metrics"]["judge_accuracy"]["queries"] == 1
+    assert "the judge scored 1 of 3 answers: 2 unanswered" in found.err
+    assert "answers 429: no quota" in found.err
+    assert len(server.asked) == 3
+
+
+def test_verdicts_that_cannot_be_read_are_told(server: Scripted, judged: list[Any]) -> None:
+    server.says("5/5")
+    found = mmrag(*judged)
+    assert found.status == 0
+    assert "the judge scored none of 3 answers: 3 unparsable" in found.err
+    assert "evaluate.judge.max_tokens" in found.err
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(kb: Path, judged: list[Any]) -> None:
+    found = mmrag(*judged, "--set", "evaluate.judge.url=http://127.0.0.1:9")
+    assert (found.status, found.out) == (1, "")
+    assert "127.0.0.1:9 does not answer" in found.err
 
 
 def test_a_fall_against_the_baseline_is_status_1(data: Path, tmp_path: Path) -> None:
