@@ -205,21 +205,81 @@ def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(kb: Path, ju
     assert "127.0.0.1:9 does not answer" in found.err
 
 
-def test_a_fall_against_the_baseline_is_status_1(data: Path, tmp_path: Path) -> None:
-    answers = written(tmp_path / "answers.jsonl", *({"id": f"q{n}", "answer": "90 mm"} for n in (1, 2, 3)))
-    command = ["evaluate", "generation", "--data", data, "--answers", answers, "--index", tmp_path / "none"]
+@pytest.fixture
+def saved(tmp_path: Path) -> list[Any]:
+    """The command over six questions and their answers, in a file of each."""
+    names = [f"q{n}" for n in range(6)]
+    data = written(tmp_path / "six.jsonl", *({"id": n, "query": "How?", "answers": ["90 mm"]} for n in names))
+    answers = written(tmp_path / "answers.jsonl", *({"id": n, "answer": "90 mm"} for n in names))
+    return ["evaluate", "generation", "--data", data, "--answers", answers, "--index", tmp_path / "none"]
+
+
+def test_a_fall_against_the_baseline_is_status_1(saved: list[Any], tmp_path: Path) -> None:
     before = tmp_path / "before.json"
-    before.write_text(mmrag(*command, "--json").out)
-    same = mmrag(*command, "--baseline", before)
+    before.write_text(mmrag(*saved, "--json").out)
+    same = mmrag(*saved, "--baseline", before)
     assert same.status == 0, same.err
-    assert "3 queries of both" in same.out
-    written(answers, {"id": "q1", "answer": "12 mm"})
-    fell = mmrag(*command, "--baseline", before, "--json")
+    assert "6 queries of both" in same.out
+    written(tmp_path / "answers.jsonl", {"id": "q1", "answer": "12 mm"})
+    fell = mmrag(*saved, "--baseline", before, "--json")
     assert fell.status == 1
     assert "fell against" in fell.err
+    assert "gone since" not in fell.err
     body = json.loads(fell.out)
     assert body["comparison"]["metrics"]["exact_match"]["fell"]
-    assert body["counts"]["failed"] == 2
+    assert body["counts"]["failed"] == 5
+
+
+def test_a_fall_of_too_few_is_told_and_fails_nothing(saved: list[Any], tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*saved, "--json").out)
+    one = (tmp_path / "six.jsonl").read_text().splitlines()[0]
+    (tmp_path / "six.jsonl").write_text(one)
+    written(tmp_path / "answers.jsonl", {"id": "q0", "answer": "12 mm"})
+    found = mmrag(*saved, "--baseline", before)
+    assert found.status == 0
+    assert "fell, of too few" in found.out
+    assert "5 queries that only the baseline has" in found.err
+
+
+def test_a_measure_that_is_gone_is_status_1(saved: list[Any], tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*saved, "--json").out)
+    asked = [{"id": f"q{n}", "query": "How?", "answerable": False} for n in range(6)]
+    written(tmp_path / "six.jsonl", *asked)
+    found = mmrag(*saved, "--baseline", before, "--json")
+    assert found.status == 1
+    assert f"gone since {before}: answered@answerable, exact_match, rouge_l, token_f1" in found.err
+
+
+def test_figures_are_printed_before_what_may_fail(saved: list[Any], tmp_path: Path) -> None:
+    full = tmp_path / "r.html"
+    full.symlink_to("/dev/full")
+    found = mmrag(*saved, "--report", full, "--json")
+    assert found.status == 2
+    assert "--report" in found.err
+    assert json.loads(found.out)["groups"]["overall"]["metrics"]["exact_match"]["mean"] == 1
+    other = tmp_path / "other.json"
+    other.write_text('{"per_query": [{"id": "q1", "metrics": {"recall@5": 1}}]}')
+    found = mmrag(*saved, "--baseline", other, "--json")
+    assert found.status == 2
+    assert "has none of these measures" in found.err
+    assert json.loads(found.out)["comparison"]["metrics"] == {}
+
+
+def test_what_was_measured_stands_in_the_report(
+    kb: Path, data: Path, saved: list[Any], tmp_path: Path
+) -> None:
+    row = {"id": "q1", "metrics": {"exact_match": 0}}
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps({"per_query": [row], "system": {"search.candidates": 30, "version": "0"}}))
+    command = ["evaluate", "generation", "--data", data, "--index", kb]
+    body = json.loads(mmrag(*command, "--baseline", before, "--json").out)
+    assert {"version", "date", "encoder.kind", "search.fusion", "generator.model"} <= body["system"].keys()
+    assert body["comparison"]["system"]["search.candidates"] == [30, 50]
+    found = mmrag(*saved, "--baseline", before)
+    assert "version: 0 → " in found.out
+    assert set(json.loads(mmrag(*saved, "--json").out)["system"]) == {"version", "date"}
 
 
 @pytest.mark.parametrize(

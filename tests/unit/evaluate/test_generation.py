@@ -177,7 +177,9 @@ def test_figures_of_different_judges_are_not_compared() -> None:
     other = before.instruments | {"citation_": "m, rubric 1"}
     comparison = compare(before.per_query, baseline, CONFIG, other)
     assert "exact_match" in comparison.metrics
-    assert comparison.not_compared == ("citation_precision", "citation_recall")
+    why = "by m, rubric 1, in the baseline by words, coverage 0.75"
+    assert comparison.not_compared == {"citation_precision": why, "citation_recall": why}
+    assert comparison.vanished == ()
 
 
 # Grounding.
