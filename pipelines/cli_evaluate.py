@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,24 +18,35 @@ from pipelines.cli_options import (
     ConfigFile,
     IndexDir,
     effective_settings,
-    print_json,
 )
+from pipelines.cli_report import Run, working
 from pipelines.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.evaluate.baseline import Comparison
-    from pipelines.evaluate.cases import LoadPreview
+    from pipelines.console import ShowProgress
+    from pipelines.core.entailment import Entailment
+    from pipelines.core.index import Index
+    from pipelines.evaluate.cases import Find, LoadPreview
+    from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.given import Given
+    from pipelines.evaluate.grounding import Report as GroundingReport
+    from pipelines.evaluate.judge import Judge
+    from pipelines.evaluate.page import Page
     from pipelines.evaluate.questions import JudgedQuestion
     from pipelines.settings import Settings
 
-FELL = 1
-"""Exit status: a measure is worse than the baseline's."""
+SEARCHED = ("encoder", "embedder", "search")
+ASKED = (*SEARCHED, "answer", "generator")
+"""The groups of settings that figures depend on."""
+
+UNFINISHED = 1
+"""Exit status: the judge was asked no more, or gave no reply; the figures are of those that it scored."""
 
 BaselineFile = Annotated[
     Path | None,
     typer.Option(
-        "--baseline", help="Compare with this file, an earlier --json; exit 1 where a measure fell."
+        "--baseline",
+        help="Compare with this file, an earlier --json; exit 1 where a measure fell or is gone.",
     ),
 ]
 QuestionFile = Annotated[
@@ -56,8 +67,6 @@ ReportFile = Annotated[
     Path | None,
     typer.Option("--report", help="Write an HTML page, too: figures, changes, and the worst with pictures."),
 ]
-
-Progress = Callable[[str, int, int], None]
 
 app = typer.Typer(help="Measure the system on your own data.", no_args_is_help=True)
 
@@ -92,56 +101,47 @@ def evaluate_retrieval(
     """Ask the index judged queries: recall, success, nDCG, MRR and mean rank, with intervals.
 
     Overall, by language, of each branch alone, and what is lost without it. A measure fell when it became
-    worse and the interval of the difference, by a paired bootstrap over queries, does not reach 0.
+    worse and the interval of the difference, by a paired bootstrap over queries, does not reach 0; of all
+    queries or of a language.
     """
     settings = effective_settings(config, assignments)
-    from pipelines.console import print_retrieval, progress_bar
+    from pipelines.console import print_retrieval
     from pipelines.core.index import Index
-    from pipelines.evaluate.baseline import compare, read_baseline, require_common
     from pipelines.evaluate.cases import worst_searches
-    from pipelines.evaluate.page import check_place, write_page
+    from pipelines.evaluate.page import Page
     from pipelines.evaluate.queries import read_queries
     from pipelines.evaluate.retrieval import DEFAULT_CUTOFFS, evaluate, ranking_depth
 
     ks = tuple(sorted(set(cutoffs or DEFAULT_CUTOFFS)))
     depth = ranking_depth(ks, settings.search.candidates)
-    earlier = read_baseline(baseline) if baseline else None
-    if report_file:
-        check_place(report_file)
-    with Index(index, settings.index) as opened, progress_bar() as progress, redirect_stdout(sys.stderr):
-        queries = read_queries(data, opened.manifest().metadata_types, split, image_root)
-        if earlier:
-            require_common(queries, earlier)
-        progress("loading the models", 0, 0)
-        opened.check_spaces()
-        retriever = opened.retriever(settings.search)
-        report = evaluate(
-            queries,
-            retriever,
-            ks,
-            depth,
-            settings.evaluate,
-            lambda done, total: progress("asking", done, total),
-        )
-        cases = (
-            worst_searches(queries, report.per_query, depth, retriever, _previews(index))
-            if report_file
-            else ()
-        )
-    if not report.overall.metrics[f"mrr@{depth}"].mean:
-        print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
-    comparison = compare(report.per_query, earlier, settings.evaluate) if earlier else None
-    if report_file:
-        tables = [
-            {"all queries": report.overall, **report.by_language},
-            {f"{branch} alone": group for branch, group in report.by_branch.items()},
-        ]
-        without = {str(branch): found.metrics for branch, found in report.without.items()}
-        write_page(
-            report_file, "Retrieval", _facts(data, index, settings), tables, cases, comparison, without
-        )
-    said = {"data": str(data), "index": str(index), **settings.evaluate.bootstrap, **report.as_dict()}
-    _conclude(said, lambda: print_retrieval(report), comparison, baseline, as_json)
+    run = Run.begin(settings, SEARCHED, baseline, report_file, as_json)
+    with Index(index, settings.index) as opened:
+        with working() as progress:
+            queries = read_queries(data, opened.manifest().metadata_types, split, image_root)
+            run.require_common([query for query in queries if query.relevant])
+            progress("loading the models", 0, 0)
+            opened.check_spaces()
+            retriever = opened.retriever(settings.search)
+            asking = partial(progress, "asking")
+            report = evaluate(queries, retriever, ks, depth, settings.evaluate, asking)
+        if not report.overall.metrics[f"mrr@{depth}"].mean:
+            print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
+
+        def page() -> Page:
+            find, load = _parts(opened, settings.ingest.sources.tenant), _previews(index)
+            return Page(
+                "Retrieval",
+                run.facts(data, index),
+                [
+                    {"all queries": report.overall, **report.by_language},
+                    {f"{branch} alone": group for branch, group in report.by_branch.items()},
+                ],
+                worst_searches(queries, report.per_query, depth, retriever, find, load),
+                {str(branch): found.metrics for branch, found in report.without.items()},
+                run.system,
+            )
+
+        run.conclude(report, {"data": str(data), "index": str(index)}, lambda: print_retrieval(report), page)
 
 
 @app.command(
@@ -168,46 +168,27 @@ def evaluate_generation(
     citations too, pictures among them. Overall and by language, with intervals.
     """
     settings = effective_settings(config, assignments)
-    from pipelines.console import print_generation, progress_bar
-    from pipelines.core.chat import Chat
-    from pipelines.core.entailment import Entailment, Lexical
-    from pipelines.evaluate.baseline import compare, read_baseline, require_common
-    from pipelines.evaluate.cases import worst_answers
+    from pipelines.console import print_generation, warn_of_judge
     from pipelines.evaluate.generation import evaluate
-    from pipelines.evaluate.judge import Judge, previews_in
-    from pipelines.evaluate.page import check_place, write_page
 
-    earlier = read_baseline(baseline) if baseline else None
-    if report_file:
-        check_place(report_file)
-    with progress_bar() as progress, redirect_stdout(sys.stderr), ExitStack() as stack:
+    run = Run.begin(settings, () if answers else ASKED, baseline, report_file, as_json)
+    with working() as progress, ExitStack() as stack:
         questions = _questions(data, answers, index)
-        if earlier:
-            require_common(questions, earlier)
-        judge: Judge | None = None
-        entails: Entailment = Lexical(settings.evaluate.coverage)
-        if settings.evaluate.judge:
-            chat = stack.enter_context(Chat(settings.evaluate.judge))
-            judge = Judge(chat, previews_in(index / "previews"))
-            entails = judge if settings.evaluate.entailment == "judge" else entails
+        run.require_common(questions)
+        judge, entails = _judges(settings, index, stack)
         given = _answers(questions, answers, keep, index, settings, progress)
-        report = evaluate(
-            questions,
-            given,
-            entails,
-            judge,
-            settings.evaluate,
-            lambda done, total: progress("judging", done, total),
-        )
-    comparison = (
-        compare(report.per_query, earlier, settings.evaluate, report.instruments) if earlier else None
+        judging = partial(progress, "judging")
+        report = evaluate(questions, given, entails, judge, settings.evaluate, judging)
+    warn_of_judge(report)
+    run.conclude(
+        report,
+        _told(data, answers, index),
+        lambda: print_generation(report),
+        lambda: _page("Answers", run, data, answers or index, questions, given, report, index),
+        report.instruments,
     )
-    if report_file:
-        cases = worst_answers(questions, given, report.worst, report.per_query, _previews(index))
-        facts = _facts(data, answers or index, settings)
-        write_page(report_file, "Answers", facts, [report.groups], cases, comparison)
-    said = _told(data, answers, index) | settings.evaluate.bootstrap | report.as_dict()
-    _conclude(said, lambda: print_generation(report), comparison, baseline, as_json)
+    if report.unscored.get("unanswered"):
+        raise typer.Exit(UNFINISHED)
 
 
 @app.command(
@@ -232,29 +213,54 @@ def evaluate_grounding(
     An answer without a box, or with one that cannot be read, counts as wrong. Overall and by language.
     """
     settings = effective_settings(config, assignments)
-    from pipelines.console import print_grounding, progress_bar
-    from pipelines.evaluate.baseline import compare, read_baseline, require_common
-    from pipelines.evaluate.cases import worst_answers
+    from pipelines.console import print_grounding
     from pipelines.evaluate.grounding import evaluate, with_boxes
-    from pipelines.evaluate.page import check_place, write_page
 
-    earlier = read_baseline(baseline) if baseline else None
-    if report_file:
-        check_place(report_file)
-    with progress_bar() as progress, redirect_stdout(sys.stderr):
+    run = Run.begin(settings, () if answers else ASKED, baseline, report_file, as_json)
+    with working() as progress:
         questions = _questions(data, answers, index)
         boxed = with_boxes(questions)
-        if earlier:
-            require_common(boxed, earlier)
+        run.require_common(boxed)
         given = _answers(boxed, answers, keep, index, settings, progress)
     report = evaluate(questions, given, settings.evaluate)
-    comparison = compare(report.per_query, earlier, settings.evaluate) if earlier else None
-    if report_file:
-        cases = worst_answers(boxed, given, report.worst, report.per_query, _previews(index))
-        facts = _facts(data, answers or index, settings)
-        write_page(report_file, "Grounding", facts, [report.groups], cases, comparison)
-    said = _told(data, answers, index) | settings.evaluate.bootstrap | report.as_dict()
-    _conclude(said, lambda: print_grounding(report), comparison, baseline, as_json)
+    run.conclude(
+        report,
+        _told(data, answers, index),
+        lambda: print_grounding(report),
+        lambda: _page("Grounding", run, data, answers or index, boxed, given, report, index),
+    )
+
+
+def _judges(settings: Settings, index: Path, stack: ExitStack) -> tuple[Judge | None, Entailment]:
+    """Raises ModelUnavailable and UsageError for a judge that is not there, before anything is answered."""
+    from pipelines.core.chat import Chat
+    from pipelines.core.entailment import Lexical
+    from pipelines.evaluate.judge import Judge, previews_in
+
+    config, words = settings.evaluate, Lexical(settings.evaluate.coverage)
+    if not config.judge:
+        return None, words
+    chat = stack.enter_context(Chat(config.judge))
+    chat.owners()
+    judge = Judge(chat, previews_in(index / "previews"))
+    return judge, judge if config.entailment == "judge" else words
+
+
+def _page(
+    title: str,
+    run: Run,
+    data: Path,
+    asked: Path,
+    questions: Sequence[JudgedQuestion],
+    given: Mapping[str, Given],
+    report: GenerationReport | GroundingReport,
+    index: Path,
+) -> Page:
+    from pipelines.evaluate.cases import worst_answers
+    from pipelines.evaluate.page import Page
+
+    cases = worst_answers(questions, given, report.worst, report.per_query, _previews(index))
+    return Page(title, run.facts(data, asked), [report.groups], cases, system=run.system)
 
 
 def _questions(data: Path, answers: Path | None, index: Path) -> tuple[JudgedQuestion, ...]:
@@ -270,7 +276,7 @@ def _answers(
     keep: Path | None,
     index: Path,
     settings: Settings,
-    progress: Progress,
+    progress: ShowProgress,
 ) -> dict[str, Given]:
     """The saved ones, or those of the index, asked in this process and kept where that is wanted."""
     from pipelines.core.index import Index
@@ -294,36 +300,20 @@ def _previews(index: Path) -> LoadPreview:
     return partial(preview_at, index / "previews")
 
 
-def _facts(data: Path, asked: Path, settings: Settings) -> dict[str, str]:
-    """The head of a page."""
-    config = settings.evaluate
-    return {
-        "data": str(data),
-        "asked": str(asked),
-        "intervals": f"{config.confidence:.0%}, bootstrap of {config.resamples:,} resamples over the queries",
-    }
+def _parts(index: Index, tenant: str) -> Find:
+    from pipelines.core.types import store_key
+    from pipelines.evaluate.cases import Held
+
+    def find(names: Sequence[str]) -> dict[str, Held]:
+        keys = {store_key(tenant, name): name for name in names}
+        found = {**index.visual().fetch(list(keys)), **index.text().fetch(list(keys))}
+        return {
+            keys[key]: Held(part.text, index.image_uri(part) if part.kind == "image" else None)
+            for key, part in found.items()
+        }
+
+    return find
 
 
 def _told(data: Path, answers: Path | None, index: Path) -> dict[str, Any]:
     return {"data": str(data), "answers": str(answers) if answers else None, "index": str(index)}
-
-
-def _conclude(
-    said: dict[str, Any],
-    show: Callable[[], None],
-    comparison: Comparison | None,
-    baseline: Path | None,
-    as_json: bool,
-) -> None:
-    """Print a report and what it is against the baseline; where a measure fell, that is the exit status."""
-    from pipelines.console import print_comparison
-
-    if as_json:
-        print_json(said | {"comparison": comparison.as_dict() if comparison else None})
-    else:
-        show()
-        if comparison:
-            print_comparison(comparison)
-    if comparison and comparison.fallen:
-        print(f"mmrag: fell against {baseline}: {', '.join(comparison.fallen)}", file=sys.stderr)
-        raise typer.Exit(FELL)

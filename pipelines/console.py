@@ -21,7 +21,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from pipelines.core.types import SearchResult
-    from pipelines.evaluate.baseline import Comparison
+    from pipelines.evaluate.baseline import Change, Comparison
     from pipelines.evaluate.figures import Group
     from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.grounding import Report as GroundingReport
@@ -244,6 +244,23 @@ def print_generation(report: GenerationReport) -> None:
     _print_worst(report.worst, report.degraded)
 
 
+def warn_of_judge(report: GenerationReport) -> None:
+    """On stderr, where it did not score all that it was to: how many, why, and in its own words."""
+    if not report.unscored:
+        return
+    lacking = sum(report.unscored.values())
+    scored = int(report.judge["scored"])
+    told = ", ".join(f"{number:,} {name}" for name, number in report.unscored.items())
+    said = [
+        f"the judge scored {scored or 'none'} of {scored + lacking:,} answers: {told}",
+        *report.problems.values(),
+    ]
+    if report.unscored.get("unparsable", 0) > scored:
+        said.append("its replies are not the JSON object alone: evaluate.judge.max_tokens may cut them off")
+    for line in said:
+        Console(stderr=True, soft_wrap=True).print(line, style="yellow", highlight=False, markup=False)
+
+
 def print_grounding(report: GroundingReport) -> None:
     _print_groups(report.groups)
     _print_counts("answers", report.counts)
@@ -307,14 +324,31 @@ def _cell(measured: str, group: Group) -> str:
 
 
 def print_comparison(comparison: Comparison) -> None:
+    """All measures over all queries, and of each language those that became worse."""
     table = Table(f"{comparison.queries:,} queries of both", "before", "now", "difference", "")
     for measured, change in comparison.metrics.items():
-        interval = f"{change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-        fell = Text("fell", style="red") if change.fell else Text("")
-        table.add_row(measured, f"{change.before:.3f}", f"{change.now:.3f}", interval, fell)
+        _add_change(table, measured, change)
+    for language, found in comparison.by_language.items():
+        for measured, change in found.items():
+            if change.fell or change.too_few:
+                _add_change(table, f"{measured} ({language})", change)
+    console = Console(soft_wrap=True)
     Console().print(table)
-    if others := comparison.only_before + comparison.only_now:
-        Console().print(f"not compared: {others:,} queries that only one of the runs has", highlight=False)
-    if comparison.not_compared:
-        names = ", ".join(comparison.not_compared)
-        Console().print(f"not compared: {names}, which only one of the runs has", highlight=False)
+    for name, (was, has) in comparison.system.items():
+        console.print(f"{name}: {was} → {has}", highlight=False, markup=False)
+    for measured, why in comparison.not_compared.items():
+        console.print(f"not compared: {measured}: {why}", highlight=False, markup=False)
+
+
+def _add_change(table: Table, name: str, change: Change) -> None:
+    interval = f"{change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+    fell = Text("fell", style="red") if change.fell else Text("fell, of too few" if change.too_few else "")
+    table.add_row(Text(name), f"{change.before:.3f}", f"{change.now:.3f}", interval, fell)
+
+
+def warn_of_queries(comparison: Comparison) -> None:
+    """On stderr, where a query has no partner in the other run."""
+    for count, run in ((comparison.only_before, "the baseline"), (comparison.only_now, "this run")):
+        if count:
+            said = f"not compared: {count:,} queries that only {run} has"
+            Console(stderr=True).print(said, style="yellow", highlight=False)

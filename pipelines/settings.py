@@ -102,15 +102,20 @@ def origins(config: Path | None = None, assignments: Sequence[str] = ()) -> dict
         "environment": EnvSettingsSource(Settings)(),
         "--set": _assigned(assignments),
     }
-    return {name: layer for layer, tree in layers.items() for name in _names(tree)}
+    return {name: layer for layer, tree in layers.items() for name in flattened(tree)}
 
 
-def _names(tree: Mapping[str, Any], above: str = "") -> Iterator[str]:
+def flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted name."""
+    return dict(_flattened(tree))
+
+
+def _flattened(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _names(value, f"{above}{key}.")
+            yield from _flattened(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}"
+            yield f"{above}{key}", value
 
 
 def shown(settings: Settings) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class Scripted(ThreadingHTTPServer):
         self.replies_to: Callable[[str], str] | None = None
         """By the system's words, in place of `replies`."""
         self.asked: list[tuple[str, str | None, dict[str, Any]]] = []
+        self.headers: list[dict[str, str]] = []
+        """Of what it was asked."""
         self.late_s = 0.0
         """Before an answer."""
         self.drip_s = 0.0
@@ -82,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.headers.append(dict(self.headers))
         self.server.asked.append((self.path, self.headers.get("Authorization"), body))
         with self.server.open():
             sleep(self.server.late_s)

@@ -54,8 +54,10 @@ class Chat:
 
     def __init__(self, config: ChatConfig) -> None:
         self._config = config
-        self._key = config.api_key.get_secret_value() if config.api_key else ""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        key = config.api_key.get_secret_value() if config.api_key else ""
+        extra = {name: value.get_secret_value() for name, value in config.extra_headers.items()}
+        self._secrets = [secret for secret in (key, *extra.values()) if secret]
+        headers = ({"Authorization": f"Bearer {key}"} if key else {}) | extra
         self._client = httpx.Client(timeout=config.timeout_s, headers=headers)
 
     def reply(self, system: str, parts: Sequence[Part]) -> str:
@@ -65,11 +67,11 @@ class Chat:
         refuses (RequestRefused where it is for this request's contents).
         """
         said = [{"role": "system", "content": system}] if system else []
+        sampling = {"max_tokens": self._config.max_tokens, "temperature": 0, **self._config.extra_body}
         body = {
             "model": self._config.model,
             "messages": [*said, {"role": "user", "content": list(parts)}],
-            "max_tokens": self._config.max_tokens,
-            "temperature": 0,
+            **{name: value for name, value in sampling.items() if value is not None},
         }
         failed: type[ModelUnavailable]
         for attempt in range(self._config.retries + 1):
@@ -125,7 +127,8 @@ class Chat:
     def _ask(self, method: str, path: str, body: Part | None = None) -> _Response:
         """The response, within bounds of size and time, which httpx has for each read alone."""
         end = time.monotonic() + self._config.timeout_s
-        with self._client.stream(method, self._config.url + path, json=body) as response:
+        base, mark, query = self._config.url.partition("?")
+        with self._client.stream(method, base + path + mark + query, json=body) as response:
             content = bytearray()
             for piece in response.iter_bytes():
                 content += piece
@@ -143,13 +146,15 @@ class Chat:
         return content if isinstance(content, str) else ""
 
     def _said(self, response: _Response) -> str:
-        """The server's words for it, in one line. One that repeats the key does not make us print it."""
+        """The server's words for it, in one line. One that repeats a secret does not make us print it."""
         try:
             said = json.loads(response.body)["error"]["message"]
         except (ValueError, LookupError, TypeError, RecursionError):
             said = response.body.decode(errors="replace")
         line = "".join(filter(str.isprintable, " ".join(str(said).split())))
-        return (line.replace(self._key, "***") if self._key else line)[:_SHOWN]
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line[:_SHOWN]
 
     def _told(self, problem: str, status: int = 0) -> str:
         hint = f"; set its key as {self._config.key_variable}" if status in _NO_ENTRY else ""

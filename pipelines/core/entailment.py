@@ -14,9 +14,12 @@ from typing import Final, Literal, Protocol
 from pipelines.core.tokens import HAN, tokens
 from pipelines.core.types import Hit
 
-Verdict = Literal["supported", "unsupported", "unseen", "unparsable"]
-"""`unseen`: the evidence is a picture, or is not at hand, and what would have to be seen was not.
-`unparsable`: the judge's reply was neither yes nor no. Neither is ever counted as right."""
+NoVerdict = Literal["unseen", "unparsable", "refused", "unanswered"]
+"""`unseen`: a picture, or evidence that is not at hand, would have to be seen and was not. Of a judge:
+`unparsable`: its reply is no verdict; `refused`: it does not take this request; `unanswered`: it gave no
+reply. None is ever counted as right."""
+
+Verdict = Literal["supported", "unsupported"] | NoVerdict
 
 COVERAGE: Final = 0.75
 """Share of a statement's words that its evidence must hold, where nothing else is set."""

@@ -1,7 +1,8 @@
 """An answer -> its statements, each with the numbers that it cites. Knows neither evidence nor judges.
 
 A statement is a sentence (ALCE: Gao et al., EMNLP 2023, 3). Marks behind a sentence's full stop are still its
-own: "It is 90 mm. [1] It is steel [2]." cites 1 for the first and 2 for the second.
+own: "It is 90 mm. [1] It is steel [2]." cites 1 for the first and 2 for the second. What numbers the items of
+a list ("1.", "2)", "3、", "第一步：") is no sentence, and says nothing that evidence would have to.
 """
 
 from __future__ import annotations
@@ -19,10 +20,17 @@ _SHORT = re.compile(
 """A point that ends no sentence: of an abbreviation that a small letter or a number follows ("No. 5", and not
 "No. It"), of a title, of an initial. "230 V." is none."""
 
+_ITEM = re.compile(
+    r"^[ \t>*_#-]*(?:[(（]?\d{1,2}(?:[.．、](?!\d)|[)）])(?=[*_]*[ \t]*[^\s\[*_])|[①-⑳]"
+    r"|(?i:step|步骤)\s*\d{1,2}\s*[.:：]|第\s*[\d一二三四五六七八九十]{1,3}\s*步\s*[:：、,，])[*_]*[ \t]*",
+    re.MULTILINE,
+)
+"""A list's number at the start of a line. A number alone on its line, and 3.5, may be the answer itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Its text without marks; `cited` without repetition, in order."""
+    """Its text without marks and a list's numbers; `cited` without repetition, in order."""
 
     text: str
     cited: tuple[int, ...]
@@ -30,6 +38,7 @@ class Statement:
 
 def statements(answer: str) -> tuple[Statement, ...]:
     """The sentences that hold a letter or a digit. Marks before the first belong to it."""
+    answer = _ITEM.sub("", answer)
     found: list[Statement] = []
     start = 0
     waiting: tuple[int, ...] = ()

@@ -7,8 +7,8 @@ citation is not supported. Precision: the share of citations that are relevant. 
 supported, and it supports it alone or the others do not without it. An answer that cites nothing has
 precision 0, as in ALCE's own script.
 
-A verdict that is none (a picture that was not seen, a judge's reply that cannot be read) takes its statement
-out of recall, and the citation that it decides out of precision; both are counted, never as right.
+A verdict that is none (`entailment.NoVerdict`: a picture that was not seen, say) takes its statement out of
+recall, and the citation that it decides out of precision; both are counted, never as right.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from pipelines.core.errors import UsageError
 from pipelines.evaluate import metrics
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.figures import Measured, by_queries
+from pipelines.evaluate.figures import Measured, Spoken, by_queries
 
 MAX_BASELINE_BYTES = 512 * 2**20
 LOWER_IS_BETTER = ("mean_rank",)
@@ -29,10 +30,11 @@ class _Figures(BaseModel):
 
 class Baseline(BaseModel):
     """What is read of an earlier `--json` file. `instruments`: what measured, by the first letters of its
-    measures' names; figures of two different ones are not compared."""
+    measures' names; figures of two different ones are not compared. `system`: what was measured."""
 
     per_query: list[_Figures]
     instruments: dict[str, str] = {}
+    system: dict[str, Any] = {}
 
 
 class Named(Protocol):
@@ -45,6 +47,7 @@ class Change:
     """A measure's means before and now over the queries of both runs, and the interval of the difference.
 
     `queries` have the measure in both runs. `fell`: it became worse, and the interval does not reach 0.
+    `too_few`: so it is, but of fewer queries than `least_pairs`, which is no fall.
     """
 
     queries: int
@@ -54,22 +57,39 @@ class Change:
     low: float
     high: float
     fell: bool
+    too_few: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out, and so
-    are the measures `not_compared`, which one of the runs does not have or took in another way."""
+    """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out.
+
+    `by_language` is empty where there is one language. `not_compared`: the measures that were not, with why.
+    `vanished` are those of the baseline that this run has in no form. `system`: by name what was measured
+    before and now, where that differs.
+    """
 
     queries: int
     only_before: int
     only_now: int
     metrics: Mapping[str, Change]
-    not_compared: tuple[str, ...]
+    by_language: Mapping[str, Mapping[str, Change]]
+    not_compared: Mapping[str, str]
+    vanished: tuple[str, ...]
+    system: Mapping[str, tuple[Any, Any]]
 
     @property
     def fallen(self) -> tuple[str, ...]:
-        return tuple(name for name, change in self.metrics.items() if change.fell)
+        """Of all queries, then of a language."""
+        return (
+            *(name for name, change in self.metrics.items() if change.fell),
+            *(
+                f"{name} ({language})"
+                for language, found in self.by_language.items()
+                for name, change in found.items()
+                if change.fell
+            ),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -103,34 +123,91 @@ def require_common(queries: Iterable[Named], baseline: Baseline) -> None:
 
 
 def compare(
-    queries: Sequence[Measured],
+    queries: Sequence[Spoken],
     baseline: Baseline,
     config: EvaluateConfig,
     instruments: Mapping[str, str] = MappingProxyType({}),
+    system: Mapping[str, Any] = MappingProxyType({}),
 ) -> Comparison:
-    """Raises UsageError when the runs have no query or no measure in common."""
-    require_common(queries, baseline)
+    """Overall and by language. Without a measure in common its `metrics` are empty."""
     earlier = {query.id: query.metrics for query in baseline.per_query}
-    common = [query for query in queries if query.id in earlier]
     prefixes = {*instruments, *baseline.instruments}
-    changed = tuple(one for one in prefixes if instruments.get(one) != baseline.instruments.get(one))
-    shared = [
-        [name for name in query.metrics if name in earlier[query.id] and not name.startswith(changed)]
-        for query in common
-    ]
-    found: dict[str, Change] = {}
-    for names, rows in by_queries(shared):
-        pairs = [(common[row].metrics, earlier[common[row].id]) for row in rows]
-        found |= changes(names, pairs, config)
-    if not found:
-        raise UsageError("--baseline: has none of these measures; measure in the same way (-k, judge)")
+    others = {one for one in prefixes if instruments.get(one) != baseline.instruments.get(one)}
+    common = [query for query in queries if query.id in earlier]
+    found = _compared(common, earlier, others, config)
+    languages = sorted({query.language for query in common})
+    spoken = {one: [query for query in common if query.language == one] for one in languages}
+    before, now = _measures(baseline.per_query), _measures(queries)
     return Comparison(
         queries=len(common),
         only_before=len(earlier) - len(common),
         only_now=len(queries) - len(common),
         metrics=found,
-        not_compared=tuple(sorted((_measures(queries) | _measures(baseline.per_query)) - set(found))),
+        by_language={name: _compared(some, earlier, others, config) for name, some in spoken.items()}
+        if len(spoken) > 1
+        else {},
+        not_compared={
+            name: _why(name, before, now, baseline.instruments, instruments)
+            for name in sorted((before | now) - set(found))
+        },
+        vanished=tuple(sorted(_vanished(before, now, others))),
+        system=_differences(baseline.system, system),
     )
+
+
+def _compared(
+    queries: Sequence[Measured],
+    earlier: Mapping[str, Mapping[str, float]],
+    other_instruments: Collection[str],
+    config: EvaluateConfig,
+) -> dict[str, Change]:
+    """The measures that a query has in both runs, but those that begin as `other_instruments` do."""
+    shared = [
+        [
+            name
+            for name in query.metrics
+            if name in earlier[query.id] and not name.startswith(tuple(other_instruments))
+        ]
+        for query in queries
+    ]
+    found: dict[str, Change] = {}
+    for names, rows in by_queries(shared):
+        pairs = [(queries[row].metrics, earlier[queries[row].id]) for row in rows]
+        found |= changes(names, pairs, config)
+    return found
+
+
+def _vanished(before: set[str], now: set[str], other_instruments: Collection[str]) -> set[str]:
+    """`recall@5` has not where there is a recall@10: it is another cut-off."""
+    kinds = {name.partition("@")[0] for name in now}
+    return {
+        name
+        for name in before
+        if name.partition("@")[0] not in kinds and not name.startswith(tuple(other_instruments))
+    }
+
+
+def _why(name: str, before: set[str], now: set[str], was: Mapping[str, str], has: Mapping[str, str]) -> str:
+    if name not in now:
+        return "only the baseline has it"
+    if name not in before:
+        return "only this run has it"
+    for prefix in was.keys() | has.keys():
+        if name.startswith(prefix) and was.get(prefix) != has.get(prefix):
+            return f"by {has.get(prefix, 'another')}, in the baseline by {was.get(prefix, 'another')}"
+    return "no query has it in both runs"
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of what both runs tell: of saved answers, or in an earlier file, there is less."""
+    return {name: (before[name], now[name]) for name in now if name in before and before[name] != now[name]}
+
+
+def least_pairs(confidence: float) -> int:
+    """The number of queries from which on a fall can be told from chance: with n, all of them become worse by
+    chance alone in 2^(1−n) of the cases (the sign test, both sides), which has to be 1 − confidence at most.
+    The bootstrap does not know: of one query its interval has no width."""
+    return math.ceil(1 - math.log2(1 - confidence))
 
 
 def changes(
@@ -143,15 +220,19 @@ def changes(
     ends = metrics.paired_bootstrap(now, before, config.confidence, config.resamples, config.seed)
     means = before.mean(axis=0), now.mean(axis=0)
     rows = zip(names, *(column.tolist() for column in (*means, *ends)), strict=True)
-    return {
-        name: Change(len(pairs), was, has, difference, low, high, _fell(name, low, high))
-        for name, was, has, difference, low, high in rows
-    }
+    enough = len(pairs) >= least_pairs(config.confidence)
+    found = {}
+    for name, was, has, difference, low, high in rows:
+        worse = _is_worse(name, low, high)
+        found[name] = Change(
+            len(pairs), was, has, difference, low, high, worse and enough, worse and not enough
+        )
+    return found
 
 
 def _measures(queries: Iterable[Measured]) -> set[str]:
     return {name for query in queries for name in query.metrics}
 
 
-def _fell(name: str, low: float, high: float) -> bool:
+def _is_worse(name: str, low: float, high: float) -> bool:
     return low > _ROUNDING if name.startswith(LOWER_IS_BETTER) else high < -_ROUNDING

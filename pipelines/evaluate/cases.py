@@ -23,8 +23,23 @@ from pipelines.evaluate.retrieval import QueryFigures, Searcher
 WORST = 10
 SHOWN = 5
 
+WANTED = 3
+"""Of what should have come and did not, so many at most are shown."""
+
 LoadPreview = Callable[[str], Preview | None]
 """By a hit's `image_uri`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A part of the index, as hits show them."""
+
+    text: str
+    image_uri: str | None
+
+
+Find = Callable[[Sequence[str]], Mapping[str, Held]]
+"""Those of these hits' ids that the index has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +69,21 @@ def worst_searches(
     per_query: Sequence[QueryFigures],
     depth: int,
     searcher: Searcher,
+    find: Find,
     load: LoadPreview,
 ) -> tuple[Case, ...]:
-    """Those whose first relevant hit stands lowest, asked once more for their first hits."""
+    """Those whose first relevant hit stands lowest, asked once more for their first hits; before these stands
+    what should have come."""
     by_id = {query.id: query for query in queries}
     reciprocal = f"mrr@{depth}"
     lacking = [one for one in per_query if one.metrics[reciprocal] < 1]
     worst = sorted(lacking, key=lambda one: one.metrics[reciprocal])[:WORST]
-    return tuple(_search(by_id[one.id], one, searcher, load) for one in worst)
+    return tuple(_search(by_id[one.id], one, searcher, find, load) for one in worst)
 
 
-def _search(judged: JudgedQuery, figures: QueryFigures, searcher: Searcher, load: LoadPreview) -> Case:
+def _search(
+    judged: JudgedQuery, figures: QueryFigures, searcher: Searcher, find: Find, load: LoadPreview
+) -> Case:
     query = judged.query(SHOWN)
     result = searcher.fused(query, searcher.run_branches(query))
     found = [_hit(place, hit, judged, load) for place, hit in enumerate(result.hits, start=1)]
@@ -74,18 +93,36 @@ def _search(judged: JudgedQuery, figures: QueryFigures, searcher: Searcher, load
         wanted=", ".join(judged.relevant),
         said="" if found else "nothing was found",
         metrics=figures.metrics,
-        shown=(*_own(query.image, ()), *found),
+        shown=(*_own(query.image, ()), *_missed(judged, result.hits, find, load), *found),
     )
+
+
+def _missed(judged: JudgedQuery, hits: Sequence[Hit], find: Find, load: LoadPreview) -> list[Shown]:
+    """Of a document its first picture, or else its first passage."""
+    came = {hit.id if judged.by_hit else hit.document_id for hit in hits}
+    names = sorted(judged.relevant.keys() - came, key=lambda name: (-judged.relevant[name], name))[:WANTED]
+    forms = {n: [n] if judged.by_hit else [f"{n}#img-0", f"{n}#txt-0"] for n in names}
+    held = find([part for parts in forms.values() for part in parts])
+    first = [next((part for part in parts if part in held), None) for parts in forms.values()]
+    return [
+        Shown(f"wanted: {part}", held[part].text, _picture(held[part].image_uri, load), right=True)
+        for part in first
+        if part
+    ]
 
 
 def _hit(place: int, hit: Hit, judged: JudgedQuery, load: LoadPreview) -> Shown:
-    preview = load(hit.image_uri) if hit.image_uri else None
     return Shown(
         label=f"{place}. {hit.id}",
         text=hit.text,
-        picture=images.decode(preview.data).image if preview else None,
+        picture=_picture(hit.image_uri, load),
         right=(hit.id if judged.by_hit else hit.document_id) in judged.relevant,
     )
+
+
+def _picture(image_uri: str | None, load: LoadPreview) -> Image.Image | None:
+    preview = load(image_uri) if image_uri else None
+    return images.decode(preview.data).image if preview else None
 
 
 def worst_answers(

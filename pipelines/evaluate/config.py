@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.core.chat_config import ChatConfig
+from pipelines.core.chat_config import ChatConfig, Secret
 from pipelines.core.entailment import COVERAGE
 
 
@@ -16,7 +16,7 @@ class JudgeConfig(ChatConfig):
     who: ClassVar[str] = "the judge"
     key_variable: ClassVar[str] = "MMRAG_EVALUATE__JUDGE__API_KEY"
 
-    api_key: SecretStr | None = Field(None, description="meant for MMRAG_EVALUATE__JUDGE__API_KEY")
+    api_key: Secret | None = Field(None, description="meant for MMRAG_EVALUATE__JUDGE__API_KEY")
     concurrency: int = Field(4, ge=1, le=64, description="answers judged at once")
 
 

@@ -8,25 +8,26 @@ Asks no index. Which measures an answer has:
   wrong;
 - `citation_recall`, `citation_precision`: of answers that claim something, so not of refusals and failures,
   and where something could be decided;
-- `judge_accuracy`, `judge_completeness`, `judge_verifiability`, 1 to 5: of answers whose verdict was
-  readable.
+- `judge_accuracy`, `judge_completeness`, `judge_verifiability`, 1 to 5: of answers that the judge scored. A
+  failure has 1 in each, and is not asked about.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
-from pipelines.core.entailment import Entailment, Verdict
+from pipelines.core.entailment import Entailment, NoVerdict, Verdict
 from pipelines.core.statements import statements, without_marks
 from pipelines.core.support import support
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.figures import Group, groups
 from pipelines.evaluate.given import Given
-from pipelines.evaluate.judge import ASPECTS, RUBRIC_VERSION, NoScores, Scores
+from pipelines.evaluate.judge import ASPECTS, RUBRIC_VERSION, Scores
 from pipelines.evaluate.overlap import exact_match, rouge_l, token_f1
 from pipelines.evaluate.questions import JudgedQuestion
 
@@ -37,16 +38,20 @@ _WORDS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "token_f1": token_f1,
     "rouge_l": rouge_l,
 }
+_OF_A_FAILURE = Scores(dict.fromkeys(ASPECTS, 1.0), difference=0)
 
 
 class ScoringJudge(Protocol):
-    def scores(self, question: JudgedQuestion, given: Given) -> Scores | NoScores: ...
+    @property
+    def problems(self) -> Mapping[NoVerdict, str]: ...
+
+    def scores(self, question: JudgedQuestion, given: Given) -> Scores | NoVerdict: ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFigures:
-    """An answer's figures. `statements` by verdict on their citations; `judged`: `scored`, `unparsable`,
-    `unseen`, or empty where no judge was asked; `difference`: of the judge's two orders."""
+    """An answer's figures. `statements` by verdict on their citations; `judged`: `scored`, `failed` (the
+    answer), why there is no verdict, or empty without a judge; `difference`: of the judge's two orders."""
 
     id: str
     language: str
@@ -62,17 +67,25 @@ class AnswerFigures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`counts` of answers and of statements by verdict; `worst`: ids, the worst first; `instruments`: what
+    """`counts` of answers and of statements by verdict; `judge`: of answers by what became of their verdict,
+    and `problems` the judge's words where it gave none; `worst`: ids, the worst first; `instruments`: what
     decided, by the first letters of its measures' names."""
 
     groups: Mapping[str, Group]
     counts: Mapping[str, int]
     statements: Mapping[Verdict, int]
     judge: Mapping[str, float]
+    problems: Mapping[NoVerdict, str]
     degraded: Mapping[str, int]
     worst: tuple[str, ...]
     instruments: Mapping[str, str]
     per_query: tuple[AnswerFigures, ...]
+
+    @property
+    def unscored(self) -> dict[NoVerdict, int]:
+        """The answers that the judge was to score and did not, by why."""
+        verdicts: tuple[NoVerdict, ...] = get_args(NoVerdict)
+        return {one: int(self.judge[one]) for one in verdicts if self.judge.get(one)}
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,8 +99,7 @@ def evaluate(
     config: EvaluateConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """`answers` has one for each question's id. Raises ModelUnavailable, and UsageError for what the judge
-    refuses."""
+    """`answers` has one for each question's id."""
     per_query: list[AnswerFigures] = []
     with ThreadPoolExecutor(config.judge.concurrency if config.judge else 1) as pool:
         measured = pool.map(lambda one: figures(one, answers[one.id], entails, judge), questions)
@@ -107,6 +119,7 @@ def evaluate(
         },
         statements=dict(sum((Counter(one.statements) for one in per_query), Counter())),
         judge=_judged(per_query) if judge else {},
+        problems=dict(judge.problems) if judge else {},
         degraded=dict(Counter(message for one in per_query for message in one.degraded)),
         worst=_worst(per_query),
         instruments=_instruments(config),
@@ -131,7 +144,7 @@ def figures(
         cited = support(statements(given.text), given.evidence, entails)
         verdicts = cited.verdicts
         found |= cited.figures
-    scores = judge.scores(question, given) if judge and not failed else None
+    scores = None if judge is None else _OF_A_FAILURE if failed else judge.scores(question, given)
     if isinstance(scores, Scores):
         found |= {f"judge_{aspect}": scores.means[aspect] for aspect in ASPECTS}
     return AnswerFigures(
@@ -143,9 +156,15 @@ def figures(
         error=given.error,
         degraded=given.degraded,
         statements=verdicts,
-        judged="scored" if isinstance(scores, Scores) else scores or "",
+        judged=_became(scores),
         difference=scores.difference if isinstance(scores, Scores) else None,
     )
+
+
+def _became(scores: Scores | NoVerdict | None) -> str:
+    if scores is _OF_A_FAILURE:
+        return "failed"
+    return "scored" if isinstance(scores, Scores) else scores or ""
 
 
 def _judged(per_query: Sequence[AnswerFigures]) -> dict[str, float]:
@@ -153,9 +172,7 @@ def _judged(per_query: Sequence[AnswerFigures]) -> dict[str, float]:
     counts = Counter(one.judged for one in per_query if one.judged)
     differences = [one.difference for one in per_query if one.difference is not None]
     return {
-        "scored": counts["scored"],
-        "unparsable": counts["unparsable"],
-        "unseen": counts["unseen"],
+        **{outcome: counts[outcome] for outcome in ("scored", "failed", *get_args(NoVerdict))},
         "orders_differ": sum(difference > 0 for difference in differences),
         "largest_difference": max(differences, default=0),
     }
@@ -177,7 +194,10 @@ def _full(measure: str) -> float:
 
 
 def _instruments(config: EvaluateConfig) -> dict[str, str]:
+    """What is asked besides may be the judge's effort, so it is its own."""
     judge = f"{config.judge.model}, rubric {RUBRIC_VERSION}" if config.judge else ""
+    if config.judge and config.judge.extra_body:
+        judge += f", {json.dumps(dict(config.judge.extra_body), sort_keys=True)}"
     words = f"words, coverage {config.coverage}"
     found = {"citation_": judge if config.entailment == "judge" else words}
     return found | ({"judge_": judge} if judge else {})

@@ -73,7 +73,7 @@ class _Answer(BaseModel):
     boxes: Annotated[tuple[_PlacedBox, ...], BeforeValidator(_empty)] = ()
     hits: Annotated[tuple[Annotated[_Hit, BeforeValidator(_named)], ...], BeforeValidator(_empty)] = ()
     degraded: Annotated[tuple[str, ...], BeforeValidator(_empty)] = ()
-    dropped: dict[str, int] = {}
+    dropped: Annotated[dict[str, int], BeforeValidator(lambda value: value or {})] = {}
     error: str | None = None
 
 

@@ -3,6 +3,7 @@
 A model as judge agrees with people about as much as people do, and prefers what stands in some place
 (Zheng et al., NeurIPS 2023, arXiv 2306.05685): so each answer is judged twice, before and behind its
 reference. The means are the scores; the differences are reported. What cannot be read as a verdict is none.
+A request that fails costs its own verdict and no other, for they are paid for.
 
 Everything that comes from a question, an answer or the corpus is sent as a JSON string: no text can end its
 own quotation and go on as an instruction's.
@@ -14,11 +15,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 from pipelines.core.chat import Part, picture, words
-from pipelines.core.entailment import Piece, Verdict
-from pipelines.core.errors import BadImage, UsageError
+from pipelines.core.entailment import NoVerdict, Piece, Verdict
+from pipelines.core.errors import BadImage, ModelUnavailable, NoReply, RequestRefused, UsageError
 from pipelines.core.previews import preview_at, preview_of
 from pipelines.core.prompts import NO_QUESTION
 from pipelines.core.statements import statements
@@ -77,28 +78,43 @@ class Scores:
     difference: int
 
 
-NoScores = Literal["unparsable", "unseen"]
-"""`unseen`: evidence that the answer cites could not be shown to the judge, so it was not asked."""
+PATIENCE: Final = 8
+"""Requests in a row that a judge which is there leaves without a reply, before it is asked no more."""
+
+
+class _Failed(Exception):
+    def __init__(self, verdict: NoVerdict) -> None:
+        self.verdict = verdict
 
 
 class Judge:
-    """Safe to ask from several threads. Its methods raise ModelUnavailable and UsageError."""
+    """Safe to ask from several threads. One that is down, or does not take its key, is asked no more: what
+    follows is `unanswered`. `problems` has what was said of the first request `refused` and `unanswered`."""
 
     def __init__(self, model: Asked, load: LoadPicture) -> None:
         self._model, self._load = model, load
+        self.problems: dict[NoVerdict, str] = {}
+        self._silent, self._is_gone = 0, False
 
-    def scores(self, question: JudgedQuestion, given: Given) -> Scores | NoScores:
+    def scores(self, question: JudgedQuestion, given: Given) -> Scores | NoVerdict:
+        """`unseen`: the question's picture, or evidence that the answer cites, cannot be shown."""
+        try:
+            return self._scores(question, given)
+        except _Failed as exc:
+            return exc.verdict
+
+    def _scores(self, question: JudgedQuestion, given: Given) -> Scores | NoVerdict:
         numbers = dict.fromkeys(n for one in statements(given.text) for n in one.cited)
         cited = self._evidence({n: given.evidence[n] for n in numbers if n in given.evidence})
         if cited is None:
             return "unseen"
         asked = [words(f"Question: {_quoted(question.text or NO_QUESTION)}")]
-        if (image := question.image()) is not None:
-            asked += [words("The question's own picture:"), picture(_upright(image, question))]
+        if question.picture is not None:
+            asked += [words("The question's own picture:"), picture(_upright(question))]
         reference = words(f"Reference answers: {_quoted(_references(question))}")
         candidate = words(f"Candidate answer: {_quoted(given.text)}")
         orders = ([reference, candidate, *cited], [candidate, *cited, reference])
-        found = [parse_scores(self._model.reply(RUBRIC, [*asked, *order])) for order in orders]
+        found = [parse_scores(self._reply(RUBRIC, [*asked, *order])) for order in orders]
         first, second = found
         if first is None or second is None:
             return "unparsable"
@@ -114,11 +130,30 @@ class Judge:
         shown = self._evidence(dict(enumerate(evidence, start=1)))
         if shown is None:
             return "unseen"
-        reply = self._model.reply(ENTAILMENT, [*shown, words(f"Statement: {_quoted(statement)}")])
+        try:
+            reply = self._reply(ENTAILMENT, [*shown, words(f"Statement: {_quoted(statement)}")])
+        except _Failed as exc:
+            return exc.verdict
         is_supported = parse_yes_no(reply)
         if is_supported is None:
             return "unparsable"
         return "supported" if is_supported else "unsupported"
+
+    def _reply(self, system: str, parts: Sequence[Part]) -> str:
+        if self._is_gone:
+            raise _Failed("unanswered")
+        try:
+            reply = self._model.reply(system, parts)
+        except RequestRefused as exc:
+            self.problems.setdefault("refused", str(exc))
+            raise _Failed("refused") from exc
+        except (ModelUnavailable, UsageError) as exc:
+            self._silent += 1
+            self._is_gone = self._silent >= PATIENCE or not isinstance(exc, NoReply)
+            self.problems.setdefault("unanswered", str(exc))
+            raise _Failed("unanswered") from exc
+        self._silent = 0
+        return reply
 
     def _evidence(self, pieces: Mapping[int, Piece]) -> list[Part] | None:
         """None where a piece cannot be shown as it is."""
@@ -156,11 +191,13 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _upright(image: bytes, question: JudgedQuestion) -> bytes:
+def _upright(question: JudgedQuestion) -> bytes:
     try:
+        image = question.image()
+        assert image is not None, "it has a picture"
         return preview_of(image).data
-    except BadImage as exc:
-        raise UsageError(f"{question.where}: {exc}") from exc
+    except (BadImage, UsageError) as exc:
+        raise _Failed("unseen") from exc
 
 
 def _references(question: JudgedQuestion) -> Sequence[str]:

@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+)
 
 from pipelines.core import filters
 from pipelines.core.errors import BadPart, UsageError
@@ -32,6 +40,7 @@ from pipelines.core.picture_files import clean, find_pictures, read_picture
 from pipelines.core.prompts import language
 from pipelines.core.retriever import Mode, Query, plan
 from pipelines.core.types import is_part_id
+from pipelines.evaluate.figures import OVERALL
 from pipelines.evaluate.lines import explained, lines
 
 NO_TEXT = "no text"
@@ -65,6 +74,16 @@ class JudgedQuery:
         return Query(self.text, image, self.mode, k, self.filter)
 
 
+def _is_not_all(language: str) -> str:
+    if language == OVERALL:
+        raise ValueError(f"{OVERALL!r} names the figures of all")
+    return language
+
+
+Language = Annotated[str, Field(min_length=1), AfterValidator(_is_not_all)]
+"""As a line names its own: a group of the report."""
+
+
 def _graded(value: Any) -> Any:
     return dict.fromkeys(value, 1.0) if isinstance(value, list) and _are_names(value) else value
 
@@ -83,7 +102,7 @@ class Row(BaseModel):
     image: str | None = None
     mode: Mode = "auto"
     filter: str | None = None
-    language: str | None = Field(None, min_length=1)
+    language: Language | None = None
     relevant: Annotated[dict[str, FiniteFloat], BeforeValidator(_graded)]
 
 

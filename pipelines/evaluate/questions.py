@@ -26,9 +26,8 @@ from pipelines.core.prompts import language
 from pipelines.core.retriever import Query, plan
 from pipelines.core.types import is_part_id
 from pipelines.evaluate.boxes import OnPicture
-from pipelines.evaluate.figures import OVERALL
 from pipelines.evaluate.lines import explained, lines
-from pipelines.evaluate.queries import NO_TEXT
+from pipelines.evaluate.queries import NO_TEXT, Language
 
 QUERY = "query"
 """The picture of a box that lies on the question's own."""
@@ -89,7 +88,7 @@ class _Row(BaseModel):
     query: str | None = None
     image: str | None = None
     filter: str | None = None
-    language: str | None = Field(None, min_length=1)
+    language: Language | None = None
     answers: tuple[Annotated[str, AfterValidator(_with_words)], ...] = ()
     answerable: bool = True
     boxes: tuple[_Box, ...] = ()
@@ -100,8 +99,6 @@ class _Row(BaseModel):
             raise ValueError("answerable is false, so there are no answers and no boxes")
         if self.image is None and any(box.image == QUERY for box in self.boxes):
             raise ValueError(f"a box is on the picture of the {QUERY}, which has none")
-        if self.language == OVERALL:
-            raise ValueError(f"language: {OVERALL!r} names the figures of all")
         return self
 
 

@@ -63,6 +63,8 @@ def fingerprint(config: CaptionConfig | None) -> dict[str, Any]:
 def _captioner(config: CaptionConfig) -> str:
     """What decides the caption of a picture. Where the model is served does not."""
     asked = config.model_dump(mode="json", include={"model", "prompt", "max_tokens", "max_chars"})
+    if config.extra_body:
+        asked["extra_body"] = dict(config.extra_body)
     return digest(asked | {"rules": RULES})
 
 

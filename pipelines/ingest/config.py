@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.core.chat_config import ChatConfig
+from pipelines.core.chat_config import ChatConfig, Secret
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.sources import SourceConfig
 
@@ -39,7 +39,7 @@ class CaptionConfig(ChatConfig):
     who: ClassVar[str] = "the captioner"
     key_variable: ClassVar[str] = "MMRAG_INGEST__CAPTIONS__API_KEY"
 
-    api_key: SecretStr | None = Field(None, description="meant for MMRAG_INGEST__CAPTIONS__API_KEY")
+    api_key: Secret | None = Field(None, description="meant for MMRAG_INGEST__CAPTIONS__API_KEY")
     prompt: str = Field(
         "Describe this picture in one or two sentences for someone who searches for it: what it shows, and "
         "the names, labels and numbers that stand in it.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from ray import serve
 from pipelines.core import filters
 from pipelines.core.answer import Question
 from pipelines.core.errors import MmragError, UsageError
-from pipelines.core.images import MAX_BYTES
 from pipelines.core.manifest import Manifest
+from pipelines.core.picture_files import find_pictures, read_picture
 from pipelines.core.retriever import Mode, Query
 from pipelines.core.types import Answer
 from pipelines.serve.app import NAME, deployed
@@ -49,14 +50,19 @@ SCHEMA = pa.schema(
             pa.struct(dict.fromkeys(("id", "kind", "text", "source", "image_uri"), pa.string()))
         ),
         "degraded": pa.list_(pa.string()),
+        "dropped": pa.struct(dict.fromkeys(("citations", "boxes"), pa.int64())),
         "total_ms": pa.float64(),
         "error": pa.string(),
     }
 )
 
 
+_JUDGED = frozenset({"answers", "answerable", "boxes", "language"})
+"""What a question for `mmrag evaluate` has besides: what is right is not shown to the model."""
+
+
 class Asked(BaseModel):
-    """A line of the file. `image` is relative to it and lies in its folder."""
+    """A line of the file. `image` is relative to it and lies in its folder, or is a data URI."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,7 +137,7 @@ class AnswerQuestions:
         retriever, generator = (serve.get_deployment_handle(name, NAME) for name in ("retriever", DEPLOYMENT))
         self._backend = ServedBackend(parts, RemoteSearcher(retriever), generator)
         self._types = Manifest.load(parts.index_dir).metadata_types
-        self._folder = folder.resolve()
+        self._root = os.path.realpath(folder)
         self._loop = asyncio.new_event_loop()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -161,26 +167,16 @@ class AnswerQuestions:
         return Question(Query(asked.query, self._picture(asked.image), asked.mode, asked.k, where))
 
     def _picture(self, name: str | None) -> bytes | None:
-        if name is None:
-            return None
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder):
-            raise UsageError(f"image {name!r} lies outside the folder of the questions")
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as exc:
-            raise UsageError(f"image {name!r}: {exc.strerror}") from exc
-        if len(data) > MAX_BYTES:
-            raise UsageError(f"image {name!r} is larger than {MAX_BYTES:,} bytes")
-        return data
+        return None if name is None else read_picture(find_pictures([name], self._root)[0])
 
 
 def _parsed(text: str) -> Asked:
     if len(text) > MAX_LINE_BYTES:
         raise UsageError(f"the line is longer than {MAX_LINE_BYTES:,} characters")
     try:
-        return Asked.model_validate(json.loads(text))
+        row = json.loads(text)
+        known = {k: v for k, v in row.items() if k not in _JUDGED} if isinstance(row, dict) else row
+        return Asked.model_validate(known)
     except ValidationError as exc:
         first = exc.errors()[0]
         raise UsageError(f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}") from exc
@@ -205,5 +201,6 @@ def _outcome(answer: Answer) -> dict[str, Any]:
             for hit in answer.hits
         ],
         "degraded": list(answer.degraded),
+        "dropped": dict(answer.dropped),
         "total_ms": answer.timings_ms["total"],
     }

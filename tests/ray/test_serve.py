@@ -31,6 +31,7 @@ from otlp_collector import Collector
 from tuned_llava import as_on_a_hub, save_base
 
 from benchmarks.processes import below, command, kill, matching
+from pipelines.evaluate.given import read_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -155,7 +156,14 @@ def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) ->
     questions, out = index.parent / "questions.jsonl", index.parent / "answers.parquet"
     lines = [
         {"id": "red", "query": "the red pump?"},
-        {"query": "哪个风扇？", "image": "p1.png"},
+        {
+            "query": "哪个风扇？",
+            "image": "p1.png",
+            "language": "zh",
+            "answers": ["蓝"],
+            "answerable": True,
+            "boxes": [],
+        },
         {"query": "x", "image": "../secret.png"},
         {"query": "x", "filter": "colour == 1"},
     ]
@@ -171,7 +179,11 @@ def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) ->
     assert [bool(row["error"]) for row in rows] == [False, False, True, True, True]
     assert rows[1]["hits"][0]["id"] == "d1#img-0"
     assert rows[1]["hits"][0]["text"] == "蓝色的风扇"
-    assert "outside the folder" in rows[2]["error"]
+    assert "leaves the image root" in rows[2]["error"]
+    assert rows[0]["dropped"] == {"citations": 0, "boxes": 0}
+    found = read_answers(out)  # as `mmrag evaluate --answers` does
+    assert found["2"].text == rows[1]["answer"].strip()
+    assert "leaves the image root" in found["3"].error
 
 
 def test_it_is_ready_when_healthz_says_so(served: Served) -> None:

@@ -317,18 +317,30 @@ def test_evaluate_retrieval_prints_tables_and_what_was_degraded(kb: Path, judged
 
 
 def test_a_fall_against_the_baseline_is_status_1(kb: Path, judged: Path, tmp_path: Path) -> None:
+    row = json.loads(judged.read_text().splitlines()[0])
+    judged.write_text("".join(json.dumps(row | {"id": f"q{n}"}) + "\n" for n in range(6)))
     command = ["evaluate", "retrieval", "--data", judged, "--index", kb]
     before = tmp_path / "before.json"
     before.write_text(mmrag(*command, "--json").out)
-    same = mmrag(*command, "--baseline", before)
-    assert same.status == 0, same.err
-    assert "2 queries of both" in same.out
-    judged.write_text(judged.read_text().replace("rose", "note#img-7"))
+    same = mmrag(*command, "--baseline", before, "-k", 1, "--set", "search.candidates=30")
+    assert same.status == 0, same.err  # other cut-offs and depths are not measures that are gone
+    assert "6 queries of both" in same.out
+    judged.write_text(judged.read_text().replace('"rose"', '"note#img-7"'))
     fell = mmrag(*command, "--baseline", before, "--json")
     assert fell.status == 1
     assert "fell against" in fell.err
     assert "nothing relevant was found" in fell.err
     assert json.loads(fell.out)["comparison"]["metrics"]["recall@1"]["fell"]
+
+
+def test_a_report_shows_what_should_have_come(kb: Path, judged: Path, tmp_path: Path) -> None:
+    row = {"id": "q1", "text": "red rose", "relevant": ["note"], "filter": "year >= 2020"}
+    judged.write_text(json.dumps(row))
+    page = tmp_path / "r.html"
+    found = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--report", page, "--json")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["system"]["encoder.kind"] == "lite"
+    assert "wanted: note#" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

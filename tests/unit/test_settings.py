@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import UsageError
-from pipelines.settings import load_settings
+from pipelines.settings import load_settings, shown
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +132,15 @@ def test_secrets_come_from_the_environment_and_are_not_printed(
     assert settings.stores.milvus.token is not None
     assert settings.stores.milvus.token.get_secret_value() == "hunter2"
     assert "hunter2" not in repr(settings) + str(settings.model_dump()) + settings.model_dump_json()
+
+
+def test_headers_of_a_judge_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRAG_EVALUATE__JUDGE__EXTRA_HEADERS", '{"api-key": "hunter2"}')
+    settings = load_settings(None, ["evaluate.judge.url=http://j", "evaluate.judge.model=m"])
+    assert settings.evaluate.judge is not None
+    assert settings.evaluate.judge.extra_headers["api-key"].get_secret_value() == "hunter2"
+    assert shown(settings)["evaluate"]["judge"]["extra_headers"] == {"api-key": "***"}
+    assert "hunter2" not in repr(settings)
 
 
 def test_a_secret_is_not_printed_when_a_setting_beside_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

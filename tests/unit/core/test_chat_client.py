@@ -82,6 +82,42 @@ def test_a_refusal_is_told_at_once_and_without_the_key(server: Scripted, ask, st
     assert server.asked[0][1] == "Bearer sk-secret"
 
 
+def test_what_other_servers_want_is_sent(server: Scripted, ask) -> None:
+    server.replies = [(200, {}, completion("yes")), (400, {}, b"no k-1, 12")]
+    asked = ask(
+        extra_headers={"api-key": SecretStr("k-1"), "X-Team": SecretStr("12")},
+        extra_body={"max_tokens": None, "temperature": None, "max_completion_tokens": 4000},
+    )
+    assert asked.reply("s", []) == "yes"
+    body, headers = server.asked[0][2], server.headers[0]
+    assert body == {"model": "m", "messages": body["messages"], "max_completion_tokens": 4000}
+    assert (headers["api-key"], headers["X-Team"]) == ("k-1", "12")
+    with pytest.raises(RequestRefused, match=r"answers 400: no \*\*\*, \*\*\*$"):
+        asked.reply("s", [])
+
+
+def test_a_version_of_the_api_stands_in_the_address(server: Scripted) -> None:
+    server.says("yes")
+    with Chat(OracleConfig(url=f"{server.url}/deployments/d/?api-version=2024-06-01", model="m")) as one:
+        assert one.reply("s", []) == "yes"
+    assert server.asked[0][0] == "/v1/deployments/d/chat/completions?api-version=2024-06-01"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"extra_headers": {"a b": "x"}},
+        {"extra_headers": {"a": "sk-secret\n"}},
+        {"api_key": "sk-secret\n"},
+        {"extra_body": {"messages": []}},
+    ],
+)
+def test_what_cannot_be_sent_is_refused_and_not_shown(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        OracleConfig(url="http://h", model="m", **fields)
+    assert "sk-secret" not in str(caught.value)
+
+
 def test_without_a_key_none_is_sent(server: Scripted, ask) -> None:
     server.says("yes")
     ask().reply("s", [])
@@ -177,7 +213,15 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:8000", "ftp://host", "http://user:word@host/v1", "http://host/v1?key=secret", ""]
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://host",
+        "http://user:word@host/v1",
+        "http://host/v1?key=secret",
+        "http://h?api-version=1&key=s",
+        "",
+    ],
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):

@@ -26,12 +26,33 @@ from pipelines.core.support import support
         ("[1] It is red.", [("It is red.", (1,))]),
         ("[2]. It is red [1].", [("It is red.", (2, 1))]),
         ("A [1] and b [1].", [("A and b.", (1,))]),
+        ("1. Open it [1].\n2. Close it [1].", [("Open it.", (1,)), ("Close it.", (1,))]),
+        (
+            "Do so.\n  1) Open it [1].\n  (2) Close it [2].",
+            [("Do so.", ()), ("Open it.", (1,)), ("Close it.", (2,))],
+        ),
+        ("1、打开[1]。\n2.关闭[2]。", [("打开。", (1,)), ("关闭。", (2,))]),
+        ("第一步：打开[1]。\n第 2 步：\n关闭[2]。", [("打开。", (1,)), ("关闭。", (2,))]),
+        ("**Step 1:** Open it [1].\n② Close it [2].", [("Open it.", (1,)), ("Close it.", (2,))]),
+        ("3. [1]", [("3.", (1,))]),  # the answer itself
+        ("3.5 mm [1].\n2020. It is old.", [("3.5 mm.", (1,)), ("2020.", ()), ("It is old.", ())]),
+        ("1、2号是红色的[1]。", [("1、2号是红色的。", (1,))]),
+        ("It has 4. 5) is not a list [1].", [("It has 4.", ()), ("5) is not a list.", (1,))]),
         ("...", []),
         ("", []),
     ],
 )
 def test_an_answers_statements(answer: str, expected: list[tuple[str, tuple[int, ...]]]) -> None:
     assert [(one.text, one.cited) for one in statements(answer)] == expected
+
+
+def test_a_lists_numbers_are_not_asked_of_the_evidence() -> None:
+    found = support(
+        statements("1. Open the valve [1].\n2) Close it [1]."),
+        {1: text("open the valve, close it")},
+        Lexical(),
+    )
+    assert (found.recall, found.precision) == (1, 1)
 
 
 def test_marks_are_not_read_aloud() -> None:
@@ -54,6 +75,8 @@ PICTURE = Piece("doc#img-0", "", has_picture=True)
         ("The hole spacing is 95 mm.", [text("hole spacing: 90 mm")], "unsupported"),  # its number
         ("The spacing is 90.0 mm.", [text("spacing 90 mm")], "unsupported"),  # 2 of 3 words
         ("It is -5 °C", [text("5 °C")], "unsupported"),
+        ("The bolt is 12 mm.", [text("bolt 1/2 mm")], "unsupported"),
+        ("The bolt is 10-20 mm.", [text("bolt: 10–20 mm")], "supported"),
         ("The hole spacing", [text("hole spacing"), PICTURE], "supported"),
         ("The blue cat sat", [text("a blue cat"), text("that sat")], "supported"),  # together
         ("安装孔距是90毫米", [text("安装孔距90毫米")], "supported"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.core.errors import UsageError
-from pipelines.evaluate.baseline import compare, read_baseline, require_common
+from pipelines.evaluate.baseline import Baseline, compare, read_baseline, require_common
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.figures import Estimate, Group
 from pipelines.evaluate.retrieval import QueryFigures, Report
@@ -68,22 +71,80 @@ def test_the_same_run_did_not_fall_and_rounding_is_no_fall(tmp_path: Path) -> No
 
 def test_only_common_queries_and_measures_are_compared(tmp_path: Path) -> None:
     before = report(recall_at_5=[1.0, 1.0, 1.0], recall_at_7=[1.0, 1.0, 1.0])
-    now = report(recall_at_5=[0.0, 1.0], recall_at_3=[0.0, 1.0])
+    now = report(recall_at_5=[0.0, 1.0], recall_at_3=[0.0, 1.0])  # another cut-off is no measure that is gone
     comparison = compare(now.per_query, read_baseline(saved(before, tmp_path)), CONFIG)
     assert (comparison.queries, comparison.only_before, comparison.only_now) == (2, 1, 0)
     assert list(comparison.metrics) == ["recall@5"]
     assert comparison.metrics["recall@5"].before == 1  # of the two, not of the three
-    assert comparison.not_compared == ("recall@3", "recall@7")
+    assert comparison.not_compared == {
+        "recall@3": "only this run has it",
+        "recall@7": "only the baseline has it",
+    }
+    assert comparison.vanished == ()
+
+
+def spoken(**figures: list[tuple[str, float]]) -> tuple[QueryFigures, ...]:
+    """Queries of these languages, with these values of each measure."""
+    return tuple(
+        QueryFigures(f"{name}{n}", language, (), {name: value})
+        for name, found in figures.items()
+        for n, (language, value) in enumerate(found)
+    )
+
+
+def baseline_of(queries: Sequence[QueryFigures], **fields: Any) -> Baseline:
+    return Baseline.model_validate({"per_query": [asdict(query) for query in queries], **fields})
+
+
+@pytest.mark.parametrize(("confidence", "least"), [(0.95, 6), (0.99, 8), (0.5, 2)])
+def test_a_fall_takes_as_many_queries_as_tell_it_from_chance(confidence: float, least: int) -> None:
+    config = EvaluateConfig(resamples=200, confidence=confidence)
+    for count in (1, least - 1, least):
+        before, now = report(ndcg_at_5=[0.5] * count), report(ndcg_at_5=[0.49] * count)
+        found = compare(now.per_query, baseline_of(before.per_query), config)
+        change = found.metrics["ndcg@5"]
+        assert change.high < 0
+        assert (change.fell, change.too_few) == (count >= least, count < least)
+        assert bool(found.fallen) == (count >= least)
+
+
+def test_a_fall_in_one_language_is_one() -> None:
+    before = spoken(right=[("en", 0.5)] * 60 + [("zh", 1.0)] * 8)
+    now = spoken(right=[("en", 0.5 + (-1) ** n * 0.5) for n in range(60)] + [("zh", 0.0)] * 8)
+    found = compare(now, baseline_of(before), CONFIG)
+    assert not found.metrics["right"].fell  # noise of the many hides it
+    assert found.fallen == ("right (zh)",)
+    assert found.by_language["zh"]["right"].difference == -1
+    assert compare(before, baseline_of(before), CONFIG).fallen == ()
+
+
+def test_one_language_is_not_told_twice() -> None:
+    queries = spoken(right=[("en", 1.0)] * 8)
+    assert compare(queries, baseline_of(queries), CONFIG).by_language == {}
+
+
+def test_a_measure_that_is_gone_is_told_but_for_another_instruments() -> None:
+    before = spoken(right=[("en", 1.0)] * 8, judge_a=[("en", 5.0)], citation_b=[("en", 1.0)])
+    earlier = baseline_of(before, instruments={"judge_": "m", "citation_": "words"})
+    found = compare(before[:8], earlier, CONFIG, {"citation_": "words"})
+    assert found.vanished == ("citation_b",)
+    assert (found.fallen, found.only_before) == ((), 2)
+    assert found.not_compared["judge_a"] == "only the baseline has it"
+
+
+def test_what_was_measured_is_told_where_it_differs() -> None:
+    queries = spoken(right=[("en", 1.0)])
+    earlier = baseline_of(queries, system={"search.candidates": 50, "encoder.kind": "lite", "old": 1})
+    found = compare(queries, earlier, CONFIG, system={"search.candidates": 30, "encoder.kind": "lite"})
+    assert found.system == {"search.candidates": (50, 30)}
+    assert compare(queries, baseline_of(queries), CONFIG, system={"search.candidates": 30}).system == {}
 
 
 def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> None:
     baseline = read_baseline(saved(report(recall_at_5=[1.0]), tmp_path))
-    with pytest.raises(UsageError, match="none of these measures"):
-        compare(report(recall_at_7=[1.0]).per_query, baseline, CONFIG)
+    assert compare(report(recall_at_7=[1.0]).per_query, baseline, CONFIG).metrics == {}
     (tmp_path / "empty.json").write_text('{"per_query": []}')
     empty = read_baseline(tmp_path / "empty.json")
-    with pytest.raises(UsageError, match="none of these queries"):
-        compare(report(recall_at_5=[1.0]).per_query, empty, CONFIG)
     with pytest.raises(UsageError, match="none of these queries"):
         require_common(report(recall_at_5=[1.0]).per_query, empty)
     require_common(report(recall_at_5=[1.0]).per_query, baseline)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_server import Scripted
+from chat_server import Scripted, completion
 from fakes import chunk_part, image_part, memory_index, picture
 from shell import mmrag
 
@@ -169,21 +169,117 @@ def test_a_judge_scores_the_answers_and_checks_their_citations(
     assert sum(bool(server.pictures(n)) for n in range(len(server.asked))) == 2  # q3's, in both orders
 
 
-def test_a_fall_against_the_baseline_is_status_1(data: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def judged(server: Scripted, data: Path, tmp_path: Path) -> list[Any]:
+    """The command, with answers and a judge, that prints JSON."""
     answers = written(tmp_path / "answers.jsonl", *({"id": f"q{n}", "answer": "90 mm"} for n in (1, 2, 3)))
-    command = ["evaluate", "generation", "--data", data, "--answers", answers, "--index", tmp_path / "none"]
+    sets = [f"evaluate.judge.url={server.url}", "evaluate.judge.model=m", "evaluate.judge.retries=0"]
+    chosen = [word for one in [*sets, "evaluate.judge.concurrency=1"] for word in ("--set", one)]
+    return ["evaluate", "generation", "--data", data, "--answers", answers, "--json", *chosen]
+
+
+def test_a_judge_that_goes_leaves_what_it_scored(server: Scripted, judged: list[Any]) -> None:
+    good, gone = (200, {}, completion(SCORES)), (429, {}, b'{"error": {"message": "no quota"}}')
+    server.replies = [good, good, gone]
+    found = mmrag(*judged)
+    assert found.status == 1
+    body = json.loads(found.out)
+    assert (body["judge"]["scored"], body["judge"]["unanswered"]) == (1, 2)
+    assert body["groups"]["overall"]["metrics"]["judge_accuracy"]["queries"] == 1
+    assert "the judge scored 1 of 3 answers: 2 unanswered" in found.err
+    assert "answers 429: no quota" in found.err
+    assert len(server.asked) == 3
+
+
+def test_verdicts_that_cannot_be_read_are_told(server: Scripted, judged: list[Any]) -> None:
+    server.says("5/5")
+    found = mmrag(*judged)
+    assert found.status == 0
+    assert "the judge scored none of 3 answers: 3 unparsable" in found.err
+    assert "evaluate.judge.max_tokens" in found.err
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(kb: Path, judged: list[Any]) -> None:
+    found = mmrag(*judged, "--set", "evaluate.judge.url=http://127.0.0.1:9")
+    assert (found.status, found.out) == (1, "")
+    assert "127.0.0.1:9 does not answer" in found.err
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> list[Any]:
+    """The command over six questions and their answers, in a file of each."""
+    names = [f"q{n}" for n in range(6)]
+    data = written(tmp_path / "six.jsonl", *({"id": n, "query": "How?", "answers": ["90 mm"]} for n in names))
+    answers = written(tmp_path / "answers.jsonl", *({"id": n, "answer": "90 mm"} for n in names))
+    return ["evaluate", "generation", "--data", data, "--answers", answers, "--index", tmp_path / "none"]
+
+
+def test_a_fall_against_the_baseline_is_status_1(saved: list[Any], tmp_path: Path) -> None:
     before = tmp_path / "before.json"
-    before.write_text(mmrag(*command, "--json").out)
-    same = mmrag(*command, "--baseline", before)
+    before.write_text(mmrag(*saved, "--json").out)
+    same = mmrag(*saved, "--baseline", before)
     assert same.status == 0, same.err
-    assert "3 queries of both" in same.out
-    written(answers, {"id": "q1", "answer": "12 mm"})
-    fell = mmrag(*command, "--baseline", before, "--json")
+    assert "6 queries of both" in same.out
+    written(tmp_path / "answers.jsonl", {"id": "q1", "answer": "12 mm"})
+    fell = mmrag(*saved, "--baseline", before, "--json")
     assert fell.status == 1
     assert "fell against" in fell.err
+    assert "gone since" not in fell.err
     body = json.loads(fell.out)
     assert body["comparison"]["metrics"]["exact_match"]["fell"]
-    assert body["counts"]["failed"] == 2
+    assert body["counts"]["failed"] == 5
+
+
+def test_a_fall_of_too_few_is_told_and_fails_nothing(saved: list[Any], tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*saved, "--json").out)
+    one = (tmp_path / "six.jsonl").read_text().splitlines()[0]
+    (tmp_path / "six.jsonl").write_text(one)
+    written(tmp_path / "answers.jsonl", {"id": "q0", "answer": "12 mm"})
+    found = mmrag(*saved, "--baseline", before)
+    assert found.status == 0
+    assert "fell, of too few" in found.out
+    assert "5 queries that only the baseline has" in found.err
+
+
+def test_a_measure_that_is_gone_is_status_1(saved: list[Any], tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*saved, "--json").out)
+    asked = [{"id": f"q{n}", "query": "How?", "answerable": False} for n in range(6)]
+    written(tmp_path / "six.jsonl", *asked)
+    found = mmrag(*saved, "--baseline", before, "--json")
+    assert found.status == 1
+    assert f"gone since {before}: answered@answerable, exact_match, rouge_l, token_f1" in found.err
+
+
+def test_figures_are_printed_before_what_may_fail(saved: list[Any], tmp_path: Path) -> None:
+    full = tmp_path / "r.html"
+    full.symlink_to("/dev/full")
+    found = mmrag(*saved, "--report", full, "--json")
+    assert found.status == 2
+    assert "--report" in found.err
+    assert json.loads(found.out)["groups"]["overall"]["metrics"]["exact_match"]["mean"] == 1
+    other = tmp_path / "other.json"
+    other.write_text('{"per_query": [{"id": "q1", "metrics": {"recall@5": 1}}]}')
+    found = mmrag(*saved, "--baseline", other, "--json")
+    assert found.status == 2
+    assert "has none of these measures" in found.err
+    assert json.loads(found.out)["comparison"]["metrics"] == {}
+
+
+def test_what_was_measured_stands_in_the_report(
+    kb: Path, data: Path, saved: list[Any], tmp_path: Path
+) -> None:
+    row = {"id": "q1", "metrics": {"exact_match": 0}}
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps({"per_query": [row], "system": {"search.candidates": 30, "version": "0"}}))
+    command = ["evaluate", "generation", "--data", data, "--index", kb]
+    body = json.loads(mmrag(*command, "--baseline", before, "--json").out)
+    assert {"version", "date", "encoder.kind", "search.fusion", "generator.model"} <= body["system"].keys()
+    assert body["comparison"]["system"]["search.candidates"] == [30, 50]
+    found = mmrag(*saved, "--baseline", before)
+    assert "version: 0 → " in found.out
+    assert set(json.loads(mmrag(*saved, "--json").out)["system"]) == {"version", "date"}
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from judged_questions import answer, question
 
-from pipelines.core.entailment import Lexical, Piece
-from pipelines.core.errors import ModelUnavailable, UsageError
+from pipelines.core.entailment import Lexical, NoVerdict, Piece
+from pipelines.core.errors import UsageError
 from pipelines.evaluate import grounding
 from pipelines.evaluate.baseline import Baseline, compare
 from pipelines.evaluate.boxes import OnPicture
 from pipelines.evaluate.config import EvaluateConfig, JudgeConfig
 from pipelines.evaluate.generation import Report, evaluate, figures
 from pipelines.evaluate.given import Given
-from pipelines.evaluate.judge import NoScores, Scores
+from pipelines.evaluate.judge import Scores
 from pipelines.evaluate.questions import JudgedQuestion
 
 CONFIG = EvaluateConfig(resamples=200)
@@ -29,14 +30,12 @@ UNANSWERABLE = {"answers": (), "answerable": False}
 class Panel:
     """A judge with a verdict for each answer's text."""
 
-    def __init__(self, **verdicts: Scores | NoScores | Exception) -> None:
+    def __init__(self, **verdicts: Scores | NoVerdict) -> None:
         self._verdicts = verdicts
+        self.problems: Mapping[NoVerdict, str] = {"refused": "too long"}
 
-    def scores(self, question: JudgedQuestion, given: Given) -> Scores | NoScores:
-        verdict = self._verdicts[given.text.partition(" ")[0]]
-        if isinstance(verdict, Exception):
-            raise verdict
-        return verdict
+    def scores(self, question: JudgedQuestion, given: Given) -> Scores | NoVerdict:
+        return self._verdicts[given.text.partition(" ")[0]]
 
 
 def scores(accuracy: float, difference: int = 0) -> Scores:
@@ -120,30 +119,42 @@ def test_groups_counts_and_the_worst() -> None:
 
 
 def test_a_judges_scores_and_what_became_of_its_verdicts() -> None:
-    questions = [question(name) for name in ("a", "b", "c", "d", "e")]
-    texts = {"a": "good", "b": "fair", "c": "odd", "d": "blind"}
+    questions = [question(name) for name in ("a", "b", "c", "d", "e", "f")]
+    texts = {"a": "good", "b": "fair", "c": "odd", "d": "blind", "f": "long"}
     answers = {name: answer(text) for name, text in texts.items()} | {"e": FAILURE}
-    panel = Panel(good=scores(5), fair=scores(2, difference=2), odd="unparsable", blind="unseen")
+    verdicts = {"odd": "unparsable", "blind": "unseen", "long": "refused"}
+    panel = Panel(good=scores(5), fair=scores(2, difference=2), **verdicts)
     seen: list[tuple[int, int]] = []
     found = evaluate(questions, answers, WORDS, panel, JUDGED, lambda done, total: seen.append((done, total)))
-    accuracy = found.groups["overall"].metrics["judge_accuracy"]
-    assert (accuracy.mean, accuracy.queries) == (3.5, 2)
     assert found.judge == {
-        "scored": 2,
-        "unparsable": 1,
-        "unseen": 1,
-        "orders_differ": 1,
-        "largest_difference": 2,
+        **{"scored": 2, "failed": 1, "unparsable": 1, "unseen": 1, "refused": 1, "unanswered": 0},
+        **{"orders_differ": 1, "largest_difference": 2},
     }
-    assert [one.judged for one in found.per_query] == ["scored", "scored", "unparsable", "unseen", ""]
-    assert seen[-1] == (5, 5)
+    assert [one.judged for one in found.per_query] == [
+        *("scored", "scored", "unparsable", "unseen", "failed", "refused")
+    ]
+    assert found.unscored == {"unseen": 1, "unparsable": 1, "refused": 1}
+    assert found.problems == {"refused": "too long"}
+    assert seen[-1] == (6, 6)
     assert found.instruments == {"citation_": "words, coverage 0.75", "judge_": "m, rubric 1"}
 
 
-def test_a_judge_that_is_down_ends_the_measurement() -> None:
-    panel = Panel(good=ModelUnavailable("down"))
-    with pytest.raises(ModelUnavailable):
-        evaluate([question()], {"q1": answer("good")}, WORDS, panel, JUDGED)
+def test_a_failure_has_the_lowest_of_each_score() -> None:
+    answers = {"a": answer("good"), "b": FAILURE, "c": FAILURE}
+    found = evaluate([question(name) for name in answers], answers, WORDS, Panel(good=scores(5)), JUDGED)
+    means = {name: one.mean for name, one in found.groups["overall"].metrics.items() if "judge" in name}
+    assert means == {
+        "judge_accuracy": pytest.approx((5 + 1 + 1) / 3),
+        "judge_completeness": pytest.approx((5 + 1 + 1) / 3),
+        "judge_verifiability": pytest.approx((4 + 1 + 1) / 3),
+    }
+
+
+def test_another_effort_is_another_judge() -> None:
+    body = {"max_tokens": None, "reasoning_effort": "low"}
+    config = EvaluateConfig(judge=JudgeConfig(url="http://j", model="m", extra_body=body))
+    found = evaluate([question()], {"q1": answer("good")}, WORDS, Panel(good=scores(5)), config)
+    assert found.instruments["judge_"] == 'm, rubric 1, {"max_tokens": null, "reasoning_effort": "low"}'
 
 
 def test_a_fall_is_told_over_the_answers_that_have_the_measure_in_both_runs() -> None:
@@ -166,7 +177,9 @@ def test_figures_of_different_judges_are_not_compared() -> None:
     other = before.instruments | {"citation_": "m, rubric 1"}
     comparison = compare(before.per_query, baseline, CONFIG, other)
     assert "exact_match" in comparison.metrics
-    assert comparison.not_compared == ("citation_precision", "citation_recall")
+    why = "by m, rubric 1, in the baseline by words, coverage 0.75"
+    assert comparison.not_compared == {"citation_precision": why, "citation_recall": why}
+    assert comparison.vanished == ()
 
 
 # Grounding.

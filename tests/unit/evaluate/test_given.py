@@ -148,6 +148,7 @@ def test_what_ask_batch_wrote(tmp_path: Path) -> None:
             {"id": "doc#txt-0", "kind": "text", "text": "It is 90 mm.", "source": "s", "image_uri": None},
         ],
         "degraded": [],
+        "dropped": {"citations": 0, "boxes": 2},
         "total_ms": 1.0,
         "error": None,
     }
@@ -159,6 +160,7 @@ def test_what_ask_batch_wrote(tmp_path: Path) -> None:
         2: Piece("doc#txt-0", "It is 90 mm."),
     }
     assert [box.picture for box in found["q1"].boxes] == ["doc#img-0", "query", ""]
+    assert found["q1"].unusable == 2
     assert found["q2"] == Given("", error="the query is empty")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Scripted
+from chat_server import Scripted, completion
 from fakes import picture
 from judged_questions import answer, question
 from pydantic import SecretStr, ValidationError
@@ -16,12 +16,12 @@ from pydantic import SecretStr, ValidationError
 from pipelines.core import images
 from pipelines.core.chat import Chat
 from pipelines.core.entailment import Piece
-from pipelines.core.errors import UsageError
 from pipelines.core.previews import preview_of, preview_path, save_preview
 from pipelines.evaluate.config import EvaluateConfig, JudgeConfig
 from pipelines.evaluate.judge import (
     ENTAILMENT,
     NOTHING_TO_FIND,
+    PATIENCE,
     RUBRIC,
     Judge,
     Scores,
@@ -190,9 +190,44 @@ def test_a_judge_that_cannot_see_is_not_asked(
     assert server.asked == []
 
 
-def test_a_picture_of_the_question_that_is_none_is_named(server: Scripted, ask) -> None:
-    with pytest.raises(UsageError, match=r"q\.jsonl:q1: "):
-        Judge(ask(), nothing).scores(question(picture=b"no picture"), answer("90"))
+def test_a_picture_of_the_question_that_is_none_is_not_judged_without(server: Scripted, ask) -> None:
+    for gone in (b"no picture", Path("nowhere.png")):
+        assert Judge(ask(), nothing).scores(question(picture=gone), answer("90")) == "unseen"
+    assert server.asked == []
+
+
+# Failures.
+
+
+def test_a_refused_request_costs_its_own_verdict_alone(server: Scripted, ask) -> None:
+    server.replies = [(400, {}, b"filtered"), (200, {}, completion(FIVES))]
+    judge = Judge(ask(), nothing)
+    assert judge.scores(question(), answer("90")) == "refused"
+    assert isinstance(judge.scores(question(), answer("90")), Scores)
+    assert judge.problems == {"refused": f"the judge at {server.url} answers 400: filtered"}
+    server.replies = [(413, {}, b"{}")]
+    assert judge("It is red.", [Piece("doc#txt-0", "red")]) == "refused"
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_a_judge_that_is_gone_is_asked_no_more(server: Scripted, ask, status: int) -> None:
+    server.replies = [(200, {}, completion(FIVES)), (200, {}, completion(FIVES)), (status, {}, b"gone")]
+    judge = Judge(ask(retries=0), nothing)
+    assert isinstance(judge.scores(question(), answer("90")), Scores)
+    assert judge.scores(question(), answer("90")) == "unanswered"
+    assert judge("It is red.", [Piece("doc#txt-0", "red")]) == "unanswered"
+    assert len(server.asked) == 3
+    assert f"answers {status}: gone" in judge.problems["unanswered"]
+
+
+def test_a_judge_that_leaves_some_without_a_reply_is_asked_on_for_a_while(server: Scripted, ask) -> None:
+    broken, good = (500, {}, b"broken"), (200, {}, completion(FIVES))
+    server.replies = [broken, good, good, broken]
+    judge = Judge(ask(retries=0), nothing)
+    found = [judge.scores(question(), answer("90")) for _ in range(2 + PATIENCE + 2)]
+    assert found == ["unanswered", found[1], *["unanswered"] * (PATIENCE + 2)]
+    assert isinstance(found[1], Scores)
+    assert len(server.asked) == 3 + PATIENCE
 
 
 # Entailment.

@@ -19,6 +19,17 @@ from pipelines.evaluate.overlap import exact_match, rouge_l, token_f1
         ("A", ["B"], 0),
         ("A", ["a"], 1),
         ("", ["x"], 0),
+        ("1/2", ["12"], 0),
+        ("10-20 mm", ["1020 mm"], 0),
+        ("10–20 mm", ["10-20 mm"], 1),
+        ("3:4", ["34"], 0),
+        ("<5", [">5"], 0),
+        ("2^3", ["23"], 0),
+        ("3,5", ["35"], 0),
+        ("1,000", ["1000"], 1),
+        ("-", ["+"], 0),
+        ("+", ["+."], 0),
+        ("+", [" + "], 1),
     ],
 )
 def test_exact_match(answer: str, references: list[str], expected: float) -> None:
@@ -32,6 +43,8 @@ def test_f1_is_the_harmonic_mean_of_shared_tokens() -> None:
     assert token_f1("孔距90", ["孔距为90"]) == pytest.approx(2 * 3 / 7)
     assert token_f1("blue", ["red"]) == 0
     assert token_f1("...", ["red"]) == 0
+    assert token_f1("-", ["+"]) == 0
+    assert token_f1("1/2 inch", ["12 inch"]) == pytest.approx(1 / 2)
     assert token_f1("red", ["blue", "red rose", "red"]) == 1  # the best reference
 
 

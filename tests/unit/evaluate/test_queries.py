@@ -136,6 +136,7 @@ def test_a_split_that_is_not_there_names_those_that_are(beir: Path) -> None:
         (ROW | {"relevant": ["rose", "rose#img-0"]}, "names documents and hits"),
         (ROW | {"mode": "picture"}, "mode: "),
         (ROW | {"mode": "image"}, "mode image needs a picture"),
+        (ROW | {"language": "overall"}, "language: .*names the figures of all"),
         (ROW | {"text": " "}, "the query is empty"),
         (ROW | {"text": "a\0b"}, "NUL"),
         (ROW | {"filter": "yeer == 1"}, "no field 'yeer'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from pipelines.core.previews import preview_at, write_preview
 from pipelines.core.retriever import SearchConfig
 from pipelines.evaluate.baseline import Baseline, Change, compare
 from pipelines.evaluate.boxes import OnPicture
-from pipelines.evaluate.cases import Case, Shown, worst_answers, worst_searches
+from pipelines.evaluate.cases import WANTED, Case, Held, Shown, worst_answers, worst_searches
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.figures import groups
-from pipelines.evaluate.page import check_place, write_page
+from pipelines.evaluate.page import Page, check_place, write_page
 from pipelines.evaluate.queries import JudgedQuery
 from pipelines.evaluate.retrieval import QueryFigures, evaluate
 
@@ -42,13 +43,15 @@ def test_figures_stand_with_their_intervals(tmp_path: Path) -> None:
     found = groups(
         [figured("a", **{"mrr@50": 1.0, "mean_rank@50": 51}), figured("b", **{"mrr@50": 0.0})], CONFIG
     )
-    write_page(tmp_path / "r.html", "Retrieval", {"index": "kb"}, [found], [])
+    write_page(tmp_path / "r.html", Page("Retrieval", {"index": "kb"}, [found], [], system={"a.b": 1}))
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "overall <small>2</small>" in text
     assert "0.500 [0.000, 1.000]" in text
     assert "51.000 [51.000, 51.000]" in text
     assert "<dt>index</dt><dd>kb</dd>" in text
+    assert "<dt>a.b</dt><dd>1</dd>" in text
     assert "The worst" not in text
+    assert text.count("<small>of 1</small>") == 2  # the mean rank, overall and of its language
     ends = [float(end) for end in re.findall(r"class=interval d='M[\d.]+ 7H([\d.]+)'", text)]
     assert ends
     assert all(end <= 160 for end in ends), "a plot leaves its axis"
@@ -59,17 +62,22 @@ def test_a_fall_against_the_baseline_is_marked(tmp_path: Path) -> None:
     earlier = Baseline.model_validate(
         {"per_query": [{"id": f"q{number}", "metrics": {"right": 1.0, "same": 1.0}} for number in range(9)]}
     )
-    write_page(tmp_path / "r.html", "t", {}, [], [], compare(now, earlier, CONFIG))
+    write_page(tmp_path / "r.html", Page("t", {}, [], []), compare(now, earlier, CONFIG))
     text = (tmp_path / "r.html").read_text("utf-8")
     assert text.count("fell</b>") == 1
     assert "-1.000 [-1.000, -1.000]" in text
-    assert "1 queries that only one of the runs has" in text
+    assert "1 queries that only the baseline has" in text
+    few = compare(now[:2], earlier, CONFIG)
+    write_page(tmp_path / "r.html", Page("t", {}, [], []), few)
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "fell</b>" not in text
+    assert text.count("fell, of too few") == 1
 
 
 def test_what_it_shows_is_data(tmp_path: Path) -> None:
     shown = Shown(HOSTILE, HOSTILE, None, right=True)
     case = Case(HOSTILE, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: 1.0}, (shown,))
-    write_page(tmp_path / "r.html", HOSTILE, {HOSTILE: HOSTILE}, [], [case])
+    write_page(tmp_path / "r.html", Page(HOSTILE, {HOSTILE: HOSTILE}, [], [case], {}, {HOSTILE: HOSTILE}))
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "<script" not in text
     assert "<img" not in text
@@ -93,7 +101,7 @@ def test_the_worst_searches_are_shown_with_the_pictures_that_came(previews: Path
         retriever = index.retriever(SearchConfig())
         report = evaluate(queries, retriever, (1,), 50, CONFIG)
         (case,) = worst_searches(
-            queries, report.per_query, 50, retriever, lambda uri: preview_at(previews, uri)
+            queries, report.per_query, 50, retriever, lambda names: {}, lambda uri: preview_at(previews, uri)
         )
     assert (case.id, case.wanted, case.metrics["success@1"]) == ("rose", "rose", 0)
     own, first, second = case.shown
@@ -103,6 +111,32 @@ def test_the_worst_searches_are_shown_with_the_pictures_that_came(previews: Path
     assert first.picture is not None
     assert (first.right, second.right) == (False, True)
     assert second.picture is None
+
+
+def test_what_should_have_come_stands_before_what_came(previews: Path) -> None:
+    index = memory_index(previews / "kb")
+    part = image_part("leaf", content=CONTENT)
+    vector = np.tile(np.array(COLOURS["green"], np.float32) / 255, 2) / np.sqrt(2, dtype=np.float32)
+    index.visual().upsert([part], vector[None].astype(np.float32))
+    relevant = {**dict.fromkeys(["a", "b", "rose", "x"], 1.0), "c": 2.0}
+    query = JudgedQuery("q", "q:1", None, picture("green"), "auto", None, "en", relevant)
+    asked: list[str] = []
+
+    def find(names: Sequence[str]) -> dict[str, Held]:
+        asked.extend(names)
+        return {"c#img-0": Held("a rose", f"file:///{CONTENT}.jpg"), "b#txt-0": Held("words", None)}
+
+    with index:
+        retriever = index.retriever(SearchConfig())
+        report = evaluate([query], retriever, (1,), 50, CONFIG)
+        (case,) = worst_searches(
+            [query], report.per_query, 50, retriever, find, lambda uri: preview_at(previews, uri)
+        )
+    _, first, second, came = case.shown
+    assert [one.label for one in (first, second)] == ["wanted: c#img-0", "wanted: b#txt-0"]
+    assert (first.picture is not None, first.right, second.text) == (True, True, "words")
+    assert (came.label, came.right) == ("1. leaf#img-0", False)
+    assert len(asked) == 2 * WANTED  # of five documents
 
 
 def test_the_worst_answers_are_shown_with_both_boxes(previews: Path) -> None:
@@ -148,8 +182,9 @@ def test_a_place_that_cannot_be_written_is_told_first(tmp_path: Path, place: str
 
 def test_what_was_left_out_stands_with_what_it_cost(tmp_path: Path) -> None:
     lost = Change(4, 0.75, 0.5, -0.25, -0.375, -0.125, True)
-    write_page(tmp_path / "r.html", "Retrieval", {}, [], (), None, {"<text>": {"ndcg@10": lost}})
+    write_page(tmp_path / "r.html", Page("Retrieval", {}, [], (), {"<text>": {"ndcg@10": lost}}))
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "<h2>Without &lt;text&gt;</h2>" in text
     assert "<th>with</th><th>without</th>" in text
     assert "-0.250 [-0.375, -0.125]" in text
+    assert "fell" not in text  # as it should
