@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ from shell import mmrag
 from benchmarks.processes import below
 from pipelines.core.errors import IndexLocked, MmragError, SourceError
 from pipelines.core.retriever import Query, SearchConfig
+from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job, listed
 from pipelines.ingest import ledger as ledgers
@@ -368,6 +369,54 @@ def test_the_documents_of_a_manifest_that_is_gone_are_pruned(
     assert made.contents() == before
     with pytest.raises(SourceError, match="nor does the index know documents of it"):
         made.ingest(prune=True)
+
+
+def test_public_benchmarks_are_ingested_and_measured(
+    local_ray: None, tmp_path: Path, clip_settings: list[str]
+) -> None:
+    """A folder of BEIR's and one of M-BEIR's as they are published, in one index."""
+    beir, mbeir, settings = tmp_path / "beir", tmp_path / "mbeir", load_settings(None, clip_settings)
+    for folder in (beir / "qrels", mbeir / "mbeir_images"):
+        folder.mkdir(parents=True)
+    documents = [
+        {"_id": "MED-10", "title": "Statins", "text": "They lower cholesterol.", "metadata": {"tags": ["x"]}},
+        {"_id": "MED-14", "title": "Coffee", "text": "It keeps one awake.", "metadata": {}},
+    ]
+    write_lines(beir / "corpus.jsonl", *documents)
+    write_lines(beir / "queries.jsonl", {"_id": "PLAIN-2", "text": "statins and cholesterol", "metadata": {}})
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nPLAIN-2\tMED-10\t2\n")
+    for n in (1, 2):
+        (mbeir / "mbeir_images" / f"{n}.png").write_bytes(png(photograph(n, 64)))
+    candidates = [
+        {"did": f"9:{n}", "txt": None, "img_path": f"mbeir_images/{n}.png", "modality": "image"}
+        for n in (1, 2)
+    ]
+    write_lines(mbeir / "pool.jsonl", *candidates)
+    query = {"qid": "9:7", "query_txt": None, "query_img_path": "mbeir_images/2.png"}
+    write_lines(mbeir / "test.jsonl", query | {"pos_cand_list": ["9:2"], "neg_cand_list": []})
+
+    sources = [str(beir / "corpus.jsonl"), str(mbeir / "pool.jsonl")]
+    summary = ingest(sources, tmp_path / "kb", settings.index, settings.ingest)
+    assert (summary.documents, summary.rejected) == (4, 0)
+    try:
+        found = [measured(data, tmp_path / "kb", clip_settings) for data in (beir, mbeir / "test.jsonl")]
+    finally:
+        for server in (tmp_path / "kb" / "vectors").iterdir():
+            embedded.stop(server)
+    text, image = (one["by_branch"] for one in found)
+    assert text["lexical"]["metrics"]["success@1"]["mean"] == 1
+    assert image["image_to_image"]["metrics"]["success@1"]["mean"] == 1
+
+
+def write_lines(file: Path, *rows: dict[str, object]) -> None:
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def measured(data: Path, directory: Path, assignments: list[str]) -> dict[str, Any]:
+    options = [word for value in assignments for word in ("--set", value)]
+    said = mmrag("evaluate", "retrieval", "--data", data, "--index", directory, "--json", *options)
+    assert said.status == 0, said.err
+    return json.loads(said.out)
 
 
 def refused(made: Workshop) -> int:

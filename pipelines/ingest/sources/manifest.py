@@ -52,7 +52,7 @@ def _item(cells: Cells, address: str, config: SourceConfig) -> Item | Rejected:
     try:
         if cells.values is None:
             raise BadPart(cells.reason)
-        row = rows.read_row(cells.values)
+        row = rows.read_row(rows.own_names(cells.values))
         known_as = row.id or where
         if not row.images and not cells.pictures and not row.text and not row.caption:
             raise BadPart("has neither 'image' (or 'images') nor 'text'")
@@ -132,7 +132,8 @@ def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
         if not names:
             names = cells
             rows.check_columns(names, address)
-            types = {name: _Type() for name in names if name not in rows.KNOWN}
+            known = rows.KNOWN | rows.benchmark_names(names).keys()
+            types = {name: _Type() for name in names if name not in known}
         elif len(cells) == len(names):
             for name, cell in zip(names, cells, strict=True):
                 if name in types:

@@ -3,6 +3,12 @@
 Fields: `id`, `image` or `images`, `text`, `caption`, `source`, `tenant`, `metadata` (an object), and
 LLaVA's `conversations` (`[{"from", "value"}]`), whose turns are text too, without their `<image>` marks.
 Every other field is metadata as well, and metadata are single texts, numbers and truth values.
+
+A manifest may also be the corpus of a public benchmark (`own_names`):
+
+- BEIR's (github.com/beir-cellar/beir): `{"_id", "title", "text", "metadata"?}`. The title stands before the
+  text, as BEIR's own models are given it; lists and objects in its `metadata` are left out;
+- M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path", "modality", "src_content"}`.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from pipelines.core.errors import BadPart, SourceError
@@ -24,6 +30,11 @@ TOO_MANY_DIGITS = "broken JSON: holds a number of more digits than are read"
 KNOWN = frozenset(
     {"id", "image", "images", "text", "caption", "source", "tenant", "metadata", "conversations"}
 )
+_BENCHMARKS = {
+    "_id": {"_id": "id"},
+    "did": {"did": "id", "txt": "text", "img_path": "image"},
+}
+"""By the field that names a benchmark's document, what its fields are called here."""
 MAX_ID_BYTES = 1024
 _INT64 = 2**63
 
@@ -52,6 +63,29 @@ class Row:
     source: str = ""
     tenant: str | None = None
     metadata: Metadata = field(default_factory=dict)
+
+
+def benchmark_names(names: Collection[str]) -> dict[str, str]:
+    """Of fields with these names, those that a benchmark calls otherwise, and what they are called here."""
+    return {theirs: ours for key in _BENCHMARKS if key in names for theirs, ours in _BENCHMARKS[key].items()}
+
+
+def own_names(cells: Mapping[str, object]) -> dict[str, object]:
+    """The fields as `read_row` takes them. Raises BadPart where one is given by both names, and differs."""
+    row = dict(cells)
+    for theirs, ours in benchmark_names(cells).items():
+        value = row.pop(theirs, None)
+        if value in (None, ""):
+            continue
+        if row.get(ours) not in (None, "") and str(row[ours]) != str(value):
+            raise BadPart(f"fields {theirs!r} and {ours!r} differ, and mean the same; keep one of them")
+        row[ours] = value
+    if "_id" in cells:
+        title, text = _text(row.pop("title", None), "title"), _text(row.get("text"), "text")
+        row["text"] = f"{title} {text}".strip()
+        if isinstance(own := row.get("metadata"), Mapping):
+            row["metadata"] = {name: one for name, one in own.items() if not isinstance(one, list | dict)}
+    return row
 
 
 def read_row(cells: Mapping[str, object]) -> Row:
@@ -83,7 +117,7 @@ def read_side_car(text: str) -> Row:
 
 def check_columns(names: Sequence[str], address: str) -> None:
     """Raises SourceError for a table that cannot name a document."""
-    if not {"id", "image", "images", "text"} & set(names):
+    if not {"id", "image", "images", "text"} & {*names, *benchmark_names(names).values()}:
         listed = ", ".join(repr(name) for name in names[:20]) or "none"
         raise SourceError(f"{address}: needs a column 'id', 'image', 'images' or 'text'; it has {listed}")
     if doubled := sorted(name for name, count in Counter(names).items() if count > 1):

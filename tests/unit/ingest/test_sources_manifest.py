@@ -77,6 +77,82 @@ def test_a_row_without_id_is_named_by_its_picture_as_a_folder_would(folder: Path
     ]
 
 
+def test_the_corpus_of_a_beir_folder_is_read_by_its_own_names(folder: Path) -> None:
+    scidocs = {"authors": ["17"], "year": 2009, "references": {}}
+    path = write_lines(
+        folder,
+        {"_id": "<dbpedia:Rose>", "title": "Rose", "text": "A flower.\n\nIt is red.", "metadata": scidocs},
+        {"_id": "2", "title": "", "text": "Without a title", "metadata": {}},
+        {"_id": "3", "title": "Only a title", "text": ""},
+        {"_id": "4", "title": "", "text": ""},
+    )
+    items, [empty] = read(path)
+    documents = [parse(item, CONFIG).document for item in items]
+    assert {one.id: [passage.text for passage in one.passages] for one in documents} == {
+        "<dbpedia:Rose>": ["Rose A flower.", "It is red."],
+        "2": ["Without a title"],
+        "3": ["Only a title"],
+    }
+    assert [dict(one.metadata) for one in documents] == [{"year": 2009}, {}, {}]
+    assert "m.jsonl:4: has neither" in empty.reason
+
+
+def test_a_candidate_pool_of_mbeir_is_read_by_its_own_names(folder: Path) -> None:
+    pool = [
+        {"did": "1:1", "txt": None, "img_path": "a.png", "modality": "image", "src_content": None},
+        {"did": "1:2", "txt": "A rose", "img_path": "", "modality": "text", "src_content": "{}"},
+        {"did": "2:1", "txt": "A rose", "img_path": "b.png", "modality": "image,text"},
+    ]
+    items, rejected = read(write_lines(folder, *pool))
+    assert not rejected
+    documents = [parse(item, CONFIG).document for item in items]
+    assert [(one.id, one.images, [passage.text for passage in one.passages]) for one in documents] == [
+        ("1:1", (str(folder / "a.png"),), []),
+        ("1:2", (), ["A rose"]),
+        ("2:1", (str(folder / "b.png"),), ["A rose"]),
+    ]
+    assert dict(documents[1].metadata) == {"modality": "text", "src_content": "{}"}
+
+
+def test_names_of_benchmarks_mean_something_else_in_a_row_of_ours(folder: Path) -> None:
+    row = {"id": "x", "text": "t", "title": "T", "txt": "u", "img_path": "v"}
+    assert dict(only_document(write_lines(folder, row)).metadata) == {
+        "title": "T",
+        "txt": "u",
+        "img_path": "v",
+    }
+
+
+def test_a_field_by_both_names_must_be_the_same(folder: Path) -> None:
+    same = {"_id": "7", "id": 7, "text": "t"}
+    items, rejected = read(
+        write_lines(
+            folder,
+            same,
+            {"_id": "8", "id": "other", "text": "t"},
+            {"did": "1:9", "txt": "t", "text": "other"},
+            {"did": "1:9", "_id": "9", "text": "t"},
+        )
+    )
+    assert [item.document_id for item in items] == ["7"]
+    assert [one.reason.partition(": ")[2].partition(",")[0] for one in rejected] == [
+        "fields '_id' and 'id' differ",
+        "fields 'txt' and 'text' differ",
+        "fields 'did' and 'id' differ",
+    ]
+
+
+def test_tables_may_have_a_benchmarks_columns(folder: Path) -> None:
+    (folder / "m.csv").write_text("_id,title,text,year\n007,1984,A novel,1949\n1.0,,t,\n")
+    documents = [parse(item, CONFIG).document for item in read(folder / "m.csv")[0]]
+    assert [(one.id, one.passages[0].text, dict(one.metadata)) for one in documents] == [
+        ("007", "1984 A novel", {"year": 1949}),
+        ("1.0", "t", {}),
+    ]
+    pq.write_table(pa.table({"did": ["1:1"], "img_path": ["a.png"]}), folder / "m.parquet")
+    assert only_document(folder / "m.parquet").images == (str(folder / "a.png"),)
+
+
 def test_moving_a_row_to_another_line_leaves_it_as_it_was(folder: Path) -> None:
     rows = [{"id": "a", "image": "a.png"}, {"id": "b", "image": "b.png"}]
     before = read(write_lines(folder, *rows))[0]
