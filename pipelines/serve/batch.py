@@ -122,7 +122,7 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
 
 def _lines(questions: Path) -> list[str]:
     try:
-        lines = [line for line in questions.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in questions.read_text("utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"--batch {questions}: {exc}") from exc
     if not lines:

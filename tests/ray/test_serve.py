@@ -155,7 +155,7 @@ def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) ->
     """Before the server is up: both would want all of this machine."""
     questions, out = index.parent / "questions.jsonl", index.parent / "answers.parquet"
     lines = [
-        {"id": "red", "query": "the red pump?"},
+        {"id": "red", "query": "the red\u2028pump?"},  # no end of a line
         {
             "query": "哪个风扇？",
             "image": "p1.png",
@@ -167,7 +167,8 @@ def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) ->
         {"query": "x", "image": "../secret.png"},
         {"query": "x", "filter": "colour == 1"},
     ]
-    questions.write_text("\n".join([*map(json.dumps, lines), "{broken"]), "utf-8")
+    written = [json.dumps(line, ensure_ascii=False) for line in lines]
+    questions.write_text("\n".join([*written, "{broken"]), "utf-8-sig")
     asked = [MMRAG, "ask", "--batch", str(questions), "--out", str(out), "--index", str(index), "--json"]
     chosen = {"generator.model": model, "generator.engine": "transformers", "generator.max_tokens": 4}
     sets = [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]

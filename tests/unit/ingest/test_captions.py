@@ -127,7 +127,8 @@ def test_a_picture_is_asked_about_once_whatever_its_name(gallery: Gallery) -> No
 
 
 @pytest.mark.parametrize(
-    "changed", [{"model": "n"}, {"prompt": "What?"}, {"max_tokens": 9}, {"max_chars": 9}]
+    "changed",
+    [{"model": "n"}, {"prompt": "What?"}, {"max_tokens": 9}, {"max_chars": 9}, {"extra_body": {"seed": 1}}],
 )
 def test_another_model_or_question_asks_again_and_is_another_fingerprint(
     gallery: Gallery, changed: dict[str, Any]
