@@ -4,9 +4,10 @@
     python benchmarks/quality.py gimp --split dev --set search.alpha_text=0.5
 
 Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
-`mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner; beside its hits are those
-without it and by ranks alone, each branch's own and, of the emoji, indexes of single scales. --most: so many
-of the questions that the generator answers, drawn by their ids' SHA-256. Prints Markdown.
+`mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner, and beside the hits stand
+each branch's own. One table of ablations: without a branch, without the aligner, by ranks and, of the emoji,
+indexes of single scales. --most: so many of the questions that the generator answers, drawn by their ids'
+SHA-256. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -20,14 +21,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.data.build import BUILDERS, build
 from benchmarks.data.judged import read_rows, write_rows
+from pipelines.evaluate.metrics import paired_bootstrap
 
 MMRAG = Path(sys.executable).with_name("mmrag")
 INGEST = dict.fromkeys(("gimp", "mixed", "plates"), ("ingest.ocr.kind=rapidocr",))
 ALIGNER = ("search.aligner.model=tiny-aligner",)
-BY_RANKS = (*ALIGNER, "search.fusion=ranks", "search.alpha_text=0.3", "search.lexical_share=0.5")
+RANKS_ALPHA = 0.3
+BY_RANKS = (
+    *ALIGNER, "search.fusion=ranks", f"search.alpha_text={RANKS_ALPHA}", "search.lexical_share=0.5",
+)  # fmt: skip
+"""Reciprocal rank fusion with the weights that suit it best."""
 SCALES = {"emoji": ("[96]", "[160]", "[224]")}
 """Indexes of fewer scales than the default's three."""
 TOLD = {
@@ -67,7 +75,7 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
     indexes = {scale: f"{index}-{scale.strip('[]')}" for scale in SCALES.get(name, ())}
     for scale, of_scale in indexes.items():
         ingested(folder, Path(of_scale), (f"encoder.scales={scale}",))
-    reports = {}
+    ablations = {}
     head("asked in", "ranking", "questions", *TOLD["retrieval"])
     for language, file in by_language(folder, split):
 
@@ -75,28 +83,33 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
             words = ("evaluate", "retrieval", "--data", data, "--index", where)
             return mmrag(*words, *sets([*more, *settings]))
 
-        reports[language] = report = asked(index, *ALIGNER)
-        groups = {"**hits**": report["overall"], "hits, no aligner": asked(index)["overall"]}
-        groups["hits by ranks, α .3"] = asked(index, *BY_RANKS)["overall"]
+        report, plain = asked(index, *ALIGNER), asked(index)
+        groups = {"**hits**": report["overall"], "hits, no aligner": plain["overall"]}
         groups |= {f"`{branch}` alone": found for branch, found in report["by_branch"].items()}
-        for scale, of_scale in indexes.items():
-            groups[f"hits at {scale} alone, no aligner"] = asked(of_scale, f"encoder.scales={scale}")[
-                "overall"
-            ]
         for ranking, group in groups.items():
-            row(
-                language,
-                ranking,
-                group["queries"],
-                *(estimate(group["metrics"][one]) for one in TOLD["retrieval"]),
-            )
+            told = (estimate(group["metrics"][one]) for one in TOLD["retrieval"])
+            row(language, ranking, group["queries"], *told)
+        by_ranks = f"by ranks, α {RANKS_ALPHA}"
+        ablations[language] = report["ablations"] | {by_ranks: paired(asked(index, *BY_RANKS), report)}
+        for scale, of_scale in indexes.items():
+            alone = asked(of_scale, f"encoder.scales={scale}")
+            ablations[language][f"at {scale} alone, against all without aligner"] = paired(alone, plain)
     print()
-    head("asked in", "without", "questions", "difference of nDCG@10 (95 %)")
-    for language, report in reports.items():
-        for branch, lost in report["without"].items():
-            found = lost["metrics"]["ndcg@10"]
+    head("asked in", "hits", "questions", "nDCG@10", "difference of nDCG@10 (95 %)")
+    for language, lost in ablations.items():
+        for name, one in lost.items():
+            found = one["metrics"]["ndcg@10"]
             interval = f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
-            row(language, f"`{branch}`", lost["queries"], interval)
+            row(language, name, one["queries"], f"{found['now']:.3f}", interval)
+
+
+def paired(now: Any, before: Any) -> Any:
+    """Two reports over the same questions, in the form of an ablation."""
+    values = [[[one["metrics"]["ndcg@10"]] for one in report["per_query"]] for report in (now, before)]
+    now_N1, before_N1 = map(np.array, values)
+    [[difference], [low], [high]] = paired_bootstrap(now_N1, before_N1)
+    found = {"now": now_N1.mean(), "difference": difference, "low": low, "high": high}
+    return {"queries": len(now_N1), "metrics": {"ndcg@10": found}}
 
 
 def answers(name: str, folder: Path, index: Path, questions: Path, settings: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.console import ShowProgress
     from pipelines.core.entailment import Entailment
     from pipelines.core.index import Index
+    from pipelines.core.retriever import Retriever
     from pipelines.evaluate.cases import Find, LoadPreview
     from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.given import Given
@@ -100,14 +101,16 @@ def evaluate_retrieval(
 ) -> None:
     """Ask the index judged queries: recall, success, nDCG, MRR and mean rank, with intervals.
 
-    Overall, by language, of each branch alone, and what is lost without it. A measure fell when it became
-    worse and the interval of the difference, by a paired bootstrap over queries, does not reach 0; of all
-    queries or of a language.
+    Overall, by language, and of each branch alone. Ablations: without each branch, and fused otherwise.
+    Of queries in words whose answer is a picture: CLIPScore, and how consistent texts and pictures are. A
+    measure fell when it became worse and the interval of the difference, by a paired bootstrap over queries,
+    does not reach 0; of all queries or of a language.
     """
     settings = effective_settings(config, assignments)
     from pipelines.console import print_retrieval
     from pipelines.core.index import Index
     from pipelines.evaluate.cases import worst_searches
+    from pipelines.evaluate.cross_modal import cross_modal
     from pipelines.evaluate.page import Page
     from pipelines.evaluate.queries import read_queries
     from pipelines.evaluate.retrieval import DEFAULT_CUTOFFS, evaluate, ranking_depth
@@ -123,7 +126,17 @@ def evaluate_retrieval(
             opened.check_spaces()
             retriever = opened.retriever(settings.search)
             asking = partial(progress, "asking")
-            report = evaluate(queries, retriever, ks, depth, settings.evaluate, asking)
+            also = cross_modal(queries, opened.visual(), opened.encoder(), settings.ingest.sources.tenant)
+            report = evaluate(
+                queries,
+                retriever,
+                ks,
+                depth,
+                settings.evaluate,
+                asking,
+                _fused_otherwise(opened, settings),
+                also,
+            )
         if not report.overall.metrics[f"mrr@{depth}"].mean:
             print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
 
@@ -137,11 +150,12 @@ def evaluate_retrieval(
                     {f"{branch} alone": group for branch, group in report.by_branch.items()},
                 ],
                 worst_searches(queries, report.per_query, depth, retriever, find, load),
-                {str(branch): found.metrics for branch, found in report.without.items()},
+                {name: found.metrics for name, found in report.ablations.items()},
                 run.system,
             )
 
-        run.conclude(report, {"data": str(data), "index": str(index)}, lambda: print_retrieval(report), page)
+        told = {"data": str(data), "index": str(index)}
+        run.conclude(report, told, lambda: print_retrieval(report), page, report.instruments)
 
 
 @app.command(
@@ -161,7 +175,7 @@ def evaluate_generation(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask judged questions: exact match, F1, ROUGE-L, citation recall and precision, refusals.
+    """Ask judged questions: exact match, F1, ROUGE-L, similarity in meaning, citations, refusals.
 
     With --set evaluate.judge.url=... and evaluate.judge.model=..., a model behind an OpenAI-compatible API
     scores accuracy, completeness and verifiability from 1 to 5; with evaluate.entailment=judge it checks
@@ -169,7 +183,9 @@ def evaluate_generation(
     """
     settings = effective_settings(config, assignments)
     from pipelines.console import print_generation, warn_of_judge
+    from pipelines.core.embedder import load_embedder
     from pipelines.evaluate.generation import evaluate
+    from pipelines.evaluate.semantic import Semantic
 
     run = Run.begin(settings, () if answers else ASKED, baseline, report_file, as_json)
     with working() as progress, ExitStack() as stack:
@@ -178,7 +194,10 @@ def evaluate_generation(
         judge, entails = _judges(settings, index, stack)
         given = _answers(questions, answers, keep, index, settings, progress)
         judging = partial(progress, "judging")
-        report = evaluate(questions, given, entails, judge, settings.evaluate, judging)
+        semantic = (
+            Semantic(load_embedder(settings.embedder)) if any(one.answers for one in questions) else None
+        )
+        report = evaluate(questions, given, entails, judge, settings.evaluate, judging, semantic)
     warn_of_judge(report)
     run.conclude(
         report,
@@ -298,6 +317,11 @@ def _previews(index: Path) -> LoadPreview:
     from pipelines.core.previews import preview_at
 
     return partial(preview_at, index / "previews")
+
+
+def _fused_otherwise(index: Index, settings: Settings) -> dict[str, Retriever]:
+    other = "ranks" if settings.search.fusion == "margins" else "margins"
+    return {f"fused by {other}": index.retriever(settings.search.model_copy(update={"fusion": other}))}
 
 
 def _parts(index: Index, tenant: str) -> Find:

@@ -218,12 +218,14 @@ def _recall_told(measured: dict[str, Any] | str) -> str:
 
 
 def print_retrieval(report: Report) -> None:
-    """Tables of all queries and each language's, of each branch alone, and of what is lost without it."""
+    """Tables of all queries and each language's, of each branch alone, and of the ablations."""
     console = Console()
     console.print(_figures({"all queries": report.overall, **report.by_language}))
     console.print(_figures({f"{branch} alone": group for branch, group in report.by_branch.items()}))
-    if report.without:
-        console.print(_differences({f"without {branch}": found for branch, found in report.without.items()}))
+    if report.ablations:
+        console.print(_differences(report.ablations))
+    for measures, model in report.instruments.items():
+        console.print(f"{measures}: by {model}", style="dim", highlight=False, markup=False)
     if report.left_out:
         console.print(f"left out, for nothing is relevant to them: {report.left_out:,} queries")
     for missing, queries in report.degraded.items():

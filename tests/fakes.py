@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.core.aligner import Asked, Candidates
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.job_metrics import JobMetric
 from pipelines.core.manifest import named
 from pipelines.core.space import Space
+from pipelines.core.stores import Vectors
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Part, part_id
 from pipelines.ingest.sources import files
@@ -254,3 +256,14 @@ def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+class Reversed:
+    """An aligner that likes best what the encoder likes least; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Vectors]:
+        self.asked += [len(shown.contents) for shown in candidates]
+        return [-(shown.vectors @ one.visual) for one, shown in zip(asked, candidates, strict=True)]

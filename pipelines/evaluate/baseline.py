@@ -18,7 +18,7 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.figures import Measured, Spoken, by_queries
 
 MAX_BASELINE_BYTES = 512 * 2**20
-LOWER_IS_BETTER = ("mean_rank",)
+LOWER_IS_BETTER = ("mean_rank", "cross_modal_gap", "in_modal_gap")
 _ROUNDING = 1e-9
 """Sums of another processor may differ in their last digits: that is no fall."""
 

@@ -4,8 +4,8 @@ Asks no index. Which measures an answer has:
 
 - `refusal_accuracy`, every one: 1 where it refuses exactly when the question has no answer. The same by kind:
   `answered@answerable`, `refused@unanswerable`;
-- `exact_match`, `token_f1`, `rouge_l`: of questions with reference answers. A refusal and a failure are
-  wrong;
+- `exact_match`, `token_f1`, `rouge_l`, `semantic_similarity`: of questions with reference answers. A refusal
+  and a failure are wrong;
 - `citation_recall`, `citation_precision`: of answers that claim something, so not of refusals and failures,
   and where something could be decided;
 - `judge_accuracy`, `judge_completeness`, `judge_verifiability`, 1 to 5: of answers that the judge scored. A
@@ -30,10 +30,11 @@ from pipelines.evaluate.given import Given
 from pipelines.evaluate.judge import ASPECTS, RUBRIC_VERSION, Scores
 from pipelines.evaluate.overlap import exact_match, rouge_l, token_f1
 from pipelines.evaluate.questions import JudgedQuestion
+from pipelines.evaluate.semantic import Semantic
 
 WORST = 10
 _WORST_BY = ("refusal_accuracy", "token_f1", "judge_accuracy", "citation_recall")
-_WORDS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
+_WORDS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
     "rouge_l": rouge_l,
@@ -98,11 +99,12 @@ def evaluate(
     judge: ScoringJudge | None,
     config: EvaluateConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    semantic: Semantic | None = None,
 ) -> Report:
-    """`answers` has one for each question's id."""
+    """`answers` has one for each question's id. Without `semantic`, that similarity is not measured."""
     per_query: list[AnswerFigures] = []
     with ThreadPoolExecutor(config.judge.concurrency if config.judge else 1) as pool:
-        measured = pool.map(lambda one: figures(one, answers[one.id], entails, judge), questions)
+        measured = pool.map(lambda one: figures(one, answers[one.id], entails, judge, semantic), questions)
         try:
             for done, found in enumerate(measured, start=1):
                 per_query.append(found)
@@ -122,13 +124,17 @@ def evaluate(
         problems=dict(judge.problems) if judge else {},
         degraded=dict(Counter(message for one in per_query for message in one.degraded)),
         worst=_worst(per_query),
-        instruments=_instruments(config),
+        instruments=_instruments(config) | ({"semantic_": semantic.instrument} if semantic else {}),
         per_query=tuple(per_query),
     )
 
 
 def figures(
-    question: JudgedQuestion, given: Given, entails: Entailment, judge: ScoringJudge | None
+    question: JudgedQuestion,
+    given: Given,
+    entails: Entailment,
+    judge: ScoringJudge | None,
+    semantic: Semantic | None = None,
 ) -> AnswerFigures:
     """One answer's."""
     failed = bool(given.error)
@@ -137,7 +143,8 @@ def figures(
     found = {"refusal_accuracy": is_right, by_kind: is_right}
     if question.answers:
         said, wrong = without_marks(given.text), failed or given.refused
-        for name, measure in _WORDS.items():
+        measures = _WORDS | ({"semantic_similarity": semantic.similarity} if semantic else {})
+        for name, measure in measures.items():
             found[name] = 0.0 if wrong else measure(said, question.answers)
     verdicts: Mapping[Verdict, int] = {}
     if not failed and not given.refused:

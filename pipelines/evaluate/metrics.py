@@ -132,8 +132,41 @@ def clip_score(images_ND: ArrayLike, texts_ND: ArrayLike) -> Floats:
     Comparable between texts under one model only. The paper's figures are of ViT-B/32 and texts that begin
     with "A photo depicts".
     """
-    images, texts = (np.asarray(vectors, dtype=np.float64) for vectors in (images_ND, texts_ND))
-    lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
-    assert (lengths > 0).all(), "a vector of length 0 has no direction"
-    score: Floats = CLIP_SCORE_WEIGHT * np.maximum((images * texts).sum(axis=1) / lengths, 0.0)
+    cosines = (_directions(images_ND) * _directions(texts_ND)).sum(axis=1)
+    score: Floats = CLIP_SCORE_WEIGHT * np.maximum(cosines, 0.0)
     return score
+
+
+def cross_modal_gap(images_ND: ArrayLike, texts_ND: ArrayLike) -> Floats:
+    """How far each of N pairs is from cross-modal consistency, (N,): 0 where pictures and texts can change
+    places (Goel et al., CyCLIP, NeurIPS 2022, arXiv 2205.14459: what its cross-modal loss brings down).
+
+        gap_j = mean over pairs k of  (cos(I_j, T_k) − cos(I_k, T_j))²
+    """
+    images, texts = _directions(images_ND), _directions(texts_ND)
+    return _mean_square(images, texts, texts, images)
+
+
+def in_modal_gap(images_ND: ArrayLike, texts_ND: ArrayLike) -> Floats:
+    """How far each of N pairs is from in-modal consistency, (N,): 0 where pictures are as like each other as
+    their texts are (its in-modal loss).
+
+        gap_j = mean over pairs k of  (cos(I_j, I_k) − cos(T_j, T_k))²
+    """
+    images, texts = _directions(images_ND), _directions(texts_ND)
+    return _mean_square(images, images, texts, texts)
+
+
+def _mean_square(a_ND: Floats, b_ND: Floats, c_ND: Floats, d_ND: Floats) -> Floats:
+    """Of a_j·b_k − c_j·d_k, over k. A block of rows at a time: N by N is more than there may be room for."""
+    rows = max(1, _BLOCK_CELLS // len(a_ND))
+    blocks = (slice(start, start + rows) for start in range(0, len(a_ND), rows))
+    return np.concatenate([((a_ND[j] @ b_ND.T - c_ND[j] @ d_ND.T) ** 2).mean(axis=1) for j in blocks])
+
+
+def _directions(vectors_ND: ArrayLike) -> Floats:
+    vectors = np.asarray(vectors_ND, dtype=np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert (lengths > 0).all(), "a vector of length 0 has no direction"
+    directions: Floats = vectors / lengths
+    return directions

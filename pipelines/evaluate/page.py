@@ -123,7 +123,7 @@ def _comparison(comparison: Comparison) -> str:
 
 def _ablation(name: str, found: Mapping[str, Change]) -> str:
     """Without marks: what is left out is expected to be missed."""
-    return f"<h2>Without {escape(name)}</h2>{_changes(found, 'with', 'without', marked=False)}"
+    return f"<h2>Hits {escape(name)}</h2>{_changes(found, 'as it is', 'ablated', marked=False)}"
 
 
 def _changes(changes: Mapping[str, Change], before: str, now: str, marked: bool = True) -> str:

@@ -2,15 +2,17 @@
 
 The hits are those of `mmrag search`, as many as its branches are asked for. A branch's own ranking is what it
 would give alone, chunks crediting their pictures as in fusion; a branch that failed found nothing, which is
-counted. What a branch is worth stands beside it: the hits without it against those with it. Judgements of
-documents count a document where its first hit stands: 50 hits can be fewer documents.
+counted. Ablations stand beside them, paired query by query with the hits: the hits without each branch, and
+what other ways to fuse make of the same runs. Judgements of documents count a document where its first hit
+stands: 50 hits can be fewer documents.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,22 +40,34 @@ class Searcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rankings:
-    """A query's rankings as grades, best first: of the hits, of each branch alone, and of the hits `without`
-    it, where others are left."""
+    """A query's rankings as grades, best first: of the hits, of each branch alone, and of each ablation: the
+    hits without a branch, where others are left, or fused in another way."""
 
     judged: JudgedQuery
     hits: tuple[float, ...]
     branches: Mapping[Branch, tuple[float, ...]]
-    without: Mapping[Branch, tuple[float, ...]]
+    ablations: Mapping[str, tuple[float, ...]]
     degraded: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """What becomes of the measures where one branch is left out: `before` is with it, `now` without."""
+    """What becomes of the measures where the system has less or another thing: `before` is as it is, `now` is
+    the ablation."""
 
     queries: int
     metrics: Mapping[str, Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Also:
+    """Measures of queries, by their ids, that need no search; `instruments` as in `Report`."""
+
+    metrics: Mapping[str, Mapping[str, float]]
+    instruments: Mapping[str, str]
+
+
+NOTHING_ELSE = Also({}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +81,16 @@ class QueryFigures:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Names are `recall@10`, and `mrr@50` where 50 is the depth of the rankings. `left_out` counts queries
-    without anything relevant, `degraded` the queries that a branch failed, by what it said."""
+    without anything relevant, `degraded` the queries that a branch failed, by what it said. `instruments`:
+    the model behind a measure, by the first letters of its name."""
 
     depth: int
     left_out: int
     overall: Group
     by_language: Mapping[str, Group]
     by_branch: Mapping[Branch, Group]
-    without: Mapping[Branch, Ablation]
+    ablations: Mapping[str, Ablation]
+    instruments: Mapping[str, str]
     degraded: Mapping[str, int]
     per_query: tuple[QueryFigures, ...]
 
@@ -99,8 +115,12 @@ def evaluate(
     depth: int,
     config: EvaluateConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    otherwise: Mapping[str, Searcher] = MappingProxyType({}),
+    also: Also = NOTHING_ELSE,
 ) -> Report:
-    """Raises UsageError for a picture that cannot be read or when nothing is relevant to any query, and
+    """`otherwise`: searchers that fuse the same runs in other ways, by the ablation's name.
+
+    Raises UsageError for a picture that cannot be read or when nothing is relevant to any query, and
     StoreUnavailable when all branches of a query fail."""
     judged = [query for query in queries if query.relevant]
     if not judged:
@@ -108,18 +128,26 @@ def evaluate(
     rankings = []
     for done, query in enumerate(judged):
         on_progress(done, len(judged))
-        rankings.append(_ask(query, searcher, depth))
+        rankings.append(_ask(query, searcher, depth, otherwise))
     on_progress(len(judged), len(judged))
-    return report(rankings, len(queries) - len(judged), cutoffs, depth, config)
+    return report(rankings, len(queries) - len(judged), cutoffs, depth, config, also)
 
 
 def report(
-    rankings: Sequence[Rankings], left_out: int, cutoffs: Sequence[int], depth: int, config: EvaluateConfig
+    rankings: Sequence[Rankings],
+    left_out: int,
+    cutoffs: Sequence[int],
+    depth: int,
+    config: EvaluateConfig,
+    also: Also = NOTHING_ELSE,
 ) -> Report:
     """The figures of rankings that are there, one at least."""
     queries = [one.judged for one in rankings]
     values = measure(queries, [one.hits for one in rankings], cutoffs, depth)
-    per_query = _query_figures(rankings, values)
+    per_query = tuple(
+        replace(one, metrics={**one.metrics, **also.metrics.get(one.id, {})})
+        for one in _query_figures(rankings, values)
+    )
     by_branch = {}
     for branch in dict.fromkeys(branch for one in rankings for branch in one.branches):
         asked = [one for one in rankings if branch in one.branches]
@@ -133,34 +161,34 @@ def report(
         overall=by_language.pop(OVERALL),
         by_language=by_language,
         by_branch=by_branch,
-        without={
-            branch: _ablation(branch, rankings, per_query, cutoffs, depth, config)
-            for branch in by_branch
-            if any(branch in one.without for one in rankings)
+        ablations={
+            name: _ablation(name, rankings, per_query, cutoffs, depth, config)
+            for name in dict.fromkeys(name for one in rankings for name in one.ablations)
         },
+        instruments=also.instruments,
         degraded=dict(Counter(message for one in rankings for message in one.degraded)),
         per_query=per_query,
     )
 
 
 def _ablation(
-    branch: Branch,
+    name: str,
     rankings: Sequence[Rankings],
     per_query: Sequence[QueryFigures],
     cutoffs: Sequence[int],
     depth: int,
     config: EvaluateConfig,
 ) -> Ablation:
-    """Over the queries that have the branch and others."""
-    rows = [row for row, one in enumerate(rankings) if branch in one.without]
+    """Over the queries that have it: those with the branch and others."""
+    rows = [row for row, one in enumerate(rankings) if name in one.ablations]
     asked = [rankings[row] for row in rows]
-    values = measure([one.judged for one in asked], [one.without[branch] for one in asked], cutoffs, depth)
-    without = _query_figures(asked, values)
-    pairs = [(now.metrics, per_query[row].metrics) for now, row in zip(without, rows, strict=True)]
+    values = measure([one.judged for one in asked], [one.ablations[name] for one in asked], cutoffs, depth)
+    ablated = _query_figures(asked, values)
+    pairs = [(now.metrics, per_query[row].metrics) for now, row in zip(ablated, rows, strict=True)]
     return Ablation(len(rows), changes(list(values), pairs, config))
 
 
-def _ask(judged: JudgedQuery, searcher: Searcher, depth: int) -> Rankings:
+def _ask(judged: JudgedQuery, searcher: Searcher, depth: int, otherwise: Mapping[str, Searcher]) -> Rankings:
     query = judged.query(depth)
     try:
         runs = searcher.run_branches(query)
@@ -171,18 +199,18 @@ def _ask(judged: JudgedQuery, searcher: Searcher, depth: int) -> Rankings:
         branch: SearchResult(()) if run.failure else searcher.fused(query, {branch: run})
         for branch, run in runs.items()
     }
-    others = {branch: _without(branch, runs) for branch in runs}
-    without = {
-        branch: searcher.fused(query, left)
-        for branch, left in others.items()
+    others = {f"without {branch}": _without(branch, runs) for branch in runs}
+    ablations = {
+        name: searcher.fused(query, left)
+        for name, left in others.items()
         if any(not run.failure for run in left.values())
-    }
+    } | {name: other.fused(query, runs) for name, other in otherwise.items() if len(runs) > 1}
     said = [result.degraded for result in (together, *alone.values())]
     return Rankings(
         judged,
         grades(together.hits, judged),
         {branch: grades(result.hits, judged) for branch, result in alone.items()},
-        {branch: grades(result.hits, judged) for branch, result in without.items()},
+        {name: grades(result.hits, judged) for name, result in ablations.items()},
         tuple(dict.fromkeys(message for messages in said for message in messages)),
     )
 

@@ -298,7 +298,12 @@ def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged
     assert body["overall"]["queries"] == 2
     assert body["left_out"] == 1
     assert list(body["overall"]["metrics"]) == [
-        *["recall@1", "recall@3", "success@1", "success@3", "ndcg@1", "ndcg@3", "mrr@50", "mean_rank@50"]
+        *["recall@1", "recall@3", "success@1", "success@3", "ndcg@1", "ndcg@3", "mrr@50", "mean_rank@50"],
+        *["clip_score", "cross_modal_gap", "in_modal_gap"],  # of the one that the encoder reads
+    ]
+    assert body["overall"]["metrics"]["clip_score"]["queries"] == 1
+    assert list(body["ablations"]) == [
+        *["without text_to_image", "without text", "without lexical", "fused by ranks"]
     ]
     assert body["overall"]["metrics"]["recall@1"] == {"mean": 1, "low": 1, "high": 1, "queries": 2}
     assert list(body["by_language"]) == ["en", "zh"]

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import Reversed
 from retriever_world import RED, World
 
-from pipelines.core.aligner import AlignerConfig, Asked, Candidates
+from pipelines.core.aligner import AlignerConfig
 from pipelines.core.errors import StoreUnavailable
-from pipelines.core.stores import Vectors
-
-
-class Reversed:
-    """An aligner that likes best what the encoder likes least; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Vectors]:
-        self.asked += [len(shown.contents) for shown in candidates]
-        return [-(shown.vectors @ one.visual) for one, shown in zip(asked, candidates, strict=True)]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def report(**figures: list[float]) -> Report:
         for n in range(count)
     )
     overall = Group(count, {name: Estimate(float(np.mean(v)), 0, 1, len(v)) for name, v in named.items()})
-    return Report(50, 0, overall, {"en": overall}, {}, {}, {}, per_query)
+    return Report(50, 0, overall, {"en": overall}, {}, {}, {}, {}, per_query)
 
 
 def saved(made: Report, tmp_path: Path) -> Path:

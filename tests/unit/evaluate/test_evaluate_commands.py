@@ -164,6 +164,8 @@ def test_a_judge_scores_the_answers_and_checks_their_citations(
     assert overall["judge_completeness"] == {"mean": 4, "low": 4, "high": 4, "queries": 3}
     assert body["per_query"][0]["metrics"]["citation_recall"] == 1
     assert body["judge"]["scored"] == 3
+    semantic = body["instruments"].pop("semantic_")
+    assert semantic.startswith("use-multilingual-v3, ")
     assert body["instruments"] == {"citation_": "m, rubric 1", "judge_": "m, rubric 1"}
     assert {key for _, key, _ in server.asked} == {"Bearer sk-secret"}
     assert sum(bool(server.pictures(n)) for n in range(len(server.asked))) == 2  # q3's, in both orders

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from judged_questions import answer, question
 
 from pipelines.core.entailment import Lexical, NoVerdict, Piece
 from pipelines.core.errors import UsageError
+from pipelines.core.space import Space
+from pipelines.core.stores import Vectors
 from pipelines.evaluate import grounding
 from pipelines.evaluate.baseline import Baseline, compare
 from pipelines.evaluate.boxes import OnPicture
@@ -18,6 +21,7 @@ from pipelines.evaluate.generation import Report, evaluate, figures
 from pipelines.evaluate.given import Given
 from pipelines.evaluate.judge import Scores
 from pipelines.evaluate.questions import JudgedQuestion
+from pipelines.evaluate.semantic import Semantic
 
 CONFIG = EvaluateConfig(resamples=200)
 JUDGED = EvaluateConfig(resamples=200, judge=JudgeConfig(url="http://judge", model="m"))
@@ -213,3 +217,46 @@ def test_boxes_of_answers() -> None:
 def test_questions_without_boxes_are_nothing_to_measure() -> None:
     with pytest.raises(UsageError, match="nothing to measure"):
         grounding.evaluate([question()], {"q1": Given("x")}, CONFIG)
+
+
+# Meaning.
+
+
+class Compass:
+    """Turns "north", "east" and "north-east" into their directions."""
+
+    space = Space(model="compass", revision="1", dim=2)
+    floor = -1.0
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        directions = {"north": (0, 1), "east": (1, 0), "south": (0, -1), "north-east": (0.5**0.5, 0.5**0.5)}
+        return np.array([directions[text] for text in texts], dtype=np.float32)
+
+    embed_queries = embed_passages
+
+
+@pytest.mark.parametrize(
+    ("said", "references", "similarity"),
+    [
+        ("north", ["east", "north"], 1.0),
+        ("north-east", ["south", "east"], 0.5**0.5),
+        ("north", ["south"], 0.0),
+        ("north", ["east"], 0.0),
+        (" ", ["north"], 0.0),
+    ],
+)
+def test_similarity_is_the_cosine_with_the_nearest_reference(
+    said: str, references: Sequence[str], similarity: float
+) -> None:
+    assert Semantic(Compass()).similarity(said, references) == pytest.approx(similarity)
+
+
+def test_similarity_is_of_answers_with_references_and_a_refusal_has_none_of_it() -> None:
+    asked = [
+        question(answers=("north",)), question("q2", answers=("east",)), question("q3", **UNANSWERABLE)
+    ]  # fmt: skip
+    answers = {"q1": answer("north [1]", "north"), "q2": REFUSAL, "q3": answer("south", "x")}
+    found = evaluate(asked, answers, WORDS, None, CONFIG, semantic=Semantic(Compass()))
+    measured = found.groups["overall"].metrics["semantic_similarity"]
+    assert (measured.mean, measured.queries) == (pytest.approx(0.5), 2)
+    assert found.instruments["semantic_"] == "compass, 1"

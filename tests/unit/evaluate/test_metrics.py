@@ -189,3 +189,30 @@ def test_clip_score_is_the_cosine_above_0_times_two_and_a_half() -> None:
     pictures = [[2, 0], [2, 0], [2, 0], [2, 0]]
     texts = [[3, 0], [0, 1], [-1, 0], [1, np.sqrt(3)]]  # 0°, 90°, 180°, 60°
     np.testing.assert_allclose(metrics.clip_score(pictures, texts), [2.5, 0, 0, 1.25])
+
+
+# Consistency of pictures and texts.
+
+
+def test_pictures_and_texts_that_can_change_places_are_consistent() -> None:
+    vectors = np.random.default_rng(0).normal(size=(5, 4))
+    turned = vectors @ np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0]
+    np.testing.assert_allclose(metrics.cross_modal_gap(vectors, 3 * vectors), 0, atol=1e-15)
+    np.testing.assert_allclose(metrics.in_modal_gap(vectors, turned), 0, atol=1e-15)
+    assert (metrics.cross_modal_gap(vectors, turned) > 0).all()
+
+
+def test_gaps_by_hand() -> None:
+    """cos(I1, T2) = 1 against cos(I2, T1) = 0; cos(I1, I2) = 0 against cos(T1, T2) = 1."""
+    pictures, texts = [[1, 0], [0, 2]], [[1, 0], [5, 0]]
+    np.testing.assert_allclose(metrics.cross_modal_gap(pictures, texts), [0.5, 0.5])
+    np.testing.assert_allclose(metrics.in_modal_gap(pictures, texts), [0.5, 0.5])
+
+
+def test_gaps_are_the_same_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, texts = np.random.default_rng(2).normal(size=(2, 7, 3))
+    whole = metrics.cross_modal_gap(pictures, texts), metrics.in_modal_gap(pictures, texts)
+    monkeypatch.setattr(metrics, "_BLOCK_CELLS", 14)
+    np.testing.assert_allclose(
+        (metrics.cross_modal_gap(pictures, texts), metrics.in_modal_gap(pictures, texts)), whole
+    )

@@ -182,9 +182,9 @@ def test_a_place_that_cannot_be_written_is_told_first(tmp_path: Path, place: str
 
 def test_what_was_left_out_stands_with_what_it_cost(tmp_path: Path) -> None:
     lost = Change(4, 0.75, 0.5, -0.25, -0.375, -0.125, True)
-    write_page(tmp_path / "r.html", Page("Retrieval", {}, [], (), {"<text>": {"ndcg@10": lost}}))
+    write_page(tmp_path / "r.html", Page("Retrieval", {}, [], (), {"without <text>": {"ndcg@10": lost}}))
     text = (tmp_path / "r.html").read_text("utf-8")
-    assert "<h2>Without &lt;text&gt;</h2>" in text
-    assert "<th>with</th><th>without</th>" in text
+    assert "<h2>Hits without &lt;text&gt;</h2>" in text
+    assert "<th>as it is</th><th>ablated</th>" in text
     assert "-0.250 [-0.375, -0.125]" in text
     assert "fell" not in text  # as it should

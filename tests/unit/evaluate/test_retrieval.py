@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import COLOURS, DownStore, chunk_part, image_part, memory_index, picture
+from fakes import COLOURS, DownStore, Reversed, chunk_part, image_part, memory_index, picture
 
 from pipelines.core.errors import StoreUnavailable, UsageError
 from pipelines.core.index import Index
 from pipelines.core.retriever import Query, Retriever, SearchConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.queries import JudgedQuery
-from pipelines.evaluate.retrieval import Report, evaluate, grades, measure, ranking_depth
+from pipelines.evaluate.retrieval import Also, Report, evaluate, grades, measure, ranking_depth
 
 CONFIG = EvaluateConfig(resamples=200)
 DEPTH = 50
@@ -100,21 +100,54 @@ def test_a_branch_is_measured_on_the_queries_that_it_has(index: Index) -> None:
 def test_what_a_branch_is_worth_is_measured_by_leaving_it_out(index: Index) -> None:
     query = judged("red", "paint")
     report = measured(index, query, judged(None, "rose", picture=picture("red")))
-    assert {branch: found.queries for branch, found in report.without.items()} == {
-        "text_to_image": 1,
-        "text": 1,
-        "lexical": 1,
+    assert {name: found.queries for name, found in report.ablations.items()} == {
+        "without text_to_image": 1,
+        "without text": 1,
+        "without lexical": 1,
     }  # the picture alone has one branch: nothing is left without it
     retriever = index.retriever(SearchConfig())
     runs = retriever.run_branches(query.query(DEPTH))
-    for branch, found in report.without.items():
-        left = {other: run for other, run in runs.items() if other != branch}
+    for name, found in report.ablations.items():
+        left = {other: run for other, run in runs.items() if name != f"without {other}"}
         hits = retriever.fused(query.query(DEPTH), left).hits
         rank = list(dict.fromkeys(hit.document_id for hit in hits)).index("paint") + 1
         assert found.metrics["mrr@50"].now == 1 / rank
         assert found.metrics["mrr@50"].before == report.per_query[0].metrics["mrr@50"]
         change = found.metrics["mrr@50"]
         assert change.difference == pytest.approx(change.now - change.before)
+
+
+def test_the_same_runs_are_fused_in_another_way(index: Index) -> None:
+    query, by_ranks = judged("red rose", "paint"), index.retriever(SearchConfig(fusion="ranks"))
+    only_picture = judged(None, "rose", picture=picture("red"))
+    searcher, otherwise = index.retriever(SearchConfig()), {"fused by ranks": by_ranks}
+    report = evaluate([query, only_picture], searcher, (1,), DEPTH, CONFIG, otherwise=otherwise)
+    found = report.ablations["fused by ranks"]
+    hits = by_ranks.search(query.query(DEPTH)).hits
+    rank = list(dict.fromkeys(hit.document_id for hit in hits)).index("paint") + 1
+    assert (found.queries, found.metrics["mrr@50"].now) == (1, 1 / rank)
+
+
+def test_the_aligner_is_left_out_alone_and_with_the_pictures_that_it_reorders(index: Index) -> None:
+    """It puts the leaf before the rose."""
+    query, retriever = judged("red", "rose#img-0"), index.retriever(SearchConfig(), aligner=Reversed())
+    report = evaluate([query], retriever, (1,), DEPTH, CONFIG)
+    assert report.by_branch["text_to_image"].metrics["success@1"].mean == 1
+    assert report.by_branch["aligner"].metrics["success@1"].mean == 0
+    plain = measured(index, query)
+    ranks = {name: found.metrics["mrr@50"].now for name, found in report.ablations.items()}
+    assert ranks["without aligner"] == plain.overall.metrics["mrr@50"].mean
+    assert ranks["without text_to_image"] == plain.ablations["without text_to_image"].metrics["mrr@50"].now
+
+
+def test_measures_that_need_no_search_stand_beside_the_others(index: Index) -> None:
+    query, other = judged("red", "rose"), judged("green", "leaf")
+    also = Also({query.id: {"clip_score": 0.7}}, {"clip_score": "a model"})
+    report = evaluate([query, other], index.retriever(SearchConfig()), (1,), DEPTH, CONFIG, also=also)
+    assert report.overall.metrics["clip_score"].mean == 0.7
+    assert report.overall.metrics["clip_score"].queries == 1
+    assert report.instruments == {"clip_score": "a model"}
+    assert all("clip_score" not in found.metrics for found in report.ablations.values())
 
 
 def test_languages_are_measured_apart(index: Index) -> None:
