@@ -8,7 +8,7 @@ A manifest may also be the corpus of a public benchmark (`own_names`):
 
 - BEIR's (github.com/beir-cellar/beir): `{"_id", "title", "text", "metadata"?}`. The title stands before the
   text, as BEIR's own models are given it; lists and objects in its `metadata` are left out;
-- M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path", "modality", "src_content"}`.
+- M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path"}`; the rest is metadata.
 """
 
 from __future__ import annotations
