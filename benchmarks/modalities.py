@@ -1,4 +1,4 @@
-"""What do captions, OCR and pictures add? The same questions to three systems that differ in settings alone.
+"""What do captions, OCR and pictures add? The same questions to four systems.
 
     python benchmarks/modalities.py [--questions 12] [--seed 0] [--price-per-hour 1.0] [--keep DIR]
 

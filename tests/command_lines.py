@@ -21,7 +21,7 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*=")
 
 def commands(script: str) -> Iterator[list[str]]:
     """The simple commands of a script, without what they read and where they write."""
-    script = re.sub(r"<<'EOF'\n.*?\nEOF\n", "\n", script, flags=re.DOTALL)
+    script = re.sub(r"<<('?)EOF\1\n.*?\nEOF\n", "\n", script, flags=re.DOTALL)
     for line in script.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
         lexer.whitespace_split = True

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from examples import page
 from examples.maths import data
 from pipelines import Hit, KnowledgeBase, UsageError, load_settings
@@ -48,11 +50,14 @@ def opened(work: Path, assignments: list[str] | None = None) -> KnowledgeBase:
 
 
 def answer(kb: KnowledgeBase, picture: bytes | None) -> page.Reply:
-    """Raises UsageError without a picture, and BadImage."""
+    """Raises UsageError without a picture and where the index is empty, and BadImage."""
     if picture is None:
         raise UsageError("there is no picture: give a photograph of the problem")
     text = " ".join(line.text for line in kb.read(picture))
-    first, *others = kb.search(text or None, picture, mode="visually_similar", k=MOST).hits
+    hits = kb.search(text or None, picture, mode="visually_similar", k=MOST).hits
+    if not hits:
+        raise UsageError("there is no problem to compare with: the index is empty; ingest some first")
+    first, *others = hits
     zh = page.is_chinese(text)
     words = {name: pair[zh] for name, pair in _WORDS.items()}
     found = page.Block(
@@ -85,17 +90,20 @@ def _source(kb: KnowledgeBase, hit: Hit, *, cited: bool) -> page.Source:
     return replace(page.source(kb, hit, text, cited=cited), id=hit.document_id)
 
 
+def api(kb: KnowledgeBase) -> FastAPI:
+    def asked(fields: Mapping[str, str], picture: bytes | None) -> page.Reply:
+        return answer(kb, picture)
+
+    return page.app(Path(__file__).with_name("page.html"), asked)
+
+
 def main() -> None:
     parser = page.options(__doc__ or "")
     parser.add_argument("picture", nargs="?", type=Path, help="a photograph of the problem")
     args = parser.parse_args()
     with opened(args.work, args.set) as kb:
         if args.serve:
-
-            def asked(fields: Mapping[str, str], picture: bytes | None) -> page.Reply:
-                return answer(kb, picture)
-
-            page.serve(page.app(Path(__file__).with_name("page.html"), asked), args.port)
+            page.serve(api(kb), args.port)
         else:
             page.tell(answer(kb, args.picture.read_bytes() if args.picture else None), args.pictures)
 

@@ -18,9 +18,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-import pipelines
-
-_FONT = Path(pipelines.__file__).parent / "demo" / "fonts" / "NotoSansSC-subset.otf"
+_FONT = Path(__file__).parents[1] / "fonts" / "NotoSansSC-subset.otf"
 _SIZE = (640, 440)
 _TRIPLES = ((3, 4, 5), (6, 8, 10), (5, 12, 13), (8, 15, 17), (9, 12, 15), (7, 24, 25))
 _QUESTIONS = {

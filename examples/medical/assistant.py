@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from examples import page
 from examples.medical import data
 from pipelines import KnowledgeBase, UsageError, load_settings
@@ -83,6 +85,14 @@ def answer(
     return page.Reply(tuple(blocks), NOTICE)
 
 
+def api(kb: KnowledgeBase, least: float = LEAST) -> FastAPI:
+    def asked(fields: Mapping[str, str], picture: bytes | None) -> page.Reply:
+        chinese = fields.get("language") == "zh"
+        return answer(kb, picture, fields.get("question", ""), chinese=chinese, least=least)
+
+    return page.app(Path(__file__).with_name("page.html"), asked)
+
+
 def main() -> None:
     parser = page.options(__doc__ or "")
     parser.add_argument("picture", nargs="?", type=Path)
@@ -92,12 +102,7 @@ def main() -> None:
     args = parser.parse_args()
     with opened(args.work, args.set) as kb:
         if args.serve:
-
-            def asked(fields: Mapping[str, str], picture: bytes | None) -> page.Reply:
-                chinese = fields.get("language") == "zh"
-                return answer(kb, picture, fields.get("question", ""), chinese=chinese, least=args.least)
-
-            page.serve(page.app(Path(__file__).with_name("page.html"), asked), args.port)
+            page.serve(api(kb, args.least), args.port)
         else:
             picture = args.picture.read_bytes() if args.picture else None
             chinese = args.language == "zh"

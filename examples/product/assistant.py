@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fastapi import FastAPI
+
 from examples import page
 from examples.product import data
 from pipelines import KnowledgeBase, UsageError, load_settings
 
+MOST = 20
+"""So many products an error names."""
 TITLES = {"sheet": ("The drawn sheet says", "图纸上写的"), "text": ("The text says", "文字资料写的")}
 TOLD_APART = (
     "The sheet and the text were asked apart: compare the two.",
@@ -43,8 +47,20 @@ def answer(kb: KnowledgeBase, question: str, product_id: str) -> page.Reply:
         if said.hits:
             blocks.append(page.block_of(kb, titles[chinese], said))
     if not blocks:
-        raise UsageError(f"there is no product {product_id!r}: see --list for those that there are")
+        raise UsageError(f"there is no product {product_id[:60]!r}: there are {_known()}")
     return page.Reply(tuple(blocks), TOLD_APART[chinese])
+
+
+def _known() -> str:
+    ids = [product.id for product in data.products()]
+    return ", ".join(ids[:MOST]) + (" …" if len(ids) > MOST else "")
+
+
+def api(kb: KnowledgeBase) -> FastAPI:
+    def asked(fields: Mapping[str, str], picture: bytes | None) -> page.Reply:
+        return answer(kb, fields.get("question", ""), fields.get("product_id", ""))
+
+    return page.app(Path(__file__).with_name("page.html"), asked)
 
 
 def main() -> None:
@@ -59,11 +75,7 @@ def main() -> None:
         return
     with opened(args.work, args.set) as kb:
         if args.serve:
-
-            def asked(fields: Mapping[str, str], picture: bytes | None) -> page.Reply:
-                return answer(kb, fields.get("question", ""), fields.get("product_id", ""))
-
-            page.serve(page.app(Path(__file__).with_name("page.html"), asked), args.port)
+            page.serve(api(kb), args.port)
         else:
             page.tell(answer(kb, args.question, args.product), args.pictures)
 

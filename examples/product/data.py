@@ -16,9 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-import pipelines
-
-_FONT = Path(pipelines.__file__).parent / "demo" / "fonts" / "NotoSansSC-subset.otf"
+_FONT = Path(__file__).parents[1] / "fonts" / "NotoSansSC-subset.otf"
 _KINDS = (("fan", "风扇"), ("pump", "水泵"), ("motor", "电机"))
 _FIELDS = (
     ("voltage", "电压", "V", 100, 700),

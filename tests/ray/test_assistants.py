@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import random
 import re
@@ -14,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+import pipelines
 from examples import page
 from examples.maths import assistant as maths
 from examples.maths import data as problems
@@ -22,7 +24,7 @@ from examples.medical import data as phantoms
 from examples.medical.measure import jpeg, unrelated
 from examples.product import assistant as product
 from examples.product import data as products
-from pipelines import KnowledgeBase, UsageError
+from pipelines import KnowledgeBase, Line, SearchResult, UsageError
 from pipelines.core.grounding import iou
 from pipelines.core.ray_runtime import ray_runtime
 
@@ -193,10 +195,50 @@ def test_it_answers_in_chinese(cases: KnowledgeBase) -> None:
 
 
 def client(kb: KnowledgeBase) -> TestClient:
-    def asked(fields: dict[str, str], picture: bytes | None) -> page.Reply:
-        return medical.answer(kb, picture)
+    return TestClient(medical.api(kb), base_url=_LOCAL)
 
-    return TestClient(page.app(EXAMPLES / "medical" / "page.html", asked), base_url=_LOCAL)
+
+def test_the_products_page_asks_its_own_example_and_names_the_products(machines: KnowledgeBase) -> None:
+    http = TestClient(product.api(machines), base_url=_LOCAL)
+    html = http.get("/").text
+    assert "@" not in html
+    product_id, question = re.findall(r'placeholder="([^"]*)"', html)
+    [made] = [one for one in products.products() if one.id == product_id]
+    assert question in [made.question(value) for value in made.values]
+    reply = http.post("/ask", params={"product_id": product_id, "question": question}).json()
+    assert [block["title"] for block in reply["blocks"]] == [titles[0] for titles in product.TITLES.values()]
+    wrong = http.post("/ask", params={"product_id": "x" * 5000, "question": question})
+    assert wrong.status_code == 400
+    assert len(wrong.json()["error"]) < 300
+    assert all(one.id in wrong.json()["error"] for one in products.products())
+
+
+def test_the_maths_page_answers_a_photograph(exercises: KnowledgeBase) -> None:
+    http = TestClient(maths.api(exercises), base_url=_LOCAL)
+    assert "@" not in http.get("/").text
+    problem = problems.problems()[0]
+    photograph = jpeg(problems.photographed(problem.draw(), random.Random(100)))
+    reply = http.post("/ask", content=photograph).json()
+    assert reply["blocks"][1]["steps"] == list(problem.steps)
+    assert reply["blocks"][1]["sources"][0]["picture"].startswith("data:image/jpeg;base64,")
+    nothing = http.post("/ask")
+    assert (nothing.status_code, nothing.json()["error"].partition(":")[0]) == (400, "there is no picture")
+
+
+def test_without_a_problem_to_compare_with_it_says_so(tmp_path: Path) -> None:
+    class Emptied(KnowledgeBase):
+        """Whose problems were all deleted."""
+
+        def read(self, image: object) -> tuple[Line, ...]:
+            return ()
+
+        def search(self, *words: object, **fields: object) -> SearchResult:
+            return SearchResult(())
+
+    http = TestClient(maths.api(Emptied(tmp_path)), base_url=_LOCAL)
+    answer = http.post("/ask", content=jpeg(Image.new("RGB", (40, 40))))
+    assert answer.status_code == 400
+    assert "the index is empty" in answer.json()["error"]
 
 
 def test_the_page_answers_over_http(cases: KnowledgeBase) -> None:
@@ -233,12 +275,24 @@ def test_the_page_answers_to_this_machines_names_alone(cases: KnowledgeBase) -> 
     assert client(cases).get("/", headers={"host": "elsewhere.example"}).status_code == 400
 
 
+def names_of_pipelines(tree: ast.AST) -> set[str]:
+    """What a module takes of the package: the public names, and others with their module's name."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipelines":
+            above = "" if node.module == "pipelines" else f"{node.module}."
+            found |= {above + alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "pipelines"}
+    return found
+
+
 @pytest.mark.parametrize("name", ["product", "maths", "medical"])
 def test_each_is_small_and_explains_itself(name: str) -> None:
     source = (EXAMPLES / name / "assistant.py").read_text("utf-8")
     assert len(source.splitlines()) <= 150
-    imported = set(re.findall(r"^(?:from|import) (\S+)", source, re.MULTILINE))
-    assert not {module for module in imported if module.startswith("pipelines.")}
+    for file in (EXAMPLES / name).glob("*.py"):
+        assert names_of_pipelines(ast.parse(file.read_text("utf-8"))) <= set(pipelines.__all__), file
     html = (EXAMPLES / name / "page.html").read_text("utf-8")
     assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", html)
     command = [sys.executable, "-m", f"examples.{name}.assistant", "--help"]

@@ -8,7 +8,11 @@ A manifest may also be the corpus of a public benchmark (`own_names`):
 
 - BEIR's (github.com/beir-cellar/beir): `{"_id", "title", "text", "metadata"?}`. The title stands before the
   text, as BEIR's own models are given it; lists and objects in its `metadata` are left out;
+<<<<<<< HEAD
 - M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path", "modality", ...}`.
+=======
+- M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path"}`; the rest is metadata.
+>>>>>>> s20-formats
 """
 
 from __future__ import annotations
