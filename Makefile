@@ -76,11 +76,17 @@ bench: install ## every benchmark in benchmarks/, one after the other
 quality: install ## every figure of quality in README, docs and model cards, in some hours; into build/
 	$(BIN)/python benchmarks/joint_encoder.py --out build/encoder
 	$(BIN)/python benchmarks/aligner.py --out build/aligner
+	$(BIN)/mmrag train aligner --data build/aligner/pairs.jsonl --out build/aligner/mlp --set train.aligner.kind=mlp
+	$(BIN)/mmrag train aligner --data build/aligner/pairs.jsonl --out build/aligner/qformer --set train.aligner.kind=qformer
+	$(BIN)/python benchmarks/aligner.py --out build/aligner --aligner build/aligner/mlp --aligner build/aligner/qformer
 	$(BIN)/python benchmarks/quality.py --work build/judged
 	$(BIN)/python benchmarks/modalities.py
 	$(BIN)/python examples/gimp_manual.py build/manual --check
-	$(BIN)/python -m benchmarks.tiny_llava.make --out build/tiny-llava
+	$(BIN)/python -m benchmarks.tiny_llava.make --out build/tiny-llava --held-out 200
 	$(BIN)/python -m benchmarks.tiny_llava.evaluate --model pipelines/models/tiny_llava --data build/tiny-llava --most 200
+	$(BIN)/python examples/fine_tune.py build/fine-tune
+	$(BIN)/python -m examples.medical.measure build/medical 1
+	$(BIN)/python -m examples.medical.measure build/medical 2
 
 docs: install ## the documentation site into site/; a warning fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -152,6 +152,11 @@ def well_placed(answered: Answered) -> bool:
     return place == right and iou(box, expected[0].boxes[0]) >= BOX_IOU
 
 
+def has_chinese_is(answered: Answered) -> bool:
+    """Whether 是 stands in an English sentence, for "is"."""
+    return "是" in answered.text
+
+
 def rows_read(answered: Answered) -> float:
     """Of the expected description's pieces, the share that the answer holds."""
     pieces = (
@@ -172,7 +177,8 @@ def measures(task: str) -> dict[str, Callable[[Answered], float]]:
         return {"refused": refused}
     if task.startswith("evidence"):
         boxes = {} if "-text-" in task else {f"IoU >= {BOX_IOU}": well_placed}
-        return {"exact, cited": said} | boxes | {"refused": refused}
+        slips = {"是 for is": has_chinese_is} if task.endswith("-en") else {}
+        return {"exact, cited": said} | boxes | {"refused": refused} | slips
     return {"exact": exact}
 
 

@@ -183,6 +183,28 @@ def test_a_wrong_command_would_be_found(wrong: str) -> None:
         [check(words) for words in commands(wrong)]
 
 
+FIGURES = [
+    README,
+    *sorted((ROOT / "pipelines/models").glob("*/README.md")),
+    *(ROOT / f"benchmarks/{name}.md" for name in ("aligner", "joint_encoder", "modalities", "quality")),
+]
+NO_QUALITY = re.compile(r"benchmarks\.data\.|benchmarks/ingest\.py|-")  # data, speed, `python -c`
+
+
+@pytest.mark.parametrize("page", FIGURES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_quality_runs_what_a_page_has_its_figures_of_quality_from(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    recipe = re.search(r"^quality:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert recipe
+    text = page.read_text("utf-8")
+    programs = [
+        name for name in re.findall(r"python (?:-m )?([a-z_./-]+)", text) if not NO_QUALITY.match(name)
+    ]
+    kinds = re.findall(r"--set (train\.aligner\.kind=\w+)", text)
+    assert {*programs, *kinds} <= set(recipe[1].split())
+    assert programs or page.parent.name != "benchmarks"
+
+
 # The two READMEs.
 
 
