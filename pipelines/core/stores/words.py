@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any, Final
 
 import jieba
-import tantivy
 
 _HAN: Final = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _RUN: Final = re.compile(f"(?P<han>[{_HAN}]+)|[^\\W_{_HAN}]+")
@@ -54,6 +53,8 @@ def query_words(text: str) -> list[str]:
 
 def stemmer() -> Any:
     """An analyzer of words that are cut and in lower case: English ones become their stem, holes -> hole."""
+    import tantivy  # late: who only knows of searches does without its library
+
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
         .filter(tantivy.Filter.remove_long(_LONGEST_WORD))
