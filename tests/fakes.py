@@ -101,16 +101,16 @@ class DownStore:
     fetch = upsert = delete_documents = delete = count = commit = flush = search
 
 
-def take_away(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """From now on opening files of this name times out, and nobody waits for them."""
-    original = os.open
+def take_away(monkeypatch: pytest.MonkeyPatch, name: str, call: str = "open") -> None:
+    """From now on opening files of this name (or `call` stat) times out, and nobody waits for them."""
+    original = getattr(os, call)
 
-    def failing(path: Any, *args: Any, **how: Any) -> int:
+    def failing(path: Any, *args: Any, **how: Any) -> Any:
         if str(path).endswith(name):
             raise OSError(errno.ETIMEDOUT, "Connection timed out")
         return original(path, *args, **how)
 
-    monkeypatch.setattr(files.os, "open", failing)
+    monkeypatch.setattr(files.os, call, failing)
     monkeypatch.setattr(files.time, "sleep", lambda _: None)
 
 

@@ -246,6 +246,8 @@ def _with_values(rows: pa.Table, values: Mapping[str, str]) -> pa.Table:
 
 def _noted(rows: pa.Table, seen: Mapping[str, tuple[str, str]]) -> pa.Table:
     """The rows with the (scope, stamp) that documents were seen with."""
+    if not seen:
+        return rows
     for n, name in enumerate(("scope", "stamp")):
         known = zip(rows["document_key"].to_pylist(), rows[name].to_pylist(), strict=True)
         values = pa.array([seen[key][n] if key in seen else value for key, value in known], pa.string())

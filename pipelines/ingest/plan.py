@@ -156,7 +156,7 @@ class _Missing:
 
     scopes: frozenset[str] | None
     refused_ids: frozenset[str]
-    refused_places: frozenset[str]  # a folder among them, which cannot be listed, hides what is in it
+    refused_places: frozenset[str]  # a folder among them hides what is in it, a side-car its picture
     unclear: frozenset[str]
 
     @classmethod
@@ -186,13 +186,13 @@ class _Missing:
         return (
             row["document_id"] in self.refused_ids
             or row["scope"] in self.unclear
-            or any(folder in self.refused_places for file in row["inputs"] or () for folder in _folders(file))
+            or any(place in self.refused_places for file in row["inputs"] or () for place in _places(file))
         )
 
 
-def _folders(address: str) -> Iterable[str]:
-    """Every folder that the address is in, from the outermost."""
-    return accumulate(address.split("/")[:-1], "{}/{}".format)
+def _places(address: str) -> Iterable[str]:
+    """Every folder that the address is in, from the outermost, and the address."""
+    return accumulate(address.split("/"), "{}/{}".format)
 
 
 @dataclass(frozen=True, slots=True)

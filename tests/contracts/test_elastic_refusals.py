@@ -61,7 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
         keys = [line["index"]["_id"] for line in map(json.loads, body.splitlines()[::2])]
         statuses = self.server.statuses.pop(0) if self.server.statuses else [201] * len(keys)
         items = [
-            {"index": {"_id": key, "status": status} | ({"error": {"type": "x"}} if status > 299 else {})}
+            {
+                "index": {"_id": key, "status": status}
+                | ({"error": {"type": TYPES[status]}} if status > 299 else {})
+            }
             for key, status in zip(keys, statuses, strict=True)
         ]
         self._answer({"took": 1, "errors": any(status > 299 for status in statuses), "items": items})
@@ -78,6 +81,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+TYPES = {
+    **{400: "document_parsing_exception", 403: "cluster_block_exception"},
+    **dict.fromkeys((429, 503), "es_rejected_execution_exception"),
+}
 
 
 @pytest.fixture
@@ -112,10 +121,10 @@ def test_a_server_that_stays_busy_is_unavailable_which_the_job_waits_out(server:
 def test_a_part_that_is_refused_for_good_is_named_and_not_sent_again(server: Answers) -> None:
     server.statuses = [[400, 429, 201], [201]]
     parts = [part("a"), part("b"), part("c")]
-    refused = pytest.raises(PartsRefused, match=r"1 parts were refused.*x")
+    refused = pytest.raises(PartsRefused, match=r"1 parts were refused.*parsing")
     with opened(server, max_retries=1) as store, refused as caught:
         store.upsert(parts)
-    assert caught.value.reasons == {parts[0].key: "{'type': 'x'}"}
+    assert caught.value.reasons == {parts[0].key: "{'type': 'document_parsing_exception'}"}
     assert len(server.sent) == 2
     assert server.sent[1] < server.sent[0]  # the busy one of three
 
@@ -126,8 +135,14 @@ def test_while_others_find_no_room_a_refused_part_is_not_told(server: Answers) -
         store.upsert([part("a"), part("b"), part("c")])
 
 
-def test_what_is_wrong_with_the_index_is_no_fault_of_a_part(server: Answers) -> None:
-    server.statuses = [[400, 403, 201]]
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, "cluster_block_exception"), (400, "index_closed_exception")]
+)
+def test_what_is_wrong_with_the_index_is_no_fault_of_a_part(
+    server: Answers, monkeypatch: pytest.MonkeyPatch, status: int, kind: str
+) -> None:
+    monkeypatch.setitem(TYPES, status, kind)
+    server.statuses = [[201, status, 201]]
     with opened(server) as store, pytest.raises(StoreError, match="1 parts were refused") as caught:
         store.upsert([part("a"), part("b"), part("c")])
     assert not isinstance(caught.value, PartsRefused | StoreUnavailable)

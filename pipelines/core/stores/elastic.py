@@ -31,7 +31,7 @@ except ImportError as exc:
 MAX_K: Final = 10_000  # index.max_result_window
 _MAX_TERMS: Final = 65_536  # index.max_terms_count, of one `terms` query
 _TRANSIENT: Final = (429, 502, 503, 504)
-_BAD_PART: Final = 400  # of an item: a field that cannot be parsed or indexed; other errors are the index's
+_BAD_PART: Final = ("document_parsing_exception", "mapper_parsing_exception")  # others are the index's
 _BULK_ACTIONS: Final = 500
 _BULK_BYTES: Final = 10 << 20
 _KEYS_A_REQUEST: Final = 1_000
@@ -248,7 +248,7 @@ class ElasticStore:
                 if outcome["status"] in _TRANSIENT:
                     busy += 1
                 else:
-                    errors = refused if outcome["status"] == _BAD_PART else failed
+                    errors = refused if _is_of_the_part(outcome.get("error")) else failed
                     errors[outcome["_id"]] = _reason(outcome.get("error"))
         if failed:
             raise StoreError(f"{self._config.url}: {_shown(failed)}")
@@ -256,6 +256,12 @@ class ElasticStore:
             raise StoreUnavailable(f"{self._config.url}: too busy to write {busy} parts")
         if refused:
             raise PartsRefused(f"{self._config.url}: {_shown(refused)}", refused)
+
+
+def _is_of_the_part(error: Any) -> bool:
+    """Whether an item's error is of what is in it: a field that cannot be parsed or indexed."""
+    kind = error.get("type") if isinstance(error, Mapping) else None
+    return kind in _BAD_PART or "immense term" in _reason(error)
 
 
 def _shown(reasons: Mapping[str, str]) -> str:

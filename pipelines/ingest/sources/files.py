@@ -217,8 +217,8 @@ def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
 @contextmanager
 def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]:
     """As `opened`, for any address that pyarrow's file systems read."""
-    filesystem, path = open_filesystem(address)
     try:
+        filesystem, path = open_filesystem(address)
         info = filesystem.get_file_info(path)
         if info.type is not arrow_fs.FileType.File:
             raise BadPart(f"{address}: is a folder or does not exist")
@@ -227,6 +227,8 @@ def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]
         if info.size == 0:
             raise BadPart(f"{address}: is empty (0 bytes)")
         stream = filesystem.open_input_file(path)
+    except SourceError as exc:
+        raise BadPart(str(exc)) from exc
     except _UNREADABLE as exc:
         raise BadPart(f"{address}: {_why(exc)}") from exc
     # pyarrow's own stream has no readline.

@@ -188,6 +188,8 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
             used.append(side_car)
         except BadPart as exc:
             yield Rejected(row.id or identity, f"{place.directory.address}/{side_car}", "list", str(exc))
+            if files.passes(exc):  # whose document this is, nobody can tell now
+                return
     yield Item(
         "picture",
         row.id or identity,

@@ -20,7 +20,7 @@ from pipelines.core.errors import BadPart, BadText
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
-from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode, storable, tidy
 
 _SKIPPED = frozenset(
@@ -75,7 +75,9 @@ def parse_html(item: Item, config: SourceConfig) -> Parsed:
     page = _Page(root, item, config)
     page.read()
     passages, captions = page.blocks.finish(page.title)
-    if not passages and not page.images:
+    rejected = tuple(page.rejected.values())
+    may_pass = any(one.stage == UNAVAILABLE for one in rejected)
+    if not passages and not page.images and not may_pass:
         raise BadText(f"{name}: holds neither text nor pictures")
     metadata: dict[str, Scalar] = {}
     if page.title:
@@ -92,7 +94,7 @@ def parse_html(item: Item, config: SourceConfig) -> Parsed:
         metadata=metadata,
         tenant=item.tenant,
     )
-    return Parsed(document, tuple(page.rejected.values()), tuple(dict.fromkeys(page.wanted)))
+    return Parsed(document, rejected, tuple(dict.fromkeys(page.wanted)))
 
 
 def _tree(text: str, name: str) -> etree._Element:

@@ -4,15 +4,11 @@ Fields: `id`, `image` or `images`, `text`, `caption`, `source`, `tenant`, `metad
 LLaVA's `conversations` (`[{"from", "value"}]`), whose turns are text too, without their `<image>` marks.
 Every other field is metadata as well, and metadata are single texts, numbers and truth values.
 
-A manifest may also be the corpus of a public benchmark (`own_names`):
+A manifest whose rows have no `id` may also be the corpus of a public benchmark (`own_names`):
 
 - BEIR's (github.com/beir-cellar/beir): `{"_id", "title", "text", "metadata"?}`. The title stands before the
   text, as BEIR's own models are given it; lists and objects in its `metadata` are left out;
-<<<<<<< HEAD
-- M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path", "modality", ...}`.
-=======
 - M-BEIR's (huggingface.co/datasets/TIGER-Lab/M-BEIR): `{"did", "txt", "img_path"}`; the rest is metadata.
->>>>>>> s20-formats
 """
 
 from __future__ import annotations
@@ -27,18 +23,16 @@ from pipelines.core.errors import BadPart, SourceError
 from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
 from pipelines.ingest.sources import files, inside
-from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten, storable, tidy
 
 TOO_MANY_DIGITS = "broken JSON: holds a number of more digits than are read"
 KNOWN = frozenset(
     {"id", "image", "images", "text", "caption", "source", "tenant", "metadata", "conversations"}
 )
-_BENCHMARKS = {
-    "_id": {"_id": "id"},
-    "did": {"did": "id", "txt": "text", "img_path": "image"},
-}
-"""By the field that names a benchmark's document, what its fields are called here."""
+_BEIR = {"_id": "id"}
+_M_BEIR = {"did": "id", "txt": "text", "img_path": "image"}
+"""What a benchmark's fields are called here."""
 MAX_ID_BYTES = 1024
 _INT64 = 2**63
 
@@ -71,20 +65,25 @@ class Row:
 
 def benchmark_names(names: Collection[str]) -> dict[str, str]:
     """Of fields with these names, those that a benchmark calls otherwise, and what they are called here."""
-    return {theirs: ours for key in _BENCHMARKS if key in names for theirs, ours in _BENCHMARKS[key].items()}
+    if "id" not in names:
+        if "_id" in names and "text" in names:
+            return _BEIR
+        if "did" in names and ("txt" in names or "img_path" in names):
+            return _M_BEIR
+    return {}
 
 
 def own_names(cells: Mapping[str, object]) -> dict[str, object]:
     """The fields as `read_row` takes them. Raises BadPart where one is given by both names, and differs."""
-    row = dict(cells)
-    for theirs, ours in benchmark_names(cells).items():
+    row, names = dict(cells), benchmark_names(cells)
+    for theirs, ours in names.items():
         value = row.pop(theirs, None)
         if value in (None, ""):
             continue
         if row.get(ours) not in (None, "") and str(row[ours]) != str(value):
             raise BadPart(f"fields {theirs!r} and {ours!r} differ, and mean the same; keep one of them")
         row[ours] = value
-    if "_id" in cells:
+    if names is _BEIR:
         title, text = _text(row.pop("title", None), "title"), _text(row.get("text"), "text")
         row["text"] = f"{title} {text}".strip()
         if isinstance(own := row.get("metadata"), Mapping):
@@ -266,11 +265,14 @@ def parse_row(item: Item, config: SourceConfig) -> Parsed:
 def assemble(
     item: Item, row: Row, images: Sequence[str], texts: Sequence[str], rejected: Sequence[Rejected] = ()
 ) -> Parsed:
-    """A document whose texts all belong to all of its pictures. Raises BadPart when nothing is left of it."""
+    """A document whose texts all belong to all of its pictures. Raises BadPart when nothing is left of it
+    for good; where that may pass, it is empty beside what is rejected."""
     images = tuple(dict.fromkeys(images))
     said = [paragraph for text in texts for paragraph in paragraphs(text)]
     caption = tidy(row.caption)
     if not said and not caption and not images:
+        if any(one.stage == UNAVAILABLE for one in rejected):
+            return Parsed(Document(item.document_id, item.address, tenant=item.tenant), tuple(rejected))
         raise BadPart(rejected[0].reason if rejected else "holds neither a picture nor text")
     passages = ([caption] if caption else []) + said
     shown = caption or shorten(said[0] if said else "")

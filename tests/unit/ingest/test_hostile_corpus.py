@@ -125,9 +125,18 @@ def test_documents_of_a_manifest_that_broke_are_kept(tmp_path: Path) -> None:
         list(list_items(job.corpus.sources, CONFIG.sources, whole=True))
 
 
-@pytest.mark.parametrize("name", ["picture.png", "note.txt", "rows.png"])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("picture.png", "open"),
+        ("note.txt", "open"),
+        ("rows.png", "open"),
+        ("picture.png", "stat"),
+        ("rows.png", "stat"),
+    ],
+)
 def test_what_storage_did_not_give_is_taken_up_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str
 ) -> None:
     corpus, manifest = tmp_path / "corpus", tmp_path / "rows" / "rows.csv"
     for folder in (corpus, manifest.parent):
@@ -142,7 +151,7 @@ def test_what_storage_did_not_give_is_taken_up_by_the_next_run(
     time.sleep(2.1)  # their stamps count from then on
     job = Job(memory_index(tmp_path / "kb"), HostileCorpus((str(corpus), str(manifest)), (), ()))
     with monkeypatch.context() as patched:
-        take_away(patched, name)
+        take_away(patched, name, call)
         first = job.run("first")
     assert (first.documents, first.unfinished) == (2, 1)
     (letter,) = job.letters("first")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import take_away
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.core.types import Document
@@ -113,6 +114,17 @@ def test_a_broken_json_is_rejected_and_its_picture_stays(folder: Path, text: str
     assert "pets/cat.jpg" in documents(folder)
     [rejected] = rejections(folder)
     assert reason in rejected.reason
+    assert rejected.source.endswith("cat.json")
+
+
+def test_a_picture_waits_for_a_json_that_does_not_answer_now(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under which id, and whose it is, stands there."""
+    (folder / "cat.json").write_text('{"id": "c1", "tenant": "t"}')
+    take_away(monkeypatch, "cat.json")
+    assert list(documents(folder)) == ["pets/old/dog.PNG"]
+    [rejected] = rejections(folder)
     assert rejected.source.endswith("cat.json")
 
 

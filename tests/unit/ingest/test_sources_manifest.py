@@ -124,22 +124,23 @@ def test_names_of_benchmarks_mean_something_else_in_a_row_of_ours(folder: Path) 
 
 
 def test_a_field_by_both_names_must_be_the_same(folder: Path) -> None:
-    same = {"_id": "7", "id": 7, "text": "t"}
-    items, rejected = read(
+    items, [bad] = read(
         write_lines(
             folder,
-            same,
-            {"_id": "8", "id": "other", "text": "t"},
+            {"did": "1:8", "txt": "t", "text": "t"},
             {"did": "1:9", "txt": "t", "text": "other"},
-            {"did": "1:9", "_id": "9", "text": "t"},
         )
     )
-    assert [item.document_id for item in items] == ["7"]
-    assert [one.reason.partition(": ")[2].partition(",")[0] for one in rejected] == [
-        "fields '_id' and 'id' differ",
-        "fields 'txt' and 'text' differ",
-        "fields 'did' and 'id' differ",
-    ]
+    assert [item.document_id for item in items] == ["1:8"]
+    assert "fields 'txt' and 'text' differ" in bad.reason
+
+
+def test_a_row_with_an_id_of_ours_keeps_others_as_metadata(folder: Path) -> None:
+    """As MongoDB and Elasticsearch export rows."""
+    document = only_document(
+        write_lines(folder, {"_id": "5", "did": 6, "id": "a", "text": "t", "title": "T"})
+    )
+    assert (document.id, dict(document.metadata)) == ("a", {"_id": "5", "did": 6, "title": "T"})
 
 
 def test_tables_may_have_a_benchmarks_columns(folder: Path) -> None:
