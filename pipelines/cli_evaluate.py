@@ -20,7 +20,7 @@ from pipelines.cli_options import (
     effective_settings,
 )
 from pipelines.cli_report import Run, working
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from pipelines.console import ShowProgress
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from pipelines.evaluate.grounding import Report as GroundingReport
     from pipelines.evaluate.judge import Judge
     from pipelines.evaluate.page import Page
+    from pipelines.evaluate.queries import JudgedQuery
     from pipelines.evaluate.questions import JudgedQuestion
+    from pipelines.evaluate.retrieval import Also
     from pipelines.settings import Settings
 
 SEARCHED = ("encoder", "embedder", "search")
@@ -110,7 +112,6 @@ def evaluate_retrieval(
     from pipelines.console import print_retrieval
     from pipelines.core.index import Index
     from pipelines.evaluate.cases import worst_searches
-    from pipelines.evaluate.cross_modal import cross_modal
     from pipelines.evaluate.page import Page
     from pipelines.evaluate.queries import read_queries
     from pipelines.evaluate.retrieval import DEFAULT_CUTOFFS, evaluate, ranking_depth
@@ -126,7 +127,7 @@ def evaluate_retrieval(
             opened.check_spaces()
             retriever = opened.retriever(settings.search)
             asking = partial(progress, "asking")
-            also = cross_modal(queries, opened.visual(), opened.encoder(), settings.ingest.sources.tenant)
+            also = _cross_modal(queries, opened, settings.ingest.sources.tenant)
             report = evaluate(
                 queries,
                 retriever,
@@ -317,6 +318,18 @@ def _previews(index: Path) -> LoadPreview:
     from pipelines.core.previews import preview_at
 
     return partial(preview_at, index / "previews")
+
+
+def _cross_modal(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Also:
+    """A store of pictures that is down degrades searches, and ends no measurement of theirs."""
+    from pipelines.evaluate.cross_modal import cross_modal
+    from pipelines.evaluate.retrieval import NOTHING_ELSE
+
+    try:
+        return cross_modal(queries, index.visual(), index.encoder(), tenant)
+    except StoreUnavailable as exc:
+        print(f"mmrag: no measures of pairs of texts and pictures: {exc}", file=sys.stderr)
+        return NOTHING_ELSE
 
 
 def _fused_otherwise(index: Index, settings: Settings) -> dict[str, Retriever]:

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pipelines.core.entailment import NoVerdict
     from pipelines.core.types import SearchResult
     from pipelines.evaluate.baseline import Change, Comparison
     from pipelines.evaluate.figures import Group
@@ -238,29 +239,29 @@ def print_generation(report: GenerationReport) -> None:
     _print_groups(report.groups)
     _print_counts("answers", report.counts)
     _print_counts("statements by their citations", report.statements)
-    if unseen := report.statements.get("unseen"):
-        message = f"not judged: {unseen:,} statements, whose evidence is a picture or not at hand; "
-        hint = "they count neither as right nor as wrong"
-        Console(stderr=True).print(message + hint, style="yellow", highlight=False)
     _print_counts("the judge", report.judge)
     _print_worst(report.worst, report.degraded)
 
 
 def warn_of_judge(report: GenerationReport) -> None:
-    """On stderr, where it did not score all that it was to: how many, why, and in its own words."""
-    if not report.unscored:
-        return
-    lacking = sum(report.unscored.values())
-    scored = int(report.judge["scored"])
-    told = ", ".join(f"{number:,} {name}" for name, number in report.unscored.items())
-    said = [
-        f"the judge scored {scored or 'none'} of {scored + lacking:,} answers: {told}",
-        *report.problems.values(),
-    ]
-    if report.unscored.get("unparsable", 0) > scored:
-        said.append("its replies are not the JSON object alone: evaluate.judge.max_tokens may cut them off")
-    for line in said:
+    """On stderr, what was not scored or decided: how much, why, and in the judge's own words."""
+    said = []
+    if undecided := report.undecided:
+        said.append(f"not decided, so neither right nor wrong: {_told(undecided)} of the cited statements")
+    if unscored := report.unscored:
+        scored = int(report.judge["scored"])
+        judged = f"{scored or 'none'} of {scored + sum(unscored.values()):,} answers"
+        said.append(f"the judge scored {judged}: {_told(unscored)}")
+        if unscored.get("unparsable", 0) > scored:
+            said.append(
+                "its replies are not the JSON object alone: evaluate.judge.max_tokens may cut them off"
+            )
+    for line in [*said, *report.problems.values()]:
         Console(stderr=True, soft_wrap=True).print(line, style="yellow", highlight=False, markup=False)
+
+
+def _told(counts: Mapping[NoVerdict, int]) -> str:
+    return ", ".join(f"{number:,} {why}" for why, number in counts.items())
 
 
 def print_grounding(report: GroundingReport) -> None:

@@ -68,7 +68,7 @@ class Chat:
         """
         said = [{"role": "system", "content": system}] if system else []
         sampling = {"max_tokens": self._config.max_tokens, "temperature": 0, **self._config.extra_body}
-        body = {
+        body: dict[str, Any] = {
             "model": self._config.model,
             "messages": [*said, {"role": "user", "content": list(parts)}],
             **{name: value for name, value in sampling.items() if value is not None},
@@ -152,7 +152,7 @@ class Chat:
         except (ValueError, LookupError, TypeError, RecursionError):
             said = response.body.decode(errors="replace")
         line = "".join(filter(str.isprintable, " ".join(str(said).split())))
-        for secret in self._secrets:
+        for secret in sorted(self._secrets, key=len, reverse=True):  # one may begin with another
             line = line.replace(secret, "***")
         return line[:_SHOWN]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 _HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 _OURS = frozenset({"model", "messages", "stream"})
@@ -29,7 +29,7 @@ def _fits_a_header(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _leaves_what_is_ours(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _leaves_what_is_ours(body: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     if ours := _OURS & body.keys():
         raise ValueError(f"{', '.join(sorted(ours))}: is set by mmrag")
     return body
@@ -54,11 +54,11 @@ class ChatConfig(BaseModel):
     extra_headers: Mapping[Annotated[str, Field(pattern=_HEADER)], Secret] = Field(
         {}, description="of each request, such as {api-key: ...}; hidden like keys"
     )
-    extra_body: Annotated[Mapping[str, Any], AfterValidator(_leaves_what_is_ours)] = Field(
+    extra_body: Annotated[Mapping[str, JsonValue], AfterValidator(_leaves_what_is_ours)] = Field(
         {},
         description="fields of each request besides, or in place of, max_tokens and temperature 0; null "
         "leaves one out, as for models that want {max_tokens: null, temperature: null, "
-        "max_completion_tokens: 4000}",
+        "max_completion_tokens: 4000}; not hidden",
     )
     timeout_s: float = Field(60.0, gt=0, description="for one reply")
     max_tokens: int = Field(256, ge=1, description="of a reply; one that thinks aloud needs more")

@@ -30,8 +30,8 @@ from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, Fused, fuse, margins, reciprocal, side_weights
 from pipelines.core.readings import lines_of
 from pipelines.core.stores import LexicalStore, VectorStore
-from pipelines.core.stores.words import shares_held
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
+from pipelines.core.words_held import by_words_held
 
 Mode = Literal["auto", "text", "image", "visually_similar"]
 Branch = Literal["image_to_image", "text_to_image", "text", "lexical", "aligner"]
@@ -382,21 +382,6 @@ class Retriever:
             lines=lines_of(text, know.lines(part)) if is_picture else (),
             scores=scores,
         )
-
-
-def by_words_held(question: str, found: Sequence[Found]) -> list[Found]:
-    """What words found, best first, scored from 0 to 1: BM25 in shares of its best, as engines scale it
-    differently, times the root of the share of the question's words that the passage holds.
-
-    One rare word can make the best BM25; the share tells how much that best is worth. It is the coordination
-    factor of Lucene's classic similarity; its root was chosen on judged sets (benchmarks/quality.md).
-    """
-    best = max((one.score for one in found), default=0.0) or 1.0
-    held = shares_held(question, [one.part.text for one in found])
-    scored = [
-        replace(one, score=one.score / best * share**0.5) for one, share in zip(found, held, strict=True)
-    ]
-    return sorted(scored, key=lambda one: -one.score)
 
 
 def credited_ranks(results: Sequence[Found]) -> dict[str, int]:

@@ -22,10 +22,10 @@ HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
 _USUAL = str.maketrans(dict.fromkeys("−‐‑–", "-") | {"⁄": "/", "≤": "<=", "≥": ">="})
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LISTED = re.compile(r"(?<=\d)[,;](?=\d)")
-_COMPARED = re.compile(r"([<>]=?)\s+(?=-?\d)")
+_LISTED = re.compile(r"[、。]|(?<=\d)[,;](?=\d)")
+_COMPARED = re.compile(r"(?<![-=<>])([<>]=?)[^\S\n]+(?=-?\d)")
 _OF_A_VALUE = re.compile(
-    r"(?<=\d)[^\w\s]+(?=\d)|(?<=[a-z0-9])[/^+](?=[a-z0-9])|(?<![a-z0-9)\]])-(?=\d)|[<>]=?(?=-?\d)"
+    r"(?<=\d)[^\w\s]+(?=\d)|(?<=[a-z0-9])[/^+](?=[a-z0-9])|(?<![a-z0-9)\]])-(?=\d)|(?<![-=<>])[<>]=?(?=-?\d)"
 )
 _CHARACTER = re.compile(f"[{HAN}]")
 

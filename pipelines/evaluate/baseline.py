@@ -47,7 +47,7 @@ class Change:
     """A measure's means before and now over the queries of both runs, and the interval of the difference.
 
     `queries` have the measure in both runs. `fell`: it became worse, and the interval does not reach 0.
-    `too_few`: so it is, but of fewer queries than `least_pairs`, which is no fall.
+    `too_few`: so it is, but fewer queries differ than `least_pairs`, which is no fall.
     """
 
     queries: int
@@ -204,9 +204,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 
 def least_pairs(confidence: float) -> int:
-    """The number of queries from which on a fall can be told from chance: with n, all of them become worse by
-    chance alone in 2^(1−n) of the cases (the sign test, both sides), which has to be 1 − confidence at most.
-    The bootstrap does not know: of one query its interval has no width."""
+    """The number of queries that differ from which on a fall can be told from chance: with n, all of them
+    become worse by chance alone in 2^(1−n) of the cases (the sign test, both sides, which leaves ties out),
+    1 − confidence at most. The bootstrap does not know: of one query its interval has no width."""
     return math.ceil(1 - math.log2(1 - confidence))
 
 
@@ -219,10 +219,11 @@ def changes(
     now, before = (np.array([[pair[side][name] for name in names] for pair in pairs]) for side in (0, 1))
     ends = metrics.paired_bootstrap(now, before, config.confidence, config.resamples, config.seed)
     means = before.mean(axis=0), now.mean(axis=0)
-    rows = zip(names, *(column.tolist() for column in (*means, *ends)), strict=True)
-    enough = len(pairs) >= least_pairs(config.confidence)
+    differ = (np.abs(now - before) > _ROUNDING).sum(axis=0)
+    rows = zip(names, *(column.tolist() for column in (*means, *ends, differ)), strict=True)
     found = {}
-    for name, was, has, difference, low, high in rows:
+    for name, was, has, difference, low, high, differing in rows:
+        enough = differing >= least_pairs(config.confidence)
         worse = _is_worse(name, low, high)
         found[name] = Change(
             len(pairs), was, has, difference, low, high, worse and enough, worse and not enough

@@ -33,6 +33,8 @@ from pipelines.evaluate.questions import JudgedQuestion
 from pipelines.evaluate.semantic import Semantic
 
 WORST = 10
+WORDS_VERSION = 2
+"""Of what counts as a statement and as a token: figures by another are not compared."""
 _WORST_BY = ("refusal_accuracy", "token_f1", "judge_accuracy", "citation_recall")
 _WORDS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact_match": exact_match,
@@ -85,11 +87,20 @@ class Report:
     @property
     def unscored(self) -> dict[NoVerdict, int]:
         """The answers that the judge was to score and did not, by why."""
-        verdicts: tuple[NoVerdict, ...] = get_args(NoVerdict)
-        return {one: int(self.judge[one]) for one in verdicts if self.judge.get(one)}
+        return _without_verdict(self.judge)
+
+    @property
+    def undecided(self) -> dict[NoVerdict, int]:
+        """The statements whose support nothing could decide, by why."""
+        return _without_verdict(self.statements)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _without_verdict(counts: Mapping[Any, float]) -> dict[NoVerdict, int]:
+    verdicts: tuple[NoVerdict, ...] = get_args(NoVerdict)
+    return {one: int(counts[one]) for one in verdicts if counts.get(one)}
 
 
 def evaluate(
@@ -205,6 +216,6 @@ def _instruments(config: EvaluateConfig) -> dict[str, str]:
     judge = f"{config.judge.model}, rubric {RUBRIC_VERSION}" if config.judge else ""
     if config.judge and config.judge.extra_body:
         judge += f", {json.dumps(dict(config.judge.extra_body), sort_keys=True)}"
-    words = f"words, coverage {config.coverage}"
+    words = f"words, version {WORDS_VERSION}, coverage {config.coverage}"
     found = {"citation_": judge if config.entailment == "judge" else words}
     return found | ({"judge_": judge} if judge else {})

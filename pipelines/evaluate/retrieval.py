@@ -216,9 +216,15 @@ def _ask(judged: JudgedQuery, searcher: Searcher, depth: int, otherwise: Mapping
 
 
 def _without(branch: Branch, runs: Mapping[Branch, BranchRun]) -> dict[Branch, BranchRun]:
-    """The aligner goes with `text_to_image`, whose pictures it reorders."""
+    """The aligner goes with `text_to_image`, whose place it takes; without `image_to_image` it has none of
+    the pictures that only that one found."""
     gone = {branch, "aligner"} if branch == "text_to_image" else {branch}
-    return {other: run for other, run in runs.items() if other not in gone}
+    left = {other: run for other, run in runs.items() if other not in gone}
+    if branch == "image_to_image" and "aligner" in left:
+        own = {found.part.key for found in runs["text_to_image"].found}
+        kept = [found for found in left["aligner"].found if found.part.key in own]
+        left["aligner"] = replace(left["aligner"], found=kept)
+    return left
 
 
 def grades(hits: Sequence[Hit], judged: JudgedQuery) -> tuple[float, ...]:

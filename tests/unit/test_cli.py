@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from shell import mmrag
 
 import pipelines.core.index
 from pipelines import __version__, cli
+from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
 
 
@@ -299,7 +301,7 @@ def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged
     assert body["left_out"] == 1
     assert list(body["overall"]["metrics"]) == [
         *["recall@1", "recall@3", "success@1", "success@3", "ndcg@1", "ndcg@3", "mrr@50", "mean_rank@50"],
-        *["clip_score", "cross_modal_gap", "in_modal_gap"],  # of the one that the encoder reads
+        "clip_score",  # of the one that the encoder reads, which has no other to be consistent with
     ]
     assert body["overall"]["metrics"]["clip_score"]["queries"] == 1
     assert list(body["ablations"]) == [
@@ -310,6 +312,19 @@ def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged
     assert list(body["by_branch"]) == ["text_to_image", "text", "lexical"]
     assert list(body["degraded"].values()) == [1]  # the encoder reads no Chinese
     assert [one["id"] for one in body["per_query"]] == ["q1", "q2"]
+
+
+def test_a_store_of_pictures_that_is_down_ends_no_measurement(
+    kb: Path, judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any) -> Any:
+        raise StoreUnavailable("no Milvus at all")
+
+    monkeypatch.setattr("pipelines.evaluate.cross_modal.cross_modal", down)
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
+    assert answer.status == 0
+    assert "clip_score" not in json.loads(answer.out)["overall"]["metrics"]
+    assert "no measures of pairs of texts and pictures: no Milvus at all" in answer.err
 
 
 def test_evaluate_retrieval_prints_tables_and_what_was_degraded(kb: Path, judged: Path) -> None:

@@ -6,14 +6,13 @@ import logging
 import re
 import threading
 import unicodedata
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
 import jieba
 
-_HAN: Final = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_RUN: Final = re.compile(f"(?P<han>[{_HAN}]+)|[^\\W_{_HAN}]+")
+HAN: Final = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_RUN: Final = re.compile(f"(?P<han>[{HAN}]+)|[^\\W_{HAN}]+")
 
 _STOP_ENGLISH: Final = """
     a about an and any are as at be been but by can could did do does for from had has have how i if in into
@@ -35,7 +34,7 @@ def words(text: str) -> list[str]:
     Chinese is cut by jieba's dictionary, long words also into the words inside them.
     """
     found: list[str] = []
-    for run in _RUN.finditer(_plain(text)):
+    for run in _RUN.finditer(plain(text)):
         if run["han"]:
             with _LOADING:
                 segmenter = _segmenter()
@@ -63,26 +62,8 @@ def stemmer() -> Any:
     )
 
 
-def shares_held(question: str, texts: Sequence[str]) -> list[float]:
-    """Of a question's words the share that each text holds, 0 to 1: English ones by their stem, Chinese ones
-    wherever their characters stand together."""
-    stems = stemmer().analyze
-    asked = set(stems(" ".join(query_words(question))))
-
-    def held(text: str) -> int:
-        plain = _plain(text)
-        english = set(stems(" ".join(run[0] for run in _RUN.finditer(plain) if not run["han"])))
-        return sum(word in english or (_is_chinese(word) and word in plain) for word in asked)
-
-    return [held(text) / max(1, len(asked)) for text in texts]
-
-
-def _is_chinese(word: str) -> bool:
-    run = _RUN.match(word)
-    return bool(run and run["han"])
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Full-width forms made usual, and lower case."""
     return unicodedata.normalize("NFKC", text).lower()
 
 

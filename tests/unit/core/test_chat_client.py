@@ -83,15 +83,15 @@ def test_a_refusal_is_told_at_once_and_without_the_key(server: Scripted, ask, st
 
 
 def test_what_other_servers_want_is_sent(server: Scripted, ask) -> None:
-    server.replies = [(200, {}, completion("yes")), (400, {}, b"no k-1, 12")]
+    server.replies = [(200, {}, completion("yes")), (400, {}, b"no k-1, k-12")]
     asked = ask(
-        extra_headers={"api-key": SecretStr("k-1"), "X-Team": SecretStr("12")},
+        extra_headers={"api-key": SecretStr("k-1"), "X-Team": SecretStr("k-12")},
         extra_body={"max_tokens": None, "temperature": None, "max_completion_tokens": 4000},
     )
     assert asked.reply("s", []) == "yes"
     body, headers = server.asked[0][2], server.headers[0]
     assert body == {"model": "m", "messages": body["messages"], "max_completion_tokens": 4000}
-    assert (headers["api-key"], headers["X-Team"]) == ("k-1", "12")
+    assert (headers["api-key"], headers["X-Team"]) == ("k-1", "k-12")
     with pytest.raises(RequestRefused, match=r"answers 400: no \*\*\*, \*\*\*$"):
         asked.reply("s", [])
 
@@ -108,6 +108,7 @@ def test_a_version_of_the_api_stands_in_the_address(server: Scripted) -> None:
     [
         {"extra_headers": {"a b": "x"}},
         {"extra_headers": {"a": "sk-secret\n"}},
+        {"extra_body": {"a": datetime.now(UTC)}},
         {"api_key": "sk-secret\n"},
         {"extra_body": {"messages": []}},
     ],

@@ -13,7 +13,7 @@ from retriever_world import RED, World, ids
 
 from pipelines.core import filters
 from pipelines.core.errors import UsageError
-from pipelines.core.retriever import Branch, Query, SearchConfig, by_words_held, credited_ranks, plan
+from pipelines.core.retriever import Branch, Query, SearchConfig, credited_ranks, plan
 from pipelines.core.types import Found, Line
 
 SHARES: dict[Branch, float] = {"text_to_image": 0.5, "text": 0.5 * 0.33, "lexical": 0.5 * 0.67}
@@ -135,15 +135,6 @@ def test_a_passage_counts_by_what_it_has_above_the_embedders_floor(garden: World
     assert rose.scores["text"] > 0.1
     others = sum(SHARES[branch] * rose.scores[branch] for branch in ("text_to_image", "lexical"))
     assert rose.score - others == pytest.approx(SHARES["text"] * (rose.scores["text"] - 0.1))
-
-
-def test_what_words_found_is_worth_the_share_of_the_questions_words_that_it_holds() -> None:
-    """0.9 · √(2/2) for the passage with both words, 1 · √(1/2) for the one that repeats the rare one."""
-    rare, both = chunk_part("rare", "zebra, zebra, zebra"), chunk_part("both", "zebras on their crossing")
-    first, second = by_words_held("the zebra crossing", [Found(rare, 20.0), Found(both, 18.0)])
-    assert (first.part, first.score) == (both, pytest.approx(0.9))
-    assert (second.part, second.score) == (rare, pytest.approx(0.5**0.5))
-    assert by_words_held("zebra", []) == []
 
 
 def test_hits_are_cited_from_1_to_n(garden: World) -> None:

@@ -108,6 +108,16 @@ def test_a_fall_takes_as_many_queries_as_tell_it_from_chance(confidence: float, 
         assert bool(found.fallen) == (count >= least)
 
 
+def test_queries_that_stay_as_they_were_do_not_make_a_fall_of_a_few() -> None:
+    """Four of a hundred worse, none better: the sign test has p = .125."""
+    before = spoken(right=[("en", 1.0)] * 100)
+    for worse, fell in ((4, False), (8, True)):
+        now = spoken(right=[("en", 0.0)] * worse + [("en", 1.0)] * (100 - worse))
+        change = compare(now, baseline_of(before), CONFIG).metrics["right"]
+        assert change.high < 0
+        assert (change.fell, change.too_few) == (fell, not fell)
+
+
 def test_a_fall_in_one_language_is_one() -> None:
     before = spoken(right=[("en", 0.5)] * 60 + [("zh", 1.0)] * 8)
     now = spoken(right=[("en", 0.5 + (-1) ** n * 0.5) for n in range(60)] + [("zh", 0.0)] * 8)

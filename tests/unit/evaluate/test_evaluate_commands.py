@@ -193,6 +193,20 @@ def test_a_judge_that_goes_leaves_what_it_scored(server: Scripted, judged: list[
     assert len(server.asked) == 3
 
 
+def test_citations_that_the_judge_did_not_decide_are_told(
+    server: Scripted, data: Path, tmp_path: Path
+) -> None:
+    hits = [{"id": "plate#txt-0", "text": "ninety millimetres"}]
+    rows = [{"id": f"q{n}", "answer": "90 mm [1].", "hits": hits} for n in (1, 2, 3)]
+    answers = written(tmp_path / "answers.jsonl", *rows)
+    server.replies_to = lambda system: "Perhaps." if system == ENTAILMENT else SCORES
+    settings = ["evaluate.entailment=judge", f"evaluate.judge.url={server.url}", "evaluate.judge.model=m"]
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    found = mmrag("evaluate", "generation", "--data", data, "--answers", answers, "--json", *chosen)
+    assert "not decided, so neither right nor wrong: 3 unparsable of the cited statements" in found.err
+    assert "citation_recall" not in json.loads(found.out)["groups"]["overall"]["metrics"]
+
+
 def test_verdicts_that_cannot_be_read_are_told(server: Scripted, judged: list[Any]) -> None:
     server.says("5/5")
     found = mmrag(*judged)

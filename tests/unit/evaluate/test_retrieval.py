@@ -140,6 +140,16 @@ def test_the_aligner_is_left_out_alone_and_with_the_pictures_that_it_reorders(in
     assert ranks["without text_to_image"] == plain.ablations["without text_to_image"].metrics["mrr@50"].now
 
 
+def test_without_the_questions_picture_the_aligner_has_no_pictures_from_there(index: Index) -> None:
+    index.visual().upsert([image_part("sky")], index.encoder().encode_bytes(picture("blue"))[None])
+    query = judged("red", "sky", picture=picture("blue"))
+    kept = SearchConfig(candidates=1, alpha_text=1.0, alpha_image=1.0)  # each finds its first picture alone
+    retriever = index.retriever(kept, aligner=Reversed())
+    report = evaluate([query], retriever, (1,), 1, CONFIG)
+    assert report.ablations["without lexical"].metrics["recall@1"].now == 1
+    assert report.ablations["without image_to_image"].metrics["recall@1"].now == 0
+
+
 def test_measures_that_need_no_search_stand_beside_the_others(index: Index) -> None:
     query, other = judged("red", "rose"), judged("green", "leaf")
     also = Also({query.id: {"clip_score": 0.7}}, {"clip_score": "a model"})
