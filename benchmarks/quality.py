@@ -37,7 +37,7 @@ RANKS_ALPHA = 0.3
 BY_RANKS = (
     *ALIGNER, "search.fusion=ranks", f"search.alpha_text={RANKS_ALPHA}", "search.lexical_share=0.5",
 )  # fmt: skip
-"""Reciprocal rank fusion with the weights that suit it best."""
+"""Reciprocal rank fusion with the weights that were chosen for it."""
 SCALES = {"emoji": ("[96]", "[160]", "[224]")}
 """Indexes of fewer scales than the default's three."""
 TOLD = {

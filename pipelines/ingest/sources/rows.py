@@ -83,7 +83,7 @@ def own_names(cells: Mapping[str, object]) -> dict[str, object]:
         if row.get(ours) not in (None, "") and str(row[ours]) != str(value):
             raise BadPart(f"fields {theirs!r} and {ours!r} differ, and mean the same; keep one of them")
         row[ours] = value
-    if names is _BEIR:
+    if "_id" in names:
         title, text = _text(row.pop("title", None), "title"), _text(row.get("text"), "text")
         row["text"] = f"{title} {text}".strip()
         if isinstance(own := row.get("metadata"), Mapping):
