@@ -128,7 +128,7 @@ def accuracy(shown: list[Door], adapter: Path | None) -> float:
 
 
 async def _said(engine: TransformersEngine, prompt: Prompt, sampling: Sampling) -> str:
-    return "".join([piece async for piece in engine.stream(prompt, sampling)])
+    return "".join([piece async for piece in engine.stream(prompt, sampling) if isinstance(piece, str)])
 
 
 def main() -> None:

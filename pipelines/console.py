@@ -165,8 +165,11 @@ def print_answer(answer: dict[str, Any]) -> None:
         where = "the picture asked about" if box["image"] == "query" else f"the picture of [{box['image']}]"
         corners = ", ".join(str(round(edge)) for edge in box["xyxy"])
         console.print(Text(f"box on {where}: {corners}  {box['label']}"))
-    for missing in answer["degraded"]:
-        Console(stderr=True).print(f"degraded: {missing}", style="yellow", highlight=False, markup=False)
+    told = [f"degraded: {missing}" for missing in answer["degraded"]]
+    if answer["usage"]["cut"]:
+        told.append("the answer was cut: generator.max_tokens is how long it may be")
+    for line in told:
+        Console(stderr=True).print(line, style="yellow", highlight=False, markup=False)
 
 
 def print_status(status: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pipelines.core.evidence import LoadPreview, Shown, show
 from pipelines.core.generator import Generator, GeneratorConfig, ModelProfile, Sampling
 from pipelines.core.prompts import NO_ANSWER, NO_QUESTION, Turn, language
 from pipelines.core.retriever import Query
-from pipelines.core.types import Answer, Citation, Hit, SearchResult
+from pipelines.core.types import Answer, Citation, Hit, SearchResult, Usage
 
 _WHOLE_CHARACTERS = 2000
 
@@ -107,12 +107,15 @@ class Answerer:
             shown = await asyncio.to_thread(self._show, question, result.hits)
         hits = tuple(replace(hit, citation_id=number) for number, hit in enumerate(shown.hits, start=1))
         yield Retrieved(hits, result.degraded)
-        reader = AnswerReader(len(shown.hits), shown.frames)
+        reader, usage = AnswerReader(len(shown.hits), shown.frames), Usage()
         if shown.hits or shown.frames:
             sampling = question.sampling or self._generator_config.sampling
             with clock.stage("generate"):
                 async with aclosing(self._generator.stream(shown.prompt, sampling)) as pieces:
                     async for piece in pieces:
+                        if isinstance(piece, Usage):
+                            usage = piece
+                            continue
                         clock.first("first_token")
                         if text := reader.feed(piece):
                             yield Said(text)
@@ -120,7 +123,7 @@ class Answerer:
                     yield Said(text)
         else:
             yield Said(reader.feed(NO_ANSWER[language(_words(question))]) + reader.close())
-        yield _answer(reader, hits, result.degraded, clock.times())
+        yield _answer(reader, hits, result.degraded, clock.times(), usage)
 
     def _whole(self, question: Question) -> Query:
         """What retrieval is asked: for no more hits than are shown, a follow-up with what it follows."""
@@ -150,7 +153,11 @@ def _words(question: Question) -> str:
 
 
 def _answer(
-    reader: AnswerReader, hits: tuple[Hit, ...], degraded: tuple[str, ...], timings_ms: dict[str, float]
+    reader: AnswerReader,
+    hits: tuple[Hit, ...],
+    degraded: tuple[str, ...],
+    timings_ms: dict[str, float],
+    usage: Usage,
 ) -> Answer:
     text = reader.text.strip()
     refused = text.startswith(tuple(NO_ANSWER.values()))
@@ -163,6 +170,7 @@ def _answer(
         timings_ms=timings_ms,
         refused=refused,
         dropped=dict(reader.dropped),
+        usage=usage,
     )
 
 

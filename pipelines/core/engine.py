@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -27,6 +28,7 @@ from pipelines.core.generator import (
 from pipelines.core.lazy import Lazy
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.torch_runtime import pick_device, pick_dtype
+from pipelines.core.types import Usage
 
 
 class TransformersEngine:
@@ -40,8 +42,9 @@ class TransformersEngine:
     def load(self) -> None:
         self._loaded()
 
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
-        """The answer in pieces. Closing the generator ends the work after the token at hand."""
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
+        """The answer in pieces, and what it took. Closing the generator ends the work after the token at
+        hand."""
         async with self._turn:
             loop = asyncio.get_running_loop()
             pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -55,14 +58,14 @@ class TransformersEngine:
             try:
                 while (piece := await pieces.get()) is not None:
                     yield piece
-                await work
+                yield await work
             finally:
                 stop.set()
                 await asyncio.wait([work])
 
     def _generate(
         self, prompt: Prompt, sampling: Sampling, put: Callable[[str], None], stop: threading.Event
-    ) -> None:
+    ) -> Usage:
         from transformers import StoppingCriteriaList, TextStreamer
 
         model, processor = self._loaded()
@@ -81,14 +84,17 @@ class TransformersEngine:
         how = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampled else {}
         self._choose(model, sampling.adapter)
         with torch.inference_mode():
-            model.generate(
+            written = model.generate(
                 **inputs.to(model.device, model.dtype),
                 max_new_tokens=sampling.max_tokens,
                 do_sample=sampled,
                 **how,
                 streamer=Pieces(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
                 stopping_criteria=StoppingCriteriaList([lambda *_, **__: stop.is_set()]),
-            )
+            )[0].tolist()
+        asked = inputs["input_ids"].shape[1]
+        ends = np.atleast_1d(model.generation_config.eos_token_id)
+        return Usage(asked, len(written) - asked, cut=written[-1] not in ends)
 
     def _load(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -19,6 +19,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.grounding import FrameConfig
 from pipelines.core.local_models import read_config, read_json
 from pipelines.core.prompts import IMAGE_TOKEN, PROMPT_VERSION, Turn, messages
+from pipelines.core.types import Usage
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -94,8 +95,9 @@ def prompt_text(processor: Any, turns: Sequence[Turn]) -> tuple[str, bool]:
 
 
 class Generator(Protocol):
-    def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
-        """The answer in pieces. Closing the iterator ends the work. Raises GeneratorUnavailable."""
+    def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
+        """The answer in pieces, and at its end what it took. Closing the iterator ends the work.
+        Raises GeneratorUnavailable."""
 
 
 @dataclass(frozen=True)

@@ -173,11 +173,22 @@ class PlacedBox:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that an answer took: `prompt_tokens` with those of its pictures, `completion_tokens` that the
+    model wrote. `cut`: it had more to say than `max_tokens`."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer with its evidence: `hits`, numbered by their `citation_id`.
 
     `timings_ms` names the stages that ran. `refused`: the evidence does not hold the answer. `dropped` counts
-    citations and boxes of the model's that pointed at nothing and were taken out.
+    citations and boxes of the model's that pointed at nothing and were taken out. `usage` is zero where no
+    model was asked.
     """
 
     answer: str
@@ -188,6 +199,7 @@ class Answer:
     timings_ms: Mapping[str, float]
     refused: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
+    usage: Usage = Usage()
 
 
 def answer_dict(answer: Answer) -> dict[str, Any]:
@@ -201,6 +213,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "timings_ms": dict(answer.timings_ms),
         "refused": answer.refused,
         "dropped": dict(answer.dropped),
+        "usage": asdict(answer.usage),
     }
 
 

@@ -152,6 +152,12 @@ class AnnotatedBody(BaseModel):
     data_uri: str
 
 
+class UsageBody(BaseModel):
+    prompt_tokens: int = Field(description="of the question with its evidence, pictures included")
+    completion_tokens: int = Field(description="that the model wrote")
+    cut: bool = Field(description="it had more to say than generator.max_tokens")
+
+
 class AnswerResponse(BaseModel):
     answer: str
     citations: list[CitationBody]
@@ -161,6 +167,7 @@ class AnswerResponse(BaseModel):
     timings_ms: dict[str, float]
     refused: bool = Field(description="the evidence does not hold the answer")
     dropped: dict[str, int] = Field(description="citations and boxes that pointed at nothing")
+    usage: UsageBody = Field(description="tokens; zero where no model was asked")
     annotated: list[AnnotatedBody] | None = None
 
 

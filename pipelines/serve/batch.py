@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
         ),
         "degraded": pa.list_(pa.string()),
         "dropped": pa.struct(dict.fromkeys(("citations", "boxes"), pa.int64())),
+        "usage": pa.struct({"prompt_tokens": pa.int64(), "completion_tokens": pa.int64(), "cut": pa.bool_()}),
         "total_ms": pa.float64(),
         "error": pa.string(),
     }
@@ -202,5 +203,6 @@ def _outcome(answer: Answer) -> dict[str, Any]:
         ],
         "degraded": list(answer.degraded),
         "dropped": dict(answer.dropped),
+        "usage": asdict(answer.usage),
         "total_ms": answer.timings_ms["total"],
     }

@@ -62,6 +62,10 @@ class Message(_Read):
         return [part.image_url.url for part in self.content if isinstance(part, ImagePart)]
 
 
+class StreamOptions(_Read):
+    include_usage: bool | None = Field(False, description="the tokens it took, before [DONE]")
+
+
 class ChatRequest(_Read):
     """OpenAI's chat completion request, with `mode`, `k` and `filter` of /v1/search beside it."""
 
@@ -90,6 +94,7 @@ class ChatRequest(_Read):
     model: Text | None = Field(None, description="one of /v1/models; null: the first of them")
     messages: list[Message] = Field(min_length=1, max_length=1000)
     stream: bool | None = False
+    stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, description="of the answer; never more than the server's own")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same by its newer name")
     temperature: float | None = Field(None, ge=0, le=2)
@@ -157,8 +162,8 @@ class Completion:
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         message = {"role": "assistant", "content": answer.answer, "refusal": None} | evidence(answer)
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        return self._of("chat.completion", choice)
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(answer)}
+        return self._of("chat.completion", [choice]) | {"usage": _usage(answer)}
 
     def first(self, found: Retrieved | None) -> dict[str, Any]:
         """With the evidence: it can be looked at while the answer is written."""
@@ -169,20 +174,32 @@ class Completion:
         return self._chunk({"content": text})
 
     def last(self, answer: Answer) -> dict[str, Any]:
-        return self._chunk(evidence(answer), "stop")
+        return self._chunk(evidence(answer), _finish_reason(answer))
+
+    def usage(self, answer: Answer) -> dict[str, Any]:
+        return self._of("chat.completion.chunk", []) | {"usage": _usage(answer)}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self._of("chat.completion.chunk", choice)
+        return self._of("chat.completion.chunk", [choice])
 
-    def _of(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+    def _of(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": kind,
             "created": self.created,
             "model": self.model,
-            "choices": [choice],
+            "choices": choices,
         }
+
+
+def _finish_reason(answer: Answer) -> str:
+    return "length" if answer.usage.cut else "stop"
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    asked, said = answer.usage.prompt_tokens, answer.usage.completion_tokens
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
 def evidence(answer: Answer) -> dict[str, Any]:
@@ -223,7 +240,13 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatMessage
     logprobs: None = None
-    finish_reason: Literal["stop"]
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
 class ChatResponse(BaseModel):
@@ -232,6 +255,7 @@ class ChatResponse(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
+    usage: ChatUsage
 
 
 class ModelBody(BaseModel):

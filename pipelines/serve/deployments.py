@@ -33,7 +33,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.previews import Preview, preview_at, read_preview
 from pipelines.core.prompts import Turn
 from pipelines.core.retriever import Query, SearchConfig
-from pipelines.core.types import Hit, SearchResult
+from pipelines.core.types import Hit, SearchResult, Usage
 from pipelines.serve.backend import Event, Health
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.gateway import create_app
@@ -171,7 +171,7 @@ class TransformersGenerator:
         self._engine = TransformersEngine(parts.generator)
         self._engine.load()
 
-    async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+    async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
         with timed(_LOG, "generate"):
             async with aclosing(self._engine.stream(prompt, sampling)) as pieces:
                 async for piece in pieces:

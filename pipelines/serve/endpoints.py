@@ -156,7 +156,12 @@ class Spoken(Response):
                 if not begun:
                     begun = True
                     yield completion.first(found)
-                yield completion.piece(event.text) if isinstance(event, Said) else completion.last(event)
+                if isinstance(event, Said):
+                    yield completion.piece(event.text)
+                    continue
+                yield completion.last(event)
+                if self._body.stream_options and self._body.stream_options.include_usage:
+                    yield completion.usage(event)
 
 
 def _asker(request: Request) -> Asker:

@@ -26,7 +26,7 @@ from pipelines.core.errors import BadImage, GeneratorUnavailable, MmragError, St
 from pipelines.core.generator import Prompt, Sampling
 from pipelines.core.retriever import Query
 from pipelines.core.space import Space
-from pipelines.core.types import SearchResult
+from pipelines.core.types import SearchResult, Usage
 
 T = TypeVar("T")
 Vectors = NDArray[np.float32]
@@ -160,20 +160,20 @@ class RemoteGenerator:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._say = handle.options(method_name="say", stream=True)
 
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
         said = ""
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 async with aclosing(_after(said, self._pieces(prompt, sampling))) as pieces:
                     async for piece in pieces:
-                        said += piece
+                        said += piece if isinstance(piece, str) else ""
                         yield piece
                 return
             except GeneratorUnavailable:
                 if not attempts_left or (said and sampling.temperature > 0):
                     raise
 
-    async def _pieces(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+    async def _pieces(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
         response: Any = self._say.remote(prompt, sampling)
         done = False
         try:
@@ -228,11 +228,14 @@ async def _retried(call: Callable[[], Awaitable[T]], who: str) -> T:
     raise AssertionError
 
 
-async def _after(said: str, pieces: AsyncGenerator[str]) -> AsyncGenerator[str]:
+async def _after(said: str, pieces: AsyncGenerator[str | Usage]) -> AsyncGenerator[str | Usage]:
     """What follows `said` in an answer that is written anew."""
     text = ""
     async with aclosing(pieces):
         async for piece in pieces:
+            if isinstance(piece, Usage):
+                yield piece
+                continue
             text += piece
             if not (text.startswith(said) or said.startswith(text)):
                 raise GeneratorUnavailable("the answer was lost midway, and begins otherwise now: ask again")

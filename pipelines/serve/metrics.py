@@ -50,6 +50,15 @@ class Metrics:
         self._dropped = Counter(
             "mmrag_dropped", "Citations and boxes that pointed at nothing", ("kind",), registry=self.registry
         )
+        self._tokens = Counter(
+            "mmrag_tokens",
+            "Tokens of prompts, with those of their pictures, and of what the model wrote",
+            ("kind",),
+            registry=self.registry,
+        )
+        self._cut = Counter(
+            "mmrag_cut_answers", "Answers that ended at their most tokens", registry=self.registry
+        )
         self._shed = Counter(
             "mmrag_shed", "Requests refused to keep the others going", ("why",), registry=self.registry
         )
@@ -115,6 +124,10 @@ class Metrics:
             self._dropped.labels(kind).inc(count)
         if answer.refused:
             self._refused.inc()
+        self._tokens.labels("prompt").inc(answer.usage.prompt_tokens)
+        self._tokens.labels("completion").inc(answer.usage.completion_tokens)
+        if answer.usage.cut:
+            self._cut.inc()
 
     def shed(self, why: str) -> None:
         self._shed.labels(why).inc()

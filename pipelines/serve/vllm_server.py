@@ -29,6 +29,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import Prompt, Sampling, prompt_text
 from pipelines.core.prompts import IMAGE_TOKEN, Turn
+from pipelines.core.types import Usage
 from pipelines.serve.logs import join_serve, timed
 
 logger = logging.getLogger(__name__)
@@ -71,9 +72,9 @@ class AnswerServer(LLMServer):
         await super().__init__(llm_config)
         self._processor: Any = AutoProcessor.from_pretrained(model_dir, revision=revision)
 
-    async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
-        """The answer in pieces. Cancelling it ends the request in the engine. Raises UsageError for a prompt
-        that does not fit the model, and for an unknown adapter."""
+    async def say(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
+        """The answer in pieces, and what it took. Cancelling it ends the request in the engine. Raises
+        UsageError for a prompt that does not fit the model, and for an unknown adapter."""
         adapter = self._adapter(sampling.adapter)
         asked = await asyncio.to_thread(self._engine_prompt, prompt)
         how = SamplingParams(
@@ -83,11 +84,16 @@ class AnswerServer(LLMServer):
             output_kind=RequestOutputKind.DELTA,
         )
         outputs = self._running._engine_client.generate(asked, how, uuid4().hex, lora_request=adapter)
+        written = 0
         try:
             with timed(logger, "generate"):
                 async for output in outputs:
-                    if text := output.outputs[0].text:
-                        yield text
+                    piece = output.outputs[0]
+                    written += len(piece.token_ids)
+                    if piece.text:
+                        yield piece.text
+                    if output.finished:
+                        yield Usage(len(output.prompt_token_ids), written, piece.finish_reason == "length")
         except VLLMClientError as exc:
             raise UsageError(f"the model cannot take this prompt: {exc}") from exc
         except EngineDeadError:

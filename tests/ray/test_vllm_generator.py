@@ -29,6 +29,7 @@ from pipelines.core.errors import GeneratorUnavailable, UsageError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling
 from pipelines.core.prompts import Turn, messages
 from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.types import Usage
 from pipelines.serve.config import VllmConfig
 from pipelines.serve.handles import RemoteGenerator
 from pipelines.serve.vllm import llm_deployment
@@ -101,18 +102,22 @@ def handle(made: dict[str, Path]) -> Iterator[Any]:
             serve.shutdown()
 
 
-async def pieces(generator: RemoteGenerator, prompt: Prompt, sampling: Sampling = GREEDY) -> list[str]:
+async def pieces(
+    generator: RemoteGenerator, prompt: Prompt, sampling: Sampling = GREEDY
+) -> list[str | Usage]:
     return [piece async for piece in generator.stream(prompt, sampling)]
 
 
 @torch.no_grad()
-def in_transformers(model: Any, directory: Path, prompt: Prompt) -> str:
+def in_transformers(model: Any, directory: Path, prompt: Prompt) -> tuple[str, Usage]:
     processor = AutoProcessor.from_pretrained(directory)
     text = processor.apply_chat_template(messages(prompt.turns), add_generation_prompt=True)
     pictures = [Image.open(io.BytesIO(png)) for png in prompt.pictures]
     inputs = processor(text=text, images=pictures, return_tensors="pt")
-    tokens = model.eval().generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
-    return str(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    asked = inputs["input_ids"].shape[1]
+    said = model.eval().generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)[0, asked:]
+    usage = Usage(asked, len(said), cut=int(said[-1]) != processor.tokenizer.eos_token_id)
+    return str(processor.decode(said, skip_special_tokens=True)), usage
 
 
 @needs_vllm
@@ -121,7 +126,7 @@ def in_transformers(model: Any, directory: Path, prompt: Prompt) -> str:
 def test_answers_are_those_of_transformers_and_peft(made: dict[str, Path], handle: Any) -> None:
     generator = RemoteGenerator(handle)
 
-    async def ask() -> list[list[str]]:
+    async def ask() -> list[list[str | Usage]]:
         tuned = Sampling(MAX_TOKENS, adapter="drawings")
         return await asyncio.gather(
             *(pieces(generator, prompt, sampling) for sampling in (GREEDY, tuned) for prompt in PROMPTS)
@@ -132,9 +137,10 @@ def test_answers_are_those_of_transformers_and_peft(made: dict[str, Path], handl
     untuned = [in_transformers(base, made["base"], prompt) for prompt in PROMPTS]
     peft = PeftModel.from_pretrained(base, made["adapter"])
     tuned = [in_transformers(peft, made["base"], prompt) for prompt in PROMPTS]
-    assert ["".join(answer) for answer in said] == untuned + tuned
+    assert ["".join(answer[:-1]) for answer in said] == [text for text, _ in untuned + tuned]
+    assert [answer[-1] for answer in said] == [usage for _, usage in untuned + tuned]
     assert len({*untuned, *tuned}) == 4
-    assert min(len(answer) for answer in said) > 1
+    assert min(len(answer) for answer in said) > 2
 
 
 @needs_vllm
@@ -201,7 +207,7 @@ def test_a_prompt_begins_with_one_first_token_whoever_writes_it(template: str) -
 class LosingHandle:
     """A handle whose replicas write `answers`, one a call, and are lost where one holds an exception."""
 
-    def __init__(self, *answers: Sequence[str | Exception]) -> None:
+    def __init__(self, *answers: Sequence[str | Usage | Exception]) -> None:
         self.answers = list(answers)
 
     def options(self, **_: Any) -> LosingHandle:
@@ -214,20 +220,21 @@ class LosingHandle:
     def cancel(self) -> None:
         pass
 
-    async def __aiter__(self) -> AsyncGenerator[str]:
+    async def __aiter__(self) -> AsyncGenerator[str | Usage]:
         for piece in self.answer:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
 
 
-def heard(handle: LosingHandle, temperature: float = 0.0) -> list[str]:
+def heard(handle: LosingHandle, temperature: float = 0.0) -> list[str | Usage]:
     return asyncio.run(pieces(RemoteGenerator(handle), QUESTION, Sampling(9, temperature)))
 
 
 def test_an_answer_whose_replica_was_lost_goes_on_where_it_stopped() -> None:
-    lost = LosingHandle(["It ", "is r", ActorDiedError()], [ActorDiedError()], ["It", " is", " red", "."])
-    assert heard(lost) == ["It ", "is r", "ed", "."]
+    whole = ["It", " is", " red", ".", Usage(20, 4)]
+    lost = LosingHandle(["It ", "is r", ActorDiedError()], [ActorDiedError()], whole)
+    assert heard(lost) == ["It ", "is r", "ed", ".", Usage(20, 4)]
 
 
 def test_an_answer_that_begins_otherwise_the_second_time_is_an_error() -> None:

@@ -30,7 +30,7 @@ export async function* ask(question, key, signal, identified) {
     const chunk = parse(data);
     if (chunk.error) throw new Failure("broken", { message: sentence(chunk.error) });
     const choice = chunk.choices?.[0];
-    if (choice?.delta) yield choice.delta;
+    if (choice?.delta) yield { ...choice.delta, cut: choice.finish_reason === "length" };
     if (choice?.finish_reason) finished = true;
   }
   if (!finished) throw new Failure("broken");

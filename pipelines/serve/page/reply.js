@@ -69,10 +69,11 @@ export class Reply {
     this.#dropUnknown();
     this.#settle();
     this.#place();
-    const { degraded, timings_ms: timings, refused } = this.last;
+    const { degraded, timings_ms: timings, refused, cut } = this.last;
     if (refused === true) this.shown.prepend(say(make("p", "refused"), "refused"));
     if (!this.text.trim() && !stopped) this.said.append(say(make("span", "none"), "nothing"));
     if (stopped) this.end.append(say(make("p", "note"), "stopped"));
+    if (cut === true) this.end.append(say(make("p", "note"), "cut"));
     if (Array.isArray(degraded) && degraded.length) this.end.append(lost(degraded));
     if (timings && typeof timings === "object") this.end.append(times(timings));
     if (this.text.trim() && !stopped && this.request) this.end.append(thumbs((rating) => this.rate(this.request, rating)));

@@ -17,7 +17,7 @@ from pipelines.core.answer import Said as Piece
 from pipelines.core.errors import MmragError
 from pipelines.core.previews import Preview
 from pipelines.core.retriever import Query
-from pipelines.core.types import Answer, Citation, Hit, PlacedBox, SearchResult
+from pipelines.core.types import Answer, Citation, Hit, PlacedBox, SearchResult, Usage
 from pipelines.serve.backend import Event, Health
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.gateway import create_app
@@ -34,6 +34,7 @@ class Said:
     boxes: Sequence[PlacedBox] = ()
     degraded: Sequence[str] = ()
     refused: bool = False
+    cut: bool = False
     pause_s: float = 0.0
     failure: MmragError | None = None
 
@@ -79,6 +80,7 @@ class Script:
             degraded=tuple(said.degraded),
             timings_ms=TIMINGS,
             refused=said.refused,
+            usage=Usage(cut=said.cut),
         )
 
     async def picture(self, content: str, tenant: str | None) -> Preview | None:

@@ -127,3 +127,9 @@ def test_a_refusal_is_plain(watched: Watched) -> None:
     watched.server.answers["Who won?"] = [Said(["The evidence does not say."], OTHERS, refused=True)]
     watched.ask("Who won?")
     assert watched.answered().locator(".refused").is_visible()
+
+
+def test_an_answer_that_is_longer_than_allowed_says_so(watched: Watched) -> None:
+    watched.server.answers["And then?"] = [Said(["First the screws, then the"], OTHERS, cut=True)]
+    watched.ask("And then?")
+    assert watched.answered().get_by_text("ends here.").is_visible()

@@ -14,7 +14,7 @@ from pipelines.core.errors import GeneratorUnavailable, StoreUnavailable
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling
 from pipelines.core.prompts import NO_ANSWER, Turn
 from pipelines.core.retriever import Query
-from pipelines.core.types import Answer, Citation, Hit, PlacedBox, SearchResult, answer_dict
+from pipelines.core.types import Answer, Citation, Hit, PlacedBox, SearchResult, Usage, answer_dict
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Searcher:
 class Parrot:
     """Says its pieces; `fails` comes after them."""
 
-    pieces: Sequence[str]
+    pieces: Sequence[str | Usage]
     fails: Exception | None = None
     prompts: list[Prompt] = field(default_factory=list)
     sampled: list[Sampling] = field(default_factory=list)
     closed: int = 0
 
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str]:
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
         self.prompts.append(prompt)
         self.sampled.append(sampling)
         try:
@@ -92,6 +92,14 @@ def test_a_stream_tells_what_was_found_then_the_words_then_the_whole(profile) ->
     assert found == Retrieved((HITS[0], replace(HITS[1], citation_id=2)), ("lexical: down",))
     assert "".join(event.text for event in said) == answer.answer == "Wide [2]"
     assert answer.degraded == ("lexical: down",)
+
+
+def test_an_answer_tells_what_it_took(profile) -> None:
+    usage = Usage(prompt_tokens=312, completion_tokens=2, cut=True)
+    answer = ask(answerer(profile, Searcher(HITS), Parrot(["Wide ", "[2]", usage])))
+    assert answer.answer == "Wide [2]"
+    assert answer_dict(answer)["usage"] == {"prompt_tokens": 312, "completion_tokens": 2, "cut": True}
+    assert ask(answerer(profile, Searcher([]), Parrot(["never asked"]))).usage == Usage()
 
 
 @pytest.mark.parametrize("words", NO_ANSWER.values())

@@ -18,6 +18,7 @@ from pipelines.core.engine import TransformersEngine
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, prompt_text
 from pipelines.core.prompts import Turn
+from pipelines.core.types import Usage
 from pipelines.train.llava_export import export
 
 GREEDY = Sampling(12)
@@ -54,11 +55,16 @@ def png(seed: int) -> bytes:
 PROMPT = Prompt((Turn("user", "Is <image> like <image>?"),), (png(0), png(1)))
 
 
-def said(engine: TransformersEngine, prompt: Prompt, sampling: Sampling = GREEDY) -> list[str]:
-    async def collect() -> list[str]:
+def whole(engine: TransformersEngine, prompt: Prompt, sampling: Sampling = GREEDY) -> tuple[list[str], Usage]:
+    async def collect() -> list[str | Usage]:
         return [piece async for piece in engine.stream(prompt, sampling)]
 
-    return asyncio.run(collect())
+    *pieces, usage = asyncio.run(collect())
+    return pieces, usage
+
+
+def said(engine: TransformersEngine, prompt: Prompt, sampling: Sampling = GREEDY) -> list[str]:
+    return whole(engine, prompt, sampling)[0]
 
 
 def test_pieces_make_the_greedy_text(engine, folder) -> None:
@@ -68,7 +74,25 @@ def test_pieces_make_the_greedy_text(engine, folder) -> None:
     pictures = [Image.open(io.BytesIO(one)) for one in PROMPT.pictures]
     inputs = processor(text=text, images=pictures, add_special_tokens=False, return_tensors="pt")
     tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    assert "".join(said(engine, PROMPT)) == processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    pieces, usage = whole(engine, PROMPT)
+    assert "".join(pieces) == processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert usage == Usage(inputs["input_ids"].shape[1], 12, cut=True)
+
+
+def test_an_answer_that_ended_by_itself_is_not_cut(folder) -> None:
+    """By whatever the model says third, taken for its end."""
+    ended = TransformersEngine(GeneratorConfig(model=str(folder / "base"), dtype="float32", device="cpu"))
+    model, processor = ended._loaded()
+    inputs = processor(
+        text=prompt_text(processor, PROMPT.turns)[0],
+        add_special_tokens=False,
+        images=[Image.open(io.BytesIO(one)) for one in PROMPT.pictures],
+        return_tensors="pt",
+    )
+    tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    model.generation_config.eos_token_id = [int(tokens[2])]
+    written = 1 + tokens.tolist().index(tokens[2])
+    assert whole(ended, PROMPT)[1] == Usage(inputs["input_ids"].shape[1], written)
 
 
 def test_an_adapter_changes_the_answer_and_only_where_it_is_asked_for(engine) -> None:

@@ -16,6 +16,7 @@ from pipelines.core.errors import BadImage, GeneratorUnavailable
 from pipelines.core.filters import And, Comparison
 from pipelines.core.generator import GeneratorConfig, Sampling
 from pipelines.core.prompts import Turn
+from pipelines.core.types import Usage
 from pipelines.serve import chat
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +75,32 @@ async def test_a_stream_ends_with_the_evidence(client: openai.AsyncOpenAI) -> No
     extra = deltas[-1].model_extra or {}
     assert (extra["citations"], extra["boxes"]) == ([CITATION], [BOX])
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, None, "stop"]
+
+
+async def test_a_completion_tells_its_tokens_and_whether_it_was_cut(
+    client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    backend.result = replace(backend.result, usage=Usage(312, 40, cut=True))
+    completion = await client.chat.completions.create(model="tiny-llava", messages=ASKED)
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.usage == openai.types.CompletionUsage(
+        prompt_tokens=312, completion_tokens=40, total_tokens=352
+    )
+
+
+async def test_a_stream_tells_its_tokens_where_it_is_asked_to(
+    client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    backend.result = replace(backend.result, usage=Usage(312, 40, cut=True))
+    stream = await client.chat.completions.create(
+        model="tiny-llava", messages=ASKED, stream=True, stream_options={"include_usage": True}
+    )
+    *said, told = [chunk async for chunk in stream]
+    assert said[-1].choices[0].finish_reason == "length"
+    assert {chunk.usage for chunk in said} == {None}
+    assert told.choices == []
+    assert told.usage
+    assert told.usage.total_tokens == 352
 
 
 async def test_a_stream_is_server_sent_events_to_the_end(backend: ScriptedBackend) -> None:

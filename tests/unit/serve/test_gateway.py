@@ -28,7 +28,7 @@ from PIL import Image
 from pipelines.core.errors import GeneratorUnavailable, SpaceMismatch, StoreUnavailable
 from pipelines.core.filters import Comparison
 from pipelines.core.prompts import Turn
-from pipelines.core.types import PlacedBox, SearchResult
+from pipelines.core.types import PlacedBox, SearchResult, Usage
 from pipelines.serve.backend import Health
 from pipelines.serve.metrics import Metrics, exposition
 from pipelines.serve.protection import Admission
@@ -175,7 +175,8 @@ async def test_health_needs_no_key(backend: ScriptedBackend) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_metrics_count_what_was_answered(client: httpx.AsyncClient) -> None:
+async def test_metrics_count_what_was_answered(client: httpx.AsyncClient, backend: ScriptedBackend) -> None:
+    backend.result = replace(backend.result, usage=Usage(312, 40, cut=True))
     await client.post("/v1/answer", json={"query": "How far?"})
     await client.get(f"/v1/images/{CONTENT}")
     await client.get("/no/such/route")
@@ -186,6 +187,9 @@ async def test_metrics_count_what_was_answered(client: httpx.AsyncClient) -> Non
     assert 'mmrag_stage_seconds_count{stage="retrieve"} 1.0' in text
     assert 'mmrag_degraded_total{part="lexical"} 1.0' in text
     assert 'mmrag_dropped_total{kind="citations"} 2.0' in text
+    assert 'mmrag_tokens_total{kind="prompt"} 312.0' in text
+    assert 'mmrag_tokens_total{kind="completion"} 40.0' in text
+    assert "mmrag_cut_answers_total 1.0" in text
     assert "mmrag_in_flight 0.0" in text
 
 
