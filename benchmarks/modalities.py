@@ -6,7 +6,7 @@
 - `read`: captions, and what OCR reads in the pictures, as text beside it. A question's own picture is read
   too, and its words are put before the question. No picture is searched or shown.
 - `shown`: the same index, found by its words alone, the first picture shown to the model. A question's own
-  picture is searched with and shown.
+  picture is searched with, read, and shown.
 - `full`: by default settings: for a text, too, pictures are searched by their vectors.
 
 Draws the corpus (benchmarks/data/machines.py), ingests it once without and once with pictures, and asks in a
@@ -38,6 +38,8 @@ from benchmarks.data import machines
 from pipelines.core.answer import Answerer, Question
 from pipelines.core.entailment import Lexical
 from pipelines.core.index import Index
+from pipelines.core.ocr import read_lines
+from pipelines.core.ocr_config import OcrConfig
 from pipelines.core.retriever import TEXT, Query, Retriever
 from pipelines.core.stores.embedded import stop
 from pipelines.core.types import Answer, SearchResult
@@ -47,8 +49,6 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.figures import Estimate, group
 from pipelines.evaluate.generation import figures
 from pipelines.evaluate.questions import read_questions
-from pipelines.ingest.config import OcrConfig
-from pipelines.ingest.ocr import read_lines
 from pipelines.knowledge_base import local_answerer
 from pipelines.settings import load_settings
 
@@ -71,11 +71,12 @@ class System:
     settings: tuple[str, ...]
 
 
+READ = ("ingest.ocr.kind=rapidocr", "search.ocr.kind=rapidocr")
 SYSTEMS = {
     "text": System("texts", "dropped", ("generator.max_pictures=0",)),
     "read": System("whole", "read", ("ingest.ocr.kind=rapidocr", "generator.max_pictures=0")),
-    "shown": System("whole", "searched", ("ingest.ocr.kind=rapidocr", "search.alpha_text=0")),
-    "full": System("whole", "searched", ("ingest.ocr.kind=rapidocr",)),
+    "shown": System("whole", "searched", (*READ, "search.alpha_text=0")),
+    "full": System("whole", "searched", READ),
 }
 
 

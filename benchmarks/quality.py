@@ -5,8 +5,8 @@
 
 Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
 `mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner, and beside the hits stand
-each branch's own. One table of ablations: without a branch, without the aligner, by ranks and, of the emoji,
-indexes of single scales. --most: so many of the questions that the generator answers, drawn by their ids'
+each branch's own. One table of ablations: without a branch, without the aligner, by ranks, without reading the
+question's picture and, of the emoji, indexes of single scales. --most: so many of the questions that the generator answers, drawn by their ids'
 SHA-256. Prints Markdown.
 """
 
@@ -32,10 +32,13 @@ DONE = (0, 3)
 """Exit statuses: 3 is an ingest that wrote some rows to the dead letters."""
 MMRAG = Path(sys.executable).with_name("mmrag")
 INGEST = dict.fromkeys(("gimp", "mixed", "plates"), ("ingest.ocr.kind=rapidocr",))
+READING = {"plates": ("search.ocr.kind=rapidocr",)}
+"""Sets whose questions bring pictures that say something."""
 ALIGNER = ("search.aligner.model=tiny-aligner",)
 RANKS_ALPHA = 0.3
 BY_RANKS = (
     *ALIGNER, "search.fusion=ranks", f"search.alpha_text={RANKS_ALPHA}", "search.lexical_share=0.5",
+    "search.alpha_image=0.7", "search.image_share=0.5",
 )  # fmt: skip
 """Reciprocal rank fusion with the weights that were chosen for it."""
 SCALES = {"emoji": ("[96]", "[160]", "[224]")}
@@ -65,12 +68,21 @@ def ingested(folder: Path, index: Path, settings: Sequence[str]) -> Path:
 
 
 def by_language(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
-    """A file of questions for each language, those without words apart."""
+    """A file of questions for each language, those without words apart; where some bring a picture, these
+    once more by themselves."""
     rows = read_rows(folder / f"{split}.jsonl")
     for language in sorted({row.get("language", "") for row in rows}):
-        file = folder / f"{split}-{language or 'pictures'}.jsonl"  # beside the pictures that it names
-        write_rows(file, [row for row in rows if row.get("language", "") == language])
-        yield language or "a picture", file
+        of_language = [row for row in rows if row.get("language", "") == language]
+        pictured = [row for row in of_language if "image" in row]
+        groups = {language or "a picture": of_language}
+        if 0 < len(pictured) < len(of_language):
+            groups[f"{language}, with a picture"] = pictured
+        for name, some in groups.items():
+            file = (
+                folder / f"{split}-{name.replace(', ', '-').replace(' ', '-')}.jsonl"
+            )  # beside its pictures
+            write_rows(file, some)
+            yield name, file
 
 
 def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequence[str]) -> None:
@@ -83,7 +95,7 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
 
         def asked(where: object, *more: str, data: Path = file) -> Any:
             words = ("evaluate", "retrieval", "--data", data, "--index", where)
-            return mmrag(*words, *sets([*more, *settings]))
+            return mmrag(*words, *sets([*READING.get(name, ()), *more, *settings]))
 
         report, plain = asked(index, *ALIGNER), asked(index)
         groups = {"**hits**": report["overall"], "hits, no aligner": plain["overall"]}
@@ -93,6 +105,9 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
             row(language, ranking, group["queries"], *told)
         by_ranks = f"by ranks, α {RANKS_ALPHA}"
         ablations[language] = report["ablations"] | {by_ranks: paired(asked(index, *BY_RANKS), report)}
+        if name in READING and any("image" in row for row in read_rows(file)):
+            unread = asked(index, *ALIGNER, "search.ocr.kind=none")
+            ablations[language]["without reading the question's picture"] = paired(unread, report)
         for scale, of_scale in indexes.items():
             alone = asked(of_scale, f"encoder.scales={scale}")
             ablations[language][f"at {scale} alone, against all without aligner"] = paired(alone, plain)

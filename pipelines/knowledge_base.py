@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pipelines.core import filters
 from pipelines.core.answer import Answerer, FindsHits, LocalSearcher, Question
-from pipelines.core.errors import UsageError
+from pipelines.core.errors import BadImage, BadReading, UsageError
 from pipelines.core.index import Index
 from pipelines.core.lazy import Lazy
 from pipelines.core.live import LiveIndex
@@ -120,10 +120,12 @@ class KnowledgeBase:
     def read(self, image: bytes | Path) -> tuple[Line, ...]:
         """The lines of text that stand in a picture, in reading order, boxes in its pixels: by `ingest.ocr`.
         Raises UsageError where that is none or not installed, and BadImage, also where it fails."""
-        from pipelines.ingest.ocr import read_lines
+        from pipelines.core.ocr import read_lines
 
-        with self._turn:
+        try:
             return read_lines(self.settings.ingest.ocr, _bytes_of(image) or b"")
+        except BadReading as exc:
+            raise BadImage(str(exc)) from exc
 
     def close(self) -> None:
         """It opens anew with the next question."""

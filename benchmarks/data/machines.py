@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.tiny_llava import shapes, sheets
@@ -32,6 +33,7 @@ from benchmarks.tiny_llava.evidence import ASK
 from benchmarks.tiny_llava.fields import FIELDS, KINDS, READ, Field, code, stated
 from benchmarks.tiny_llava.sheets import Sheet
 from benchmarks.tiny_llava.split import Language, generator
+from pipelines.demo.paper import Shot, photograph
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
@@ -159,7 +161,7 @@ def _photo(draw: Draw) -> Made:
     picture = draw.plate_of(replace(draw.sheet, rows=others))
     page = Page(draw.id, text=_sentences(told), caption=draw.caption(), picture=picture)
     question = draw.rng.choice(READ[draw.language].test).format(field=draw.field.label(draw.language))
-    return _made(draw, (page,), question, draw.answers(draw.name), _photograph(picture))
+    return _made(draw, (page,), question, draw.answers(draw.name), _photograph(picture, draw.rng))
 
 
 def _none(draw: Draw) -> Made:
@@ -250,10 +252,11 @@ def _png(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def _photograph(png: bytes) -> bytes:
-    """As a question would bring it: not the bytes that were ingested."""
+def _photograph(png: bytes, rng: random.Random) -> bytes:
+    """As a question would bring it: at an angle, on a desk, unevenly lit."""
     out = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(out, "JPEG", quality=80)
+    plate = Image.open(io.BytesIO(png)).convert("RGB")
+    photograph(plate, np.random.default_rng(rng.getrandbits(64)), Shot()).save(out, "JPEG", quality=80)
     return out.getvalue()
 
 

@@ -63,9 +63,11 @@ def reciprocal(count: int, c: int = RANK_CONSTANT) -> list[float]:
     return [1 / (c + rank) for rank in range(1, count + 1)]
 
 
-def side_weights(alpha: float, visual: Sequence[str], text: Mapping[str, float]) -> dict[str, float]:
-    """α for the visual side, shared evenly by its branches, and 1 − α for the text side, by their shares."""
-    whole = sum(text.values())
-    return {name: alpha / len(visual) for name in visual} | {
-        name: (1 - alpha) * share / whole for name, share in text.items()
-    }
+def side_weights(alpha: float, visual: Mapping[str, float], text: Mapping[str, float]) -> dict[str, float]:
+    """α for the visual side and 1 − α for the text side, among the branches of each by their shares."""
+    return _shared(alpha, visual) | _shared(1 - alpha, text)
+
+
+def _shared(weight: float, shares: Mapping[str, float]) -> dict[str, float]:
+    whole = sum(shares.values())
+    return {name: weight * share / whole for name, share in shares.items()}

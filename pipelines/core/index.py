@@ -33,6 +33,7 @@ from pipelines.core.errors import IndexLocked, StoreError, UsageError
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
 from pipelines.core.near_duplicates import load_likeness
+from pipelines.core.ocr import words_reader
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
 from pipelines.core.retriever import Knowledge, Retriever, SearchConfig, Watch
@@ -218,6 +219,7 @@ class Index:
             lines=self.lines,
             likeness=Lazy[Mapping[str, str]](lambda: load_likeness(self.home)),
             aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
+            read=words_reader(config.ocr),
             watch=watch,
         )
         retriever = Retriever(knowledge, config)

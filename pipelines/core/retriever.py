@@ -3,7 +3,8 @@
 Four branches: `image_to_image` and `text_to_image` search pictures, `text` and `lexical` search
 chunks. An `aligner`, where one is configured, reorders the pictures of the first two by the
 question's text; its ranking then stands for that of `text_to_image`. A chunk credits the pictures it
-is linked to with its own rank and score, so fusion runs over pictures and unlinked chunks.
+is linked to with its own rank and score, so fusion runs over pictures and unlinked chunks. Where
+`search.ocr` is on, what stands in a question's picture is searched as words, too.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from pipelines.core.aligner import Aligner, AlignerConfig, Asked, Candidates, to
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import StoreUnavailable, UsageError
+from pipelines.core.errors import BadReading, StoreUnavailable, UsageError
 from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, Fused, fuse, margins, reciprocal, side_weights
+from pipelines.core.ocr_config import QuestionOcrConfig
 from pipelines.core.readings import lines_of
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
@@ -35,6 +37,8 @@ from pipelines.core.words_held import by_words_held
 
 Mode = Literal["auto", "text", "image", "visually_similar"]
 Branch = Literal["image_to_image", "text_to_image", "text", "lexical", "aligner"]
+Step = Branch | Literal["reading"]
+"""`reading` is OCR of the question's picture: told where it failed, and finds nothing by itself."""
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 VISUAL: tuple[Branch, ...] = ("image_to_image", "text_to_image")
@@ -53,13 +57,19 @@ class SearchConfig(BaseModel):
 
     fusion: Literal["margins", "ranks"] = Field(
         "margins",
-        description="by how far scores stand out, or by ranks alone (RRF; its α_text was .3)",
+        description="by how far scores stand out, or by ranks alone (RRF; its α_text was .3, α_image .7)",
     )
     alpha_text: float = Field(0.7, ge=0, le=1, description="α for a text query")
-    alpha_image: float = Field(0.7, ge=0, le=1, description="α with a picture")
+    alpha_image: float = Field(0.9, ge=0, le=1, description="α with a picture")
     alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
     lexical_share: float = Field(
         0.67, gt=0, lt=1, description="of the text side: words, beside vectors of passages"
+    )
+    image_share: float = Field(
+        0.9, gt=0, lt=1, description="of the visual side: looks, beside what the words say a picture shows"
+    )
+    ocr: QuestionOcrConfig = Field(
+        QuestionOcrConfig(), description="of a question's picture, in mode auto: its words are searched, too"
     )
     rank_constant: int = Field(RANK_CONSTANT, ge=0, description="of fusion by ranks: c of 1 / (c + rank)")
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
@@ -95,6 +105,7 @@ class Knowledge:
     lines: Callable[[Part], Sequence[Line]] = lambda picture: ()
     likeness: Callable[[], Mapping[str, str]] = dict
     aligner: Callable[[], Aligner | None] = lambda: None
+    read: Callable[[bytes], str] | None = None
     watch: Watch = lambda branch, vector: None
 
 
@@ -155,24 +166,39 @@ class Retriever:
         """
         return self.fused(query, self.run_branches(query))
 
-    def fused(self, query: Query, runs: Mapping[Branch, BranchRun]) -> SearchResult:
+    def fused(self, query: Query, runs: Mapping[Step, BranchRun]) -> SearchResult:
         """The hits that runs of branches make together. One run alone gives that branch's own ranking.
 
         Raises StoreUnavailable when every run failed.
         """
-        degraded = tuple(f"{branch}: {run.failure}" for branch, run in runs.items() if run.failure)
-        answered = {branch: run for branch, run in runs.items() if not run.failure}
+        degraded = tuple(f"{step}: {run.failure}" for step, run in runs.items() if run.failure)
+        answered = {step: run for step, run in runs.items() if step != "reading" and not run.failure}
         if not answered:
             raise StoreUnavailable("no branch could answer: " + "; ".join(degraded))
         hits, unfetched = self._fuse(query, answered)
         return SearchResult(hits, degraded + unfetched)
 
-    def run_branches(self, query: Query) -> dict[Branch, BranchRun]:
-        """Run the query's branches concurrently, each within the deadline; then the aligner's."""
+    def run_branches(self, query: Query) -> dict[Step, BranchRun]:
+        """Run the query's branches concurrently, each within the deadline; then the aligner's. Those that
+        search words wait until its picture is read."""
         deadline = time.monotonic() + self._config.branch_timeout_s
-        futures = {branch: self._submit(self.run_branch, branch, query) for branch in plan(query)}
+        branches, runs = plan(query), dict[Step, BranchRun]()
+        reading = self._submit(self._read, query.image) if self._is_read(query) else None
+        futures = {
+            branch: self._submit(self.run_branch, branch, query)
+            for branch in branches
+            if not (reading and branch in TEXT)
+        }
+        if reading:
+            wait([reading], timeout=self._config.branch_timeout_s / 2)  # the rest is for what waits for it
+            words = self._collect(reading)
+            if isinstance(words, BranchRun):
+                runs["reading"], words = words, ""
+            asked = replace(query, text=" ".join(filter(None, (words, query.text))))
+            for branch in TEXT if words else (branch for branch in branches if branch in TEXT):
+                futures[branch] = self._submit(self.run_branch, branch, asked)
         wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
-        runs = {branch: self._collect(future) for branch, future in futures.items()}
+        runs |= {branch: self._collect(future) for branch, future in futures.items()}
         if aligner := self._aligner_of(query):
             aligned = self._submit(self._aligned, aligner, query.text or "", runs)
             wait([aligned], timeout=max(0.0, deadline - time.monotonic()))
@@ -205,6 +231,19 @@ class Retriever:
         except (StoreUnavailable, _BranchUnfit) as exc:
             failure = str(exc)
         return BranchRun(found, time.perf_counter() - start, failure, floor)
+
+    def _is_read(self, query: Query) -> bool:
+        """Modes that name what to search with are taken at their word."""
+        return self._knowledge.read is not None and query.mode == "auto" and query.image is not None
+
+    def _read(self, picture: bytes) -> str | BranchRun:
+        """The words in a picture; of one that cannot be read, why."""
+        assert self._knowledge.read
+        start = time.perf_counter()
+        try:
+            return self._knowledge.read(picture)
+        except BadReading as exc:
+            return BranchRun((), time.perf_counter() - start, str(exc))
 
     def _asked(self, query: Query) -> int:
         return max(query.k, self._config.candidates)
@@ -243,7 +282,7 @@ class Retriever:
         has_text = query.text is not None and query.text.strip()
         return self._knowledge.aligner() if has_text and not leans else None
 
-    def _aligned(self, aligner: Aligner, text: str, runs: Mapping[Branch, BranchRun]) -> BranchRun | None:
+    def _aligned(self, aligner: Aligner, text: str, runs: Mapping[Step, BranchRun]) -> BranchRun | None:
         """The first pictures of the visual branches by relevance to the text, then the rest of
         `text_to_image`; None where there is nothing to align."""
         first = self._config.aligner.candidates
@@ -297,19 +336,22 @@ class Retriever:
         return self._config.alpha_image if "image_to_image" in branches else self._config.alpha_text
 
     @property
-    def _text_shares(self) -> dict[Branch, float]:
-        return {"text": 1 - self._config.lexical_share, "lexical": self._config.lexical_share}
+    def _shares(self) -> dict[str, float]:
+        """Of each branch on its side. An aligner has that of `text_to_image`, whose place it takes."""
+        looks, words = self._config.image_share, self._config.lexical_share
+        visual = {"image_to_image": looks, "text_to_image": 1 - looks, "aligner": 1 - looks}
+        return visual | {"text": 1 - words, "lexical": words}
 
     def _fuse(
         self, query: Query, runs: Mapping[Branch, BranchRun]
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
         found = {branch: run.found for branch, run in runs.items()}
         replaced = {"text_to_image"} if "aligner" in found else set()
-        weights = side_weights(
-            self._alpha(query, list(found)),
-            [b for b in (*VISUAL, "aligner") if b in found and b not in replaced],
-            {branch: share for branch, share in self._text_shares.items() if branch in found},
-        ) | dict.fromkeys(replaced, 0.0)
+        shares: dict[str, float] = {
+            b: share for b, share in self._shares.items() if b in found and b not in replaced
+        }
+        text = {str(branch): shares.pop(branch) for branch in TEXT if branch in shares}
+        weights = side_weights(self._alpha(query, list(found)), shares, text) | dict.fromkeys(replaced, 0.0)
         ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
         worth = {str(branch): self._worth(branch, runs) for branch in runs}
         return self._hits(fuse(ranks, weights, worth), found, query.k)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipelines.core.errors import BadImage, UsageError
-from pipelines.core.retriever import MAX_K, Branch, BranchRun, Query
+from pipelines.core.retriever import MAX_K, Branch, BranchRun, Query, Step
 from pipelines.core.types import Hit, SearchResult
 from pipelines.evaluate import metrics
 from pipelines.evaluate.baseline import Change, changes
@@ -33,9 +33,9 @@ DEFAULT_CUTOFFS = (1, 5, 10, 20)
 class Searcher(Protocol):
     """What is asked of a Retriever."""
 
-    def run_branches(self, query: Query) -> dict[Branch, BranchRun]: ...
+    def run_branches(self, query: Query) -> dict[Step, BranchRun]: ...
 
-    def fused(self, query: Query, runs: Mapping[Branch, BranchRun]) -> SearchResult: ...
+    def fused(self, query: Query, runs: Mapping[Step, BranchRun]) -> SearchResult: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +198,9 @@ def _ask(judged: JudgedQuery, searcher: Searcher, depth: int, otherwise: Mapping
     alone = {
         branch: SearchResult(()) if run.failure else searcher.fused(query, {branch: run})
         for branch, run in runs.items()
+        if branch != "reading"
     }
-    others = {f"without {branch}": _without(branch, runs) for branch in runs}
+    others = {f"without {branch}": _without(branch, runs) for branch in alone}
     ablations = {
         name: searcher.fused(query, left)
         for name, left in others.items()
@@ -215,7 +216,7 @@ def _ask(judged: JudgedQuery, searcher: Searcher, depth: int, otherwise: Mapping
     )
 
 
-def _without(branch: Branch, runs: Mapping[Branch, BranchRun]) -> dict[Branch, BranchRun]:
+def _without(branch: Branch, runs: Mapping[Step, BranchRun]) -> dict[Step, BranchRun]:
     """The aligner goes with `text_to_image`, whose place it takes; without `image_to_image` it has none of
     the pictures that only that one found."""
     gone = {branch, "aligner"} if branch == "text_to_image" else {branch}

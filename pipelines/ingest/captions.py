@@ -28,12 +28,13 @@ from pipelines.core.errors import (
     StoreError,
     UsageError,
 )
+from pipelines.core.plain import tidy
 from pipelines.core.space import digest
 from pipelines.core.types import Document, Passage
 from pipelines.ingest.config import CaptionConfig
 from pipelines.ingest.patience import patiently
 from pipelines.ingest.sources import UNAVAILABLE, Parsed, Rejected, read_bytes, stage_of
-from pipelines.ingest.sources.text import shorten, tidy
+from pipelines.ingest.sources.text import shorten
 from pipelines.ingest.tally import Count, uncounted
 
 RULES: Final = "captions/1"

@@ -14,8 +14,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Part, Passage, part_id
-from pipelines.ingest.sources.text import storable, tidy
 
 RULES = "chunk/2"
 """The version of these rules, for the parts fingerprint."""

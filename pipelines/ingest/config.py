@@ -7,25 +7,9 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.core.chat_config import ChatConfig, Secret
+from pipelines.core.ocr_config import OcrConfig
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.sources import SourceConfig
-
-
-class OcrConfig(BaseModel):
-    """Whether and how pictures are read. Only `max_side` changes what is read of a picture; the others choose
-    from it, and reading it again is not needed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["none", "rapidocr"] = "none"
-    max_side: int = Field(
-        1536,  # of a preview, too
-        ge=320,
-        le=4096,
-        description="long side of what is read; time grows with its square",
-    )
-    min_confidence: float = Field(0.5, ge=0, le=1, description="of a line, as the reader judges itself")
-    max_chars: int = Field(8000, ge=1, description="text kept of one picture; the rest is told")
 
 
 class CaptionConfig(ChatConfig):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest, home_of
-from pipelines.ingest import ocr
+from pipelines.core.ocr import require as require_ocr
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, known_sources, make_plan, to_prune
@@ -48,7 +48,7 @@ def dry_run(
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
     known = known_sources(directory) if prune and not rebuild else None
     listing = list_items(source_names, config.sources, whole=rebuild, known=known)
-    ocr.require(config.ocr)
+    require_ocr(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
         home = _rebuilt(index, listing, config) if rebuild else _home(index)
         ledger = Ledger.load(home) if home else Ledger(directory)

@@ -46,6 +46,7 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
+from pipelines.core.ocr import require as require_ocr
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
@@ -127,7 +128,7 @@ def ingest(
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
     listing = list_items(source_names, config.sources, whole=rebuild, known=known)
-    ocr.require(config.ocr)
+    require_ocr(config.ocr)
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
     with Index(directory, index_config, writable=True, building=rebuild) as index, index.write_lock():

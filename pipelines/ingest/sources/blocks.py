@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from pipelines.core.plain import tidy
 from pipelines.core.types import Passage
-from pipelines.ingest.sources.text import shorten, tidy
+from pipelines.ingest.sources.text import shorten
 
 # "2.5.4. Options", "Chapter 3. Tools", "Figure 14.2. Icon", "图 14.2. 图标": nobody looks for the number.
 _NUMBER = re.compile(

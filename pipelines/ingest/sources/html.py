@@ -17,11 +17,12 @@ from urllib.parse import unquote, urlsplit
 from lxml import etree
 
 from pipelines.core.errors import BadPart, BadText
+from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
 from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
-from pipelines.ingest.sources.text import decode, storable, tidy
+from pipelines.ingest.sources.text import decode
 
 _SKIPPED = frozenset(
     {"script", "style", "template", "noscript", "head", "nav", "footer", "select", "svg", "iframe", "object"}

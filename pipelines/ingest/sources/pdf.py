@@ -18,11 +18,12 @@ from typing import Any
 
 from pipelines.core.errors import BadPart, BadText, MissingDependency
 from pipelines.core.images import PREVIEW_SIDE
+from pipelines.core.plain import tidy
 from pipelines.core.readings import has_place
 from pipelines.core.types import Document, Line, Passage
 from pipelines.ingest.sources import files, inside, pdf_child
 from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
-from pipelines.ingest.sources.text import paragraphs, shorten, tidy
+from pipelines.ingest.sources.text import paragraphs, shorten
 
 NEEDS = "PDF documents need: pip install 'mmrag[pdf]'"
 _MAX_PAGES = 2000

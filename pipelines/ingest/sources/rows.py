@@ -20,11 +20,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from pipelines.core.errors import BadPart, SourceError
+from pipelines.core.plain import storable, tidy
 from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
 from pipelines.ingest.sources import files, inside
 from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
-from pipelines.ingest.sources.text import paragraphs, shorten, storable, tidy
+from pipelines.ingest.sources.text import paragraphs, shorten
 
 TOO_MANY_DIGITS = "broken JSON: holds a number of more digits than are read"
 KNOWN = frozenset(

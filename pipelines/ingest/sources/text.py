@@ -6,16 +6,8 @@ import codecs
 import re
 
 from pipelines.core.errors import BadText
+from pipelines.core.plain import tidy
 
-# Control characters, lone surrogates, byte-order marks, soft hyphens and zero-width spaces: none can be
-# seen, some cannot be stored, and all of them keep a word from being found. (U+200D joins emoji: it stays.)
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
-)
-_CJK = "\u3000-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
-# A line break inside Chinese text is layout, not a space between words.
-_CJK_BREAK = re.compile(rf"(?<=[{_CJK}])[^\S\n]*\n\s*(?=[{_CJK}])")
-_SPACE = re.compile(r"\s+")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 
 # Python's codecs that are no character sets of documents, or take quadratic time on hostile input.
@@ -31,16 +23,6 @@ _NOT_CHARSETS = {
 }
 # As browsers read these labels: pages that declare the smaller set use the larger one.
 _LARGER = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "cp1252"}
-
-
-def storable(text: str) -> str:
-    """The text without the characters that stores refuse or people cannot see."""
-    return _INVISIBLE.sub("", text)
-
-
-def tidy(text: str) -> str:
-    """One line: white space collapsed, invisible characters gone."""
-    return _SPACE.sub(" ", _CJK_BREAK.sub("", storable(text))).strip()
 
 
 def paragraphs(text: str) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from typing import BinaryIO
 from pyarrow import ArrowException
 
 from pipelines.core.errors import BadPart, SourceError
+from pipelines.core.plain import storable
 from pipelines.ingest.sources import files, inside, rows, tar
 from pipelines.ingest.sources.folder import PICTURES, TEXTS, document_id, suffix
 from pipelines.ingest.sources.records import Item, Rejected, SourceConfig
-from pipelines.ingest.sources.text import decode, storable
+from pipelines.ingest.sources.text import decode
 
 _MAX_MEMBERS = 1000  # of one document
 _SHOWN_CHARS = 200

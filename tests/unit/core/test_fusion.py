@@ -69,15 +69,15 @@ def test_nothing_found_fuses_to_nothing() -> None:
     assert by_rank({"text": {}}, {"text": 1.0}) == []
 
 
-def test_the_visual_side_shares_its_weight_evenly_and_the_text_side_by_its_shares() -> None:
-    assert side_weights(0.7, ["i2i", "t2i"], {"text": 0.25, "lexical": 0.75}) == pytest.approx(
-        {"i2i": 0.35, "t2i": 0.35, "text": 0.075, "lexical": 0.225}
+def test_each_side_shares_its_weight_by_the_shares_of_its_branches() -> None:
+    assert side_weights(0.7, {"i2i": 0.8, "t2i": 0.2}, {"text": 0.25, "lexical": 0.75}) == pytest.approx(
+        {"i2i": 0.56, "t2i": 0.14, "text": 0.075, "lexical": 0.225}
     )
 
 
 def test_what_is_left_of_a_side_has_all_of_its_weight() -> None:
-    assert side_weights(0.6, ["i2i"], {"text": 0.25}) == pytest.approx({"i2i": 0.6, "text": 0.4})
+    assert side_weights(0.6, {"i2i": 0.9}, {"text": 0.25}) == pytest.approx({"i2i": 0.6, "text": 0.4})
 
 
 def test_a_side_without_branches_has_no_weight_to_share() -> None:
-    assert side_weights(0.9, ["i2i"], {}) == {"i2i": 0.9}
+    assert side_weights(0.9, {"i2i": 0.5}, {}) == {"i2i": 0.9}

@@ -154,15 +154,23 @@ def test_k_counts_fused_hits_not_parts(garden: World) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "alpha"),
-    [({"mode": "auto"}, 0.7), ({"mode": "visually_similar"}, 0.9), ({"mode": "text"}, 0.5)],
+    [({"mode": "auto"}, 0.8), ({"mode": "visually_similar"}, 0.9), ({"mode": "text"}, 0.5)],
 )
 def test_alpha_weighs_the_visual_side_by_mode(world: World, fields: Any, alpha: float) -> None:
-    world.config = world.config.model_copy(update={"fusion": "ranks"})
+    world.config = world.config.model_copy(update={"fusion": "ranks", "alpha_image": 0.8})
     world.add_pictures(rose="red")
     world.add_chunks(chunk_part("note", "zebra"))
     scores = {hit.id: hit.score for hit in world.search("zebra", image=RED, **fields).hits}
     # Every visual branch ranks the one picture first, every text branch the one chunk.
     assert scores == pytest.approx({"rose#img-0": alpha / 61, "note#txt-0": (1 - alpha) / 61})
+
+
+def test_looks_have_the_image_share_of_the_visual_side(world: World) -> None:
+    world.config = SearchConfig(fusion="ranks", alpha_image=0.5, image_share=0.8)
+    world.add_pictures(rose="red", leaf="green")
+    scores = {hit.document_id: hit.score for hit in world.search("green", image=RED).hits}
+    assert scores["rose"] == pytest.approx(0.5 * (0.8 / 61 + 0.2 / 62))
+    assert scores["leaf"] == pytest.approx(0.5 * (0.8 / 62 + 0.2 / 61))
 
 
 def test_alpha_and_the_rank_constant_are_settings(world: World) -> None:
