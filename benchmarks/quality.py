@@ -5,9 +5,9 @@
 
 Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
 `mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner, and beside the hits stand
-each branch's own. One table of ablations: without a branch, without the aligner, by ranks, without reading the
-question's picture and, of the emoji, indexes of single scales. --most: so many of the questions that the generator answers, drawn by their ids'
-SHA-256. Prints Markdown.
+each branch's own. One table of ablations: without a branch, without the aligner, by ranks, without reading
+the question's picture, and indexes of single scales of the emoji. --most: so many of the questions that the
+generator answers, drawn by their ids' SHA-256. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def by_language(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
         pictured = [row for row in of_language if "image" in row]
         groups = {language or "a picture": of_language}
         if 0 < len(pictured) < len(of_language):
-            groups[f"{language}, with a picture"] = pictured
+            groups[f"{language} with a picture"] = pictured
         for name, some in groups.items():
             file = (
                 folder / f"{split}-{name.replace(', ', '-').replace(' ', '-')}.jsonl"
