@@ -32,8 +32,8 @@ DONE = (0, 3)
 """Exit statuses: 3 is an ingest that wrote some rows to the dead letters."""
 MMRAG = Path(sys.executable).with_name("mmrag")
 INGEST = dict.fromkeys(("gimp", "mixed", "plates"), ("ingest.ocr.kind=rapidocr",))
-READING = {"plates": ("search.ocr.kind=rapidocr",)}
-"""Sets whose questions bring pictures that say something."""
+READING = {"plates": "search.ocr.kind=rapidocr"}
+"""Sets whose questions bring pictures that say something, and what has them read."""
 ALIGNER = ("search.aligner.model=tiny-aligner",)
 RANKS_ALPHA = 0.3
 BY_RANKS = (
@@ -95,19 +95,22 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
 
         def asked(where: object, *more: str, data: Path = file) -> Any:
             words = ("evaluate", "retrieval", "--data", data, "--index", where)
-            return mmrag(*words, *sets([*READING.get(name, ()), *more, *settings]))
+            return mmrag(*words, *sets([*more, *settings]))
 
         report, plain = asked(index, *ALIGNER), asked(index)
         groups = {"**hits**": report["overall"], "hits, no aligner": plain["overall"]}
         groups |= {f"`{branch}` alone": found for branch, found in report["by_branch"].items()}
+        read = None
+        if name in READING and any("image" in one for one in read_rows(file)):
+            read = asked(index, *ALIGNER, READING[name])
+            groups["hits, the question's picture read"] = read["overall"]
         for ranking, group in groups.items():
             told = (estimate(group["metrics"][one]) for one in TOLD["retrieval"])
             row(language, ranking, group["queries"], *told)
         by_ranks = f"by ranks, α {RANKS_ALPHA}"
         ablations[language] = report["ablations"] | {by_ranks: paired(asked(index, *BY_RANKS), report)}
-        if name in READING and any("image" in row for row in read_rows(file)):
-            unread = asked(index, *ALIGNER, "search.ocr.kind=none")
-            ablations[language]["without reading the question's picture"] = paired(unread, report)
+        if read:
+            ablations[language]["the question's picture read"] = paired(read, report)
         for scale, of_scale in indexes.items():
             alone = asked(of_scale, f"encoder.scales={scale}")
             ablations[language][f"at {scale} alone, against all without aligner"] = paired(alone, plain)
