@@ -5,8 +5,8 @@
 
 Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
 `mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner, and beside the hits stand
-each branch's own. One table of ablations: without a branch, without the aligner, by ranks, without reading
-the question's picture, and indexes of single scales of the emoji. --most: so many of the questions that the
+each branch's own. One table of ablations: without a branch, without the aligner, by ranks, with the
+question's picture read, and indexes of single scales of the emoji. --most: so many of the questions that the
 generator answers, drawn by their ids' SHA-256. Prints Markdown.
 """
 
