@@ -73,7 +73,7 @@ lint: install ## ruff, mypy, and the layers of the imports
 bench: install ## every benchmark in benchmarks/, one after the other
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark $(ARGS); done
 
-quality: install ## every figure of quality in README, docs and model cards, in some hours; into build/
+quality: install ## every figure of quality in README and model cards, in some hours; into build/
 	$(BIN)/python benchmarks/joint_encoder.py --out build/encoder
 	$(BIN)/python benchmarks/aligner.py --out build/aligner
 	$(BIN)/mmrag train aligner --data build/aligner/pairs.jsonl --out build/aligner/mlp --set train.aligner.kind=mlp
