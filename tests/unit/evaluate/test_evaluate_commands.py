@@ -265,7 +265,21 @@ def test_a_measure_that_is_gone_is_status_1(saved: list[Any], tmp_path: Path) ->
     written(tmp_path / "six.jsonl", *asked)
     found = mmrag(*saved, "--baseline", before, "--json")
     assert found.status == 1
-    assert f"gone since {before}: answered@answerable, exact_match, rouge_l, token_f1" in found.err
+    gone = ["answered@answerable", "exact_match", "rouge_l", "semantic_similarity", "token_f1"]
+    assert f"gone since {before}: {', '.join(gone)}\n" in found.err
+
+
+def test_a_judge_that_is_gone_is_status_1(server: Scripted, judged: list[Any], tmp_path: Path) -> None:
+    server.says(SCORES)
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*judged).out)
+    without = judged[: judged.index("--json")]
+    found = mmrag(*without, "--baseline", before)
+    assert found.status == 1
+    gone = "judge_accuracy, judge_completeness, judge_verifiability"
+    assert f"gone since {before}: {gone}\n" in found.err
+    another = mmrag(*judged, "--set", "evaluate.judge.model=n", "--baseline", before)
+    assert another.status == 0, another.err
 
 
 def test_figures_are_printed_before_what_may_fail(saved: list[Any], tmp_path: Path) -> None:
