@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -153,6 +154,7 @@ def evaluate_retrieval(
                 worst_searches(queries, report.per_query, depth, retriever, find, load),
                 {name: found.metrics for name, found in report.ablations.items()},
                 run.system,
+                report.instruments,
             )
 
         told = {"data": str(data), "index": str(index)}
@@ -204,7 +206,9 @@ def evaluate_generation(
         report,
         _told(data, answers, index),
         lambda: print_generation(report),
-        lambda: _page("Answers", run, data, answers or index, questions, given, report, index),
+        lambda: _page(
+            "Answers", run, data, answers or index, questions, given, report, index, report.instruments
+        ),
         report.instruments,
     )
     if report.unscored.get("unanswered"):
@@ -275,12 +279,14 @@ def _page(
     given: Mapping[str, Given],
     report: GenerationReport | GroundingReport,
     index: Path,
+    instruments: Mapping[str, str] = MappingProxyType({}),
 ) -> Page:
     from pipelines.evaluate.cases import worst_answers
     from pipelines.evaluate.page import Page
 
     cases = worst_answers(questions, given, report.worst, report.per_query, _previews(index))
-    return Page(title, run.facts(data, asked), [report.groups], cases, system=run.system)
+    facts = run.facts(data, asked)
+    return Page(title, facts, [report.groups], cases, system=run.system, instruments=instruments)
 
 
 def _questions(data: Path, answers: Path | None, index: Path) -> tuple[JudgedQuestion, ...]:

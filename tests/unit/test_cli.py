@@ -332,6 +332,8 @@ def test_evaluate_retrieval_prints_tables_and_what_was_degraded(kb: Path, judged
     assert answer.status == 0, answer.err
     for shown in ("all queries (2)", "zh (1)", "lexical alone (2)", "recall@20", "1.000", "left out"):
         assert shown in answer.out
+    assert "clip_score: by colours, 1\n" in answer.out
+    assert "_gap: by" not in answer.out  # of one pair alone there is none
     assert "degraded: text_to_image" in answer.err
     assert "(1 of 2 queries)" in answer.err.replace("\n", " ")
 
@@ -360,7 +362,12 @@ def test_a_report_shows_what_should_have_come(kb: Path, judged: Path, tmp_path: 
     found = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--report", page, "--json")
     assert found.status == 0, found.err
     assert json.loads(found.out)["system"]["encoder.kind"] == "lite"
-    assert "wanted: note#" in page.read_text("utf-8")
+    text = page.read_text("utf-8")
+    assert "wanted: note#" in text
+    assert "clip_score" not in text  # no picture is relevant
+    judged.write_text(json.dumps(row | {"relevant": ["rose"]}))
+    mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--report", page, "--json")
+    assert "<dt>clip_score</dt><dd>by colours, 1</dd>" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
