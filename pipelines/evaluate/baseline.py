@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
+from pipelines.core.complaints import complaint
 from pipelines.core.errors import UsageError
 from pipelines.evaluate import metrics
 from pipelines.evaluate.config import EvaluateConfig
@@ -107,11 +108,8 @@ def read_baseline(file: Path) -> Baseline:
     try:
         return Baseline.model_validate_json(body)
     except ValidationError as exc:
-        problem = exc.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
         raise UsageError(
-            f"--baseline {file}: {field + ': ' if field else ''}{problem['msg']}; "
-            "wanted what mmrag evaluate ... --json printed"
+            f"--baseline {file}: {complaint(exc)}; this is not what mmrag evaluate ... --json printed"
         ) from exc
 
 
