@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -21,13 +22,14 @@ from pipelines.cli_options import (
     effective_settings,
 )
 from pipelines.cli_report import Run, working
-from pipelines.core.errors import StoreUnavailable, UsageError
+from pipelines.core.errors import StoreError, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from pipelines.console import ShowProgress
     from pipelines.core.entailment import Entailment
     from pipelines.core.index import Index
     from pipelines.core.retriever import Retriever
+    from pipelines.evaluate.absent import Absent
     from pipelines.evaluate.cases import Find, LoadPreview
     from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.given import Given
@@ -126,6 +128,7 @@ def evaluate_retrieval(
             run.require_common([query for query in queries if query.relevant])
             progress("loading the models", 0, 0)
             opened.check_spaces()
+            missed = _absent(queries, opened, settings.ingest.sources.tenant)
             retriever = opened.retriever(settings.search)
             asking = partial(progress, "asking")
             also = _cross_modal(queries, opened, settings.ingest.sources.tenant)
@@ -146,7 +149,7 @@ def evaluate_retrieval(
             find, load = _parts(opened, settings.ingest.sources.tenant), _previews(index)
             return Page(
                 "Retrieval",
-                run.facts(data, index),
+                run.facts(data, index) | ({"absent": str(missed)} if missed and missed.missing else {}),
                 [
                     {"all queries": report.overall, **report.by_language},
                     {f"{branch} alone": group for branch, group in report.by_branch.items()},
@@ -157,7 +160,7 @@ def evaluate_retrieval(
                 report.instruments,
             )
 
-        told = {"data": str(data), "index": str(index)}
+        told = {"data": str(data), "index": str(index), "absent": asdict(missed) if missed else None}
         run.conclude(report, told, lambda: print_retrieval(report), page, report.instruments)
 
 
@@ -324,6 +327,28 @@ def _previews(index: Path) -> LoadPreview:
     from pipelines.core.previews import preview_at
 
     return partial(preview_at, index / "previews")
+
+
+def _absent(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Absent | None:
+    """Told on stderr; documents by the ledger, where there is one. None where they could not be looked up,
+    which ends no measurement."""
+    from pipelines.core.types import store_key
+    from pipelines.evaluate.absent import absent
+    from pipelines.ingest.ledger import Ledger
+
+    def documents(names: Sequence[str]) -> list[str]:
+        keys = {store_key(tenant, name): name for name in names}
+        return [keys[key] for key in ledger.held(keys)]
+
+    try:
+        ledger = Ledger.load(index.home)
+        found = absent(queries, documents if len(ledger) else None, _parts(index, tenant))
+    except (StoreError, OSError) as exc:
+        print(f"mmrag: relevant ids were not looked up: {exc}", file=sys.stderr)
+        return None
+    if found.missing:
+        print(f"mmrag: {found}", file=sys.stderr)
+    return found
 
 
 def _cross_modal(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Also:

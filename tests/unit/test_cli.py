@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fakes import chunk_part, image_part, memory_index, picture
 from shell import mmrag
@@ -18,6 +19,9 @@ import pipelines.core.index
 from pipelines import __version__, cli
 from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
+from pipelines.core.stores.memory import MemoryVectorStore
+from pipelines.core.types import store_key
+from pipelines.ingest.ledger import SCHEMA, Ledger
 
 
 @pytest.fixture(autouse=True)
@@ -312,6 +316,50 @@ def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged
     assert list(body["by_branch"]) == ["text_to_image", "text", "lexical"]
     assert list(body["degraded"].values()) == [1]  # the encoder reads no Chinese
     assert [one["id"] for one in body["per_query"]] == ["q1", "q2"]
+
+
+def test_relevant_ids_that_the_index_does_not_have_are_told(kb: Path, judged: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": "q1", "text": "red rose", "relevant": {"rose": 2, "tulip": 1, "weed": 0}},
+        {"id": "q2", "text": "red", "relevant": ["rose#img-0", "rose#img-1", "note#txt-0"]},
+    ]
+    judged.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "retrieval", "--data", judged, "--index", kb, "--json"]
+    answer = mmrag(*command)  # no ledger tells what documents there are
+    assert answer.status == 0, answer.err
+    assert "mmrag: 1 of 3 relevant ids are not in the index: rose#img-1\n" in answer.err
+    fields = {"images": 1, "chunks": 1, "rejected": 0, "status": "complete"}
+    known = [
+        {"document_key": store_key("", name), "document_id": name, **fields} for name in ("rose", "note")
+    ]
+    Ledger.load(kb).changed(pa.Table.from_pylist(known, schema=SCHEMA))
+    page = tmp_path / "r.html"
+    found = mmrag(*command, "--report", page)
+    said = "2 of 5 relevant ids are not in the index: tulip, rose#img-1"
+    assert f"mmrag: {said}\n" in found.err
+    assert json.loads(found.out)["absent"] == {"relevant": 5, "missing": 2, "first": ["tulip", "rose#img-1"]}
+    assert f"<dd>{said}</dd>" in page.read_text("utf-8")
+    assert json.loads(found.out)["overall"] == json.loads(answer.out)["overall"]
+    other = mmrag(*command, "--set", "ingest.sources.tenant=other")
+    assert json.loads(other.out)["absent"]["missing"] == 5
+
+
+def test_ids_that_are_all_there_are_not_told(kb: Path, judged: Path) -> None:
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
+    assert "relevant ids" not in answer.err
+    assert json.loads(answer.out)["absent"] == {"relevant": 1, "missing": 0, "first": []}
+
+
+def test_a_store_that_is_down_leaves_relevant_ids_unknown(
+    kb: Path, judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any) -> Any:
+        raise StoreUnavailable("no Milvus at all")
+
+    monkeypatch.setattr(MemoryVectorStore, "fetch", down)
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
+    assert "relevant ids were not looked up: no Milvus at all" in answer.err
+    assert json.loads(answer.out)["absent"] is None
 
 
 def test_a_store_of_pictures_that_is_down_ends_no_measurement(
