@@ -1,4 +1,4 @@
-"""What is judged relevant and is not in the index: a miss whatever the search. Knows no store and no ledger."""
+"""What is judged relevant and is not in the index: a miss whatever the search. Knows no store or ledger."""
 
 from __future__ import annotations
 
