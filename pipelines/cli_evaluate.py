@@ -20,6 +20,7 @@ from pipelines.cli_options import (
     ConfigFile,
     IndexDir,
     effective_settings,
+    flowing,
 )
 from pipelines.cli_report import Run, working
 from pipelines.core.errors import StoreError, StoreUnavailable, UsageError
@@ -56,7 +57,15 @@ BaselineFile = Annotated[
     ),
 ]
 QuestionFile = Annotated[
-    Path, typer.Option("--data", help="JSONL of questions with their answers, boxes, or that there are none.")
+    Path,
+    typer.Option(
+        "--data",
+        help='JSONL of questions, each with its right "answers", or "answerable": false where it has none.',
+    ),
+]
+BoxFile = Annotated[
+    Path,
+    typer.Option("--data", help='JSONL of questions, each with its right "boxes"; one without is left out.'),
 ]
 AnswerFile = Annotated[
     Path | None,
@@ -83,6 +92,7 @@ app = typer.Typer(help="Measure the system on your own data.", no_args_is_help=T
     "tomorrow --baseline today.json. A line of the file: "
     '{"id": "q1", "text": "安装孔距是多少？", "relevant": ["spec-ac-120"]}',
 )
+@flowing
 def evaluate_retrieval(
     data: Annotated[
         Path,
@@ -170,6 +180,7 @@ def evaluate_retrieval(
     'the file: {"id": "q1", "query": "安装孔距是多少？", "answers": ["90 mm"]} and '
     '{"id": "q2", "query": "Who made it?", "answerable": false}',
 )
+@flowing
 def evaluate_generation(
     data: QuestionFile,
     answers: AnswerFile = None,
@@ -224,8 +235,9 @@ def evaluate_generation(
     '{"id": "q1", "query": "Where is the valve?", "image": "pump.jpg", "boxes": [{"image": "query", "xyxy": '
     "[40, 30, 90, 80]}]}; image may be a hit's id, such as doc#img-0",
 )
+@flowing
 def evaluate_grounding(
-    data: QuestionFile,
+    data: BoxFile,
     answers: AnswerFile = None,
     keep: KeptFile = None,
     baseline: BaselineFile = None,

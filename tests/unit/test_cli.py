@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pytest
 from fakes import chunk_part, image_part, memory_index, picture
 from shell import mmrag
+from typer.main import get_command
 
 import pipelines.core.index
 from pipelines import __version__, cli
@@ -60,6 +63,27 @@ def test_help_names_every_command() -> None:
     assert answer.status == 0
     for command in ("ingest", "search", "delete", "status", "export", "import", "demo", "train", "evaluate"):
         assert command in answer.out
+
+
+def names(command: Any, *above: str) -> Iterator[tuple[str, ...]]:
+    """Of a command and of all below it."""
+    yield above
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from names(inner, *above, name)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", [*names(get_command(cli.app))], ids=" ".join)
+def test_a_line_of_help_ends_where_the_terminal_does(
+    command: tuple[str, ...], width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = mmrag(*command, "--help").out.partition("╭")[0]
+    lines = [line.strip() for line in words.splitlines()]
+    assert len(lines) > 3
+    for line, following in pairwise(lines):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > width - 2, line
 
 
 def test_no_command_shows_the_help() -> None:
