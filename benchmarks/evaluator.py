@@ -4,10 +4,11 @@
 
 The corpus is random unit vectors, a picture and a passage a candidate; a query lies between its two right
 ones, with noise. A process of its own ranks every candidate exactly, block by block of queries, and keeps the
-first --depth of each branch: that stands for the stores, and its time is told apart. This process then does
-what `mmrag evaluate retrieval --baseline` does with what the stores return: fuses each query's branches by
-the real retriever, grades hits, branches and ablations, draws the intervals, compares with the run's own
-figures as the baseline, and writes the JSON.
+first --depth of each branch, and the vectors of the queries and of their right pictures: that stands for the
+stores and the encoder, and its time is told apart. This process then does what `mmrag evaluate retrieval
+--baseline` does with what they return: fuses each query's branches by the real retriever, also in the other
+way, measures texts and pictures as pairs, grades hits, branches and ablations, draws the intervals, compares
+with the run's own figures as the baseline, and writes the JSON.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.core.retriever import Branch, BranchRun, Knowledge, Query, Retriever, SearchConfig
-from pipelines.core.types import Found, Part, SearchResult, part_id
+from pipelines.core.space import Space
+from pipelines.core.types import Found, Part, SearchResult, part_id, store_key
 from pipelines.evaluate.baseline import Baseline, compare
 from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.cross_modal import cross_modal
 from pipelines.evaluate.queries import read_queries
 from pipelines.evaluate.retrieval import DEFAULT_CUTOFFS, evaluate
 
@@ -52,8 +55,9 @@ def right_ones(queries: int, candidates: int) -> NDArray[np.int64]:
 
 def rank(
     queries: int, candidates: int, dim: int, depth: int, noise: float, seed: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Each query's first candidates by the dot product, and these: both (queries, depth)."""
+) -> dict[str, NDArray[np.generic]]:
+    """Each query's first candidates by the dot product, and these: both (queries, depth). The queries'
+    vectors (queries, dim), and those of all candidates that are right, with their places."""
     random = np.random.default_rng(seed)
     corpus = np.empty((candidates, dim), np.float32)
     for start in range(0, candidates, _VECTORS_AT_A_TIME):
@@ -62,16 +66,25 @@ def rank(
     right = right_ones(queries, candidates)
     places = np.empty((queries, depth), np.int32)
     scores = np.empty((queries, depth), np.float32)
+    vectors = np.empty((queries, dim), np.float32)
     for start in range(0, queries, _QUERIES_AT_A_TIME):
         rows = slice(start, start + _QUERIES_AT_A_TIME)
-        asked = corpus[right[rows]].sum(axis=1)
-        similar = (asked + noise * unit(random, len(asked), dim)) @ corpus.T
+        meant = corpus[right[rows]].sum(axis=1)
+        vectors[rows] = asked = meant + noise * unit(random, len(meant), dim)
+        similar = asked @ corpus.T
         first = np.argpartition(-similar, depth, axis=1)[:, :depth]
         found = np.take_along_axis(similar, first, axis=1)
         order = np.argsort(-found, axis=1)
         places[rows] = np.take_along_axis(first, order, axis=1)
         scores[rows] = np.take_along_axis(found, order, axis=1)
-    return places, scores
+    known = np.unique(right)
+    return {
+        "places": places,
+        "scores": scores,
+        "queries": vectors,
+        "right": known,
+        "right_vectors": corpus[known],
+    }
 
 
 def ranked_elsewhere(args: argparse.Namespace, folder: Path) -> float:
@@ -84,11 +97,18 @@ def ranked_elsewhere(args: argparse.Namespace, folder: Path) -> float:
 
 
 class Stores:
-    """A Searcher that returns rankings that are there, and fuses them as the product does."""
+    """A Searcher that returns rankings that are there, and fuses them as the product does; the encoder of its
+    queries, whose texts are their numbers, and the store of the pictures that are right."""
+
+    space = Space(model="random", revision="0", dim=0)
 
     def __init__(self, folder: Path) -> None:
         files = {branch: np.load(folder / f"{branch}.npz") for branch in BRANCHES}
         self._ranked = {branch: (file["places"], file["scores"]) for branch, file in files.items()}
+        seen = files["text_to_image"]
+        self._queries, self._right = seen["queries"], seen["right_vectors"]
+        names = (part_id(f"document-{place}", "image", 0) for place in seen["right"].tolist())
+        self._rows = {store_key("", name): row for row, name in enumerate(names)}
         nothing: Any = None  # is asked for nothing
         knowledge = Knowledge(
             encoder=lambda: nothing,
@@ -99,11 +119,24 @@ class Stores:
             image_cache=lambda: nothing,
             image_uri=lambda part: part.id,
         )
-        self._retriever = Retriever(knowledge, SearchConfig())
+        config = SearchConfig()
+        other = "ranks" if config.fusion == "margins" else "margins"
+        self._retriever = Retriever(knowledge, config)
+        another = Retriever(knowledge, config.model_copy(update={"fusion": other}))
+        self.otherwise = {f"fused by {other}": another}
 
     def fetch(self, keys: Sequence[str]) -> dict[str, Part]:
         """Pictures that a passage brought: their passages stand for them here."""
         return {}
+
+    def vectors(self, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        return {key: self._right[self._rows[key]] for key in keys if key in self._rows}
+
+    def reads(self, text: str) -> bool:
+        return True
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._queries[[int(text) for text in texts]]
 
     def run_branches(self, query: Query) -> dict[Branch, BranchRun]:
         row = int(query.text or "")
@@ -140,11 +173,13 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     before = _peak_mib()
     started = time.perf_counter()
     queries = read_queries(file, {})
-    report = evaluate(queries, stores, cutoffs, args.depth, config)
+    pairs: Any = stores  # as far as it is asked: the encoder, and the store of pictures
+    also = cross_modal(queries, pairs, pairs, "")
+    report = evaluate(queries, stores, cutoffs, args.depth, config, otherwise=stores.otherwise, also=also)
     evaluated = time.perf_counter()
     said = json.dumps(report.as_dict())
     (folder / "report.json").write_text(said, "utf-8")
-    compare(report.per_query, Baseline.model_validate_json(said), config)
+    compare(report.per_query, Baseline.model_validate_json(said), config, report.instruments)
     ended = time.perf_counter()
     for name, group in {"hits": report.overall, **report.by_branch}.items():
         figures = [f"{one} {group.metrics[one].mean:.3f}" for one in ("recall@1", "recall@10", "ndcg@10")]
@@ -167,8 +202,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rank_into:
         for seed, (branch, noise) in enumerate(BRANCHES.items()):
-            places, scores = rank(args.queries, args.candidates, args.dim, args.depth, noise, seed)
-            np.savez(args.rank_into / f"{branch}.npz", places=places, scores=scores)
+            ranked = rank(args.queries, args.candidates, args.dim, args.depth, noise, seed)
+            np.savez(args.rank_into / f"{branch}.npz", **ranked)
         return
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,15 +20,17 @@ from pipelines.cli_options import (
     ConfigFile,
     IndexDir,
     effective_settings,
+    flowing,
 )
 from pipelines.cli_report import Run, working
-from pipelines.core.errors import StoreUnavailable, UsageError
+from pipelines.core.errors import StoreError, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from pipelines.console import ShowProgress
     from pipelines.core.entailment import Entailment
     from pipelines.core.index import Index
     from pipelines.core.retriever import Retriever
+    from pipelines.evaluate.absent import Absent
     from pipelines.evaluate.cases import Find, LoadPreview
     from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.given import Given
@@ -53,7 +57,15 @@ BaselineFile = Annotated[
     ),
 ]
 QuestionFile = Annotated[
-    Path, typer.Option("--data", help="JSONL of questions with their answers, boxes, or that there are none.")
+    Path,
+    typer.Option(
+        "--data",
+        help='JSONL of questions, each with its right "answers", or "answerable": false where it has none.',
+    ),
+]
+BoxFile = Annotated[
+    Path,
+    typer.Option("--data", help='JSONL of questions, each with its right "boxes"; one without is left out.'),
 ]
 AnswerFile = Annotated[
     Path | None,
@@ -80,6 +92,7 @@ app = typer.Typer(help="Measure the system on your own data.", no_args_is_help=T
     "tomorrow --baseline today.json. A line of the file: "
     '{"id": "q1", "text": "安装孔距是多少？", "relevant": ["spec-ac-120"]}',
 )
+@flowing
 def evaluate_retrieval(
     data: Annotated[
         Path,
@@ -125,6 +138,7 @@ def evaluate_retrieval(
             run.require_common([query for query in queries if query.relevant])
             progress("loading the models", 0, 0)
             opened.check_spaces()
+            missed = _absent(queries, opened, settings.ingest.sources.tenant)
             retriever = opened.retriever(settings.search)
             asking = partial(progress, "asking")
             also = _cross_modal(queries, opened, settings.ingest.sources.tenant)
@@ -145,7 +159,7 @@ def evaluate_retrieval(
             find, load = _parts(opened, settings.ingest.sources.tenant), _previews(index)
             return Page(
                 "Retrieval",
-                run.facts(data, index),
+                run.facts(data, index) | ({"absent": str(missed)} if missed and missed.missing else {}),
                 [
                     {"all queries": report.overall, **report.by_language},
                     {f"{branch} alone": group for branch, group in report.by_branch.items()},
@@ -153,9 +167,10 @@ def evaluate_retrieval(
                 worst_searches(queries, report.per_query, depth, retriever, find, load),
                 {name: found.metrics for name, found in report.ablations.items()},
                 run.system,
+                report.instruments,
             )
 
-        told = {"data": str(data), "index": str(index)}
+        told = {"data": str(data), "index": str(index), "absent": asdict(missed) if missed else None}
         run.conclude(report, told, lambda: print_retrieval(report), page, report.instruments)
 
 
@@ -165,6 +180,7 @@ def evaluate_retrieval(
     'the file: {"id": "q1", "query": "安装孔距是多少？", "answers": ["90 mm"]} and '
     '{"id": "q2", "query": "Who made it?", "answerable": false}',
 )
+@flowing
 def evaluate_generation(
     data: QuestionFile,
     answers: AnswerFile = None,
@@ -204,7 +220,9 @@ def evaluate_generation(
         report,
         _told(data, answers, index),
         lambda: print_generation(report),
-        lambda: _page("Answers", run, data, answers or index, questions, given, report, index),
+        lambda: _page(
+            "Answers", run, data, answers or index, questions, given, report, index, report.instruments
+        ),
         report.instruments,
     )
     if report.unscored.get("unanswered"):
@@ -217,8 +235,9 @@ def evaluate_generation(
     '{"id": "q1", "query": "Where is the valve?", "image": "pump.jpg", "boxes": [{"image": "query", "xyxy": '
     "[40, 30, 90, 80]}]}; image may be a hit's id, such as doc#img-0",
 )
+@flowing
 def evaluate_grounding(
-    data: QuestionFile,
+    data: BoxFile,
     answers: AnswerFile = None,
     keep: KeptFile = None,
     baseline: BaselineFile = None,
@@ -275,12 +294,14 @@ def _page(
     given: Mapping[str, Given],
     report: GenerationReport | GroundingReport,
     index: Path,
+    instruments: Mapping[str, str] = MappingProxyType({}),
 ) -> Page:
     from pipelines.evaluate.cases import worst_answers
     from pipelines.evaluate.page import Page
 
     cases = worst_answers(questions, given, report.worst, report.per_query, _previews(index))
-    return Page(title, run.facts(data, asked), [report.groups], cases, system=run.system)
+    facts = run.facts(data, asked)
+    return Page(title, facts, [report.groups], cases, system=run.system, instruments=instruments)
 
 
 def _questions(data: Path, answers: Path | None, index: Path) -> tuple[JudgedQuestion, ...]:
@@ -318,6 +339,28 @@ def _previews(index: Path) -> LoadPreview:
     from pipelines.core.previews import preview_at
 
     return partial(preview_at, index / "previews")
+
+
+def _absent(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Absent | None:
+    """Told on stderr; documents by the ledger, where there is one. None where they could not be looked up,
+    which ends no measurement."""
+    from pipelines.core.types import store_key
+    from pipelines.evaluate.absent import absent
+    from pipelines.ingest.ledger import Ledger
+
+    def documents(names: Sequence[str]) -> list[str]:
+        keys = {store_key(tenant, name): name for name in names}
+        return [keys[key] for key in ledger.held(keys)]
+
+    try:
+        ledger = Ledger.load(index.home)
+        found = absent(queries, documents if len(ledger) else None, _parts(index, tenant))
+    except (StoreError, OSError) as exc:
+        print(f"mmrag: relevant ids were not looked up: {exc}", file=sys.stderr)
+        return None
+    if found.missing:
+        print(f"mmrag: {found}", file=sys.stderr)
+    return found
 
 
 def _cross_modal(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Also:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +15,8 @@ from pipelines.core.errors import UsageError
 if TYPE_CHECKING:
     from pipelines.core.retriever import Query
     from pipelines.settings import Settings
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 REFUSED_ROWS = 3
 """Exit status: done, with rows that were refused and written down."""
@@ -29,6 +32,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
 DEFAULT_INDEX = Path("mmrag-index")
+
+
+def flowing(command: _Command) -> _Command:
+    """A command whose help breaks its lines where the terminal ends: of paragraphs after the first, typer
+    keeps the docstring's own line ends."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    command.__doc__ = "\n\n".join(" ".join(paragraph.splitlines()) for paragraph in paragraphs)
+    return command
 
 
 def effective_settings(config: Path | None, assignments: list[str] | None) -> Settings:

@@ -228,8 +228,7 @@ def print_retrieval(report: Report) -> None:
     console.print(_figures({f"{branch} alone": group for branch, group in report.by_branch.items()}))
     if report.ablations:
         console.print(_differences(report.ablations))
-    for measures, model in report.instruments.items():
-        console.print(f"{measures}: by {model}", style="dim", highlight=False, markup=False)
+    _print_instruments(report.instruments, report.overall)
     if report.left_out:
         console.print(f"left out, for nothing is relevant to them: {report.left_out:,} queries")
     for missing, queries in report.degraded.items():
@@ -238,8 +237,10 @@ def print_retrieval(report: Report) -> None:
 
 
 def print_generation(report: GenerationReport) -> None:
-    """A table of the figures, what became of answers, statements and verdicts, and the worst answers."""
+    """A table of the figures, what measured them, what became of answers, statements and verdicts, and the
+    worst answers."""
     _print_groups(report.groups)
+    _print_instruments(report.instruments, next(iter(report.groups.values())))
     _print_counts("answers", report.counts)
     _print_counts("statements by their citations", report.statements)
     _print_counts("the judge", report.judge)
@@ -281,6 +282,14 @@ def _print_groups(groups: Mapping[str, Group]) -> None:
         "all questions" if place == 0 else name: group for place, (name, group) in enumerate(groups.items())
     }
     Console().print(_figures(named))
+
+
+def _print_instruments(instruments: Mapping[str, str], group: Group) -> None:
+    from pipelines.evaluate.figures import measured_by
+
+    for measures, model in measured_by(instruments, group.metrics).items():
+        line = f"{measures}: by {model}"
+        Console(soft_wrap=True).print(line, style="dim", highlight=False, markup=False)
 
 
 def _print_counts(what: str, counts: Mapping[_Name, float]) -> None:

@@ -9,6 +9,11 @@ precision 0, as in ALCE's own script.
 
 A verdict that is none (`entailment.NoVerdict`: a picture that was not seen, say) takes its statement out of
 recall, and the citation that it decides out of precision; both are counted, never as right.
+
+ALCE's own script (github.com/princeton-nlp/ALCE, eval.py) differs in one thing: there a statement with a
+number of no evidence is not supported, and its citations are left out of precision. Here that number counts
+as a citation that is not relevant, and the others decide. Of mmrag's own answers such numbers were taken out
+before and counted as `dropped`, so it is answers of others that differ.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
+from pipelines.core.complaints import complaint
 from pipelines.core.errors import UsageError
 from pipelines.evaluate import metrics
 from pipelines.evaluate.config import EvaluateConfig
@@ -65,8 +66,8 @@ class Comparison:
     """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out.
 
     `by_language` is empty where there is one language. `not_compared`: the measures that were not, with why.
-    `vanished` are those of the baseline that this run has in no form. `system`: by name what was measured
-    before and now, where that differs.
+    `vanished` are those of the baseline that this run has in no form, and no other instrument for. `system`:
+    by name what was measured before and now, where that differs.
     """
 
     queries: int
@@ -107,11 +108,8 @@ def read_baseline(file: Path) -> Baseline:
     try:
         return Baseline.model_validate_json(body)
     except ValidationError as exc:
-        problem = exc.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
         raise UsageError(
-            f"--baseline {file}: {field + ': ' if field else ''}{problem['msg']}; "
-            "wanted what mmrag evaluate ... --json printed"
+            f"--baseline {file}: {complaint(exc)}; this is not what mmrag evaluate ... --json printed"
         ) from exc
 
 
@@ -133,6 +131,7 @@ def compare(
     earlier = {query.id: query.metrics for query in baseline.per_query}
     prefixes = {*instruments, *baseline.instruments}
     others = {one for one in prefixes if instruments.get(one) != baseline.instruments.get(one)}
+    replaced = others & set(instruments)
     common = [query for query in queries if query.id in earlier]
     found = _compared(common, earlier, others, config)
     languages = sorted({query.language for query in common})
@@ -150,7 +149,7 @@ def compare(
             name: _why(name, before, now, baseline.instruments, instruments)
             for name in sorted((before | now) - set(found))
         },
-        vanished=tuple(sorted(_vanished(before, now, others))),
+        vanished=tuple(sorted(_vanished(before, now, replaced))),
         system=_differences(baseline.system, system),
     )
 
@@ -177,13 +176,14 @@ def _compared(
     return found
 
 
-def _vanished(before: set[str], now: set[str], other_instruments: Collection[str]) -> set[str]:
-    """`recall@5` has not where there is a recall@10: it is another cut-off."""
+def _vanished(before: set[str], now: set[str], replaced: Collection[str]) -> set[str]:
+    """`recall@5` has not where there is a recall@10: it is another cut-off. Nor has what begins as one of
+    `replaced` does: another instrument measures it now. One that is gone leaves its measures gone."""
     kinds = {name.partition("@")[0] for name in now}
     return {
         name
         for name in before
-        if name.partition("@")[0] not in kinds and not name.startswith(tuple(other_instruments))
+        if name.partition("@")[0] not in kinds and not name.startswith(tuple(replaced))
     }
 
 

@@ -3,7 +3,8 @@
 A pair is a query in words alone and, of the pictures that the index has, the one that is most relevant to it;
 of a document it is the first. `clip_score` is by the encoder that the index was made with. `cross_modal_gap`
 and `in_modal_gap` are over all pairs together, so they are comparable over the same set of pairs only, which
-their instrument names.
+their instrument names. Their intervals draw questions, each with its gap among all pairs, although that
+depends on all the others: what other pairs would make of it is not in them.
 """
 
 from __future__ import annotations

@@ -70,6 +70,14 @@ def groups(queries: Sequence[Spoken], config: EvaluateConfig) -> dict[str, Group
     }
 
 
+def measured_by(instruments: Mapping[str, str], measures: Iterable[str]) -> dict[str, str]:
+    """What measured, by the names of its measures, those that there are. `instruments` are by the first
+    letters of these."""
+    known = list(measures)
+    named = {prefix: [name for name in known if name.startswith(prefix)] for prefix in instruments}
+    return {", ".join(names): instruments[prefix] for prefix, names in named.items() if names}
+
+
 def by_queries(measures: Sequence[Iterable[str]]) -> list[tuple[list[str], tuple[int, ...]]]:
     """The measures that the same queries have, together, with the places of these queries in `measures`,
     which names each query's."""

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from pipelines.core.entailment import Piece
 from pipelines.core.errors import UsageError
@@ -49,8 +58,15 @@ class _Hit(BaseModel):
     citation_id: int | None = None
 
 
+def _number_or_query(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError as exc:
+        raise ValueError("wanted the number of a hit, or 'query'") from exc
+
+
 class _PlacedBox(BaseModel):
-    image: int | Literal["query"]
+    image: Annotated[int | Literal["query"], WrapValidator(_number_or_query)]
     xyxy: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipelines.core.complaints import complaint
 from pipelines.core.errors import UsageError
 
 MAX_FILE_BYTES = 512 * 2**20
@@ -36,8 +37,4 @@ def lines(file: Path) -> Iterator[tuple[str, str]]:
 
 def explained(exc: ValueError) -> str:
     """One line: the field and what is wrong with it."""
-    if not isinstance(exc, ValidationError):
-        return f"no JSON ({exc})"
-    problem = exc.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    return f"{field + ': ' if field else ''}{problem['msg']}"
+    return complaint(exc) if isinstance(exc, ValidationError) else f"no JSON ({exc})"

@@ -17,7 +17,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.standalone import page, thumbnail_of
 from pipelines.evaluate.baseline import LOWER_IS_BETTER, Change, Comparison
 from pipelines.evaluate.cases import Case, Shown
-from pipelines.evaluate.figures import Estimate, Group
+from pipelines.evaluate.figures import Estimate, Group, measured_by
 
 _LONGEST_TEXT = 240
 _JUDGE_SCALE = 5.0
@@ -28,7 +28,8 @@ _WIDTH = 160
 @dataclass(frozen=True, slots=True)
 class Page:
     """`facts` are lines of the head, by name, `system` what was measured, by setting; the groups of a table
-    share their measures; `ablations` are by what was left out."""
+    share their measures; `ablations` are by what was left out; `instruments` are what measured, by the first
+    letters of the measures' names."""
 
     title: str
     facts: Mapping[str, str]
@@ -36,6 +37,7 @@ class Page:
     cases: Sequence[Case]
     ablations: Mapping[str, Mapping[str, Change]] = field(default_factory=dict)
     system: Mapping[str, Any] = field(default_factory=dict)
+    instruments: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_place(path: Path) -> None:
@@ -46,8 +48,9 @@ def check_place(path: Path) -> None:
 
 def write_page(path: Path, shown: Page, comparison: Comparison | None = None) -> None:
     """Raises UsageError where the file cannot be written."""
+    facts = _facts({**shown.facts, **_instruments(shown)})
     body = "\n".join([
-        f"<header><h1>{escape(shown.title)}</h1><dl>{_facts(shown.facts)}</dl>{_system(shown.system)}</header>",
+        f"<header><h1>{escape(shown.title)}</h1><dl>{facts}</dl>{_system(shown.system)}</header>",
         _comparison(comparison) if comparison else "",
         *(_table(groups) for groups in shown.tables if groups),
         *(_ablation(name, found) for name, found in shown.ablations.items()),
@@ -62,6 +65,13 @@ def write_page(path: Path, shown: Page, comparison: Comparison | None = None) ->
 
 def _facts(facts: Mapping[str, str]) -> str:
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+
+
+def _instruments(shown: Page) -> dict[str, str]:
+    measures = dict.fromkeys(
+        name for table in shown.tables for group in table.values() for name in group.metrics
+    )
+    return {names: f"by {model}" for names, model in measured_by(shown.instruments, measures).items()}
 
 
 def _system(system: Mapping[str, Any]) -> str:

@@ -85,7 +85,11 @@ Language = Annotated[str, Field(min_length=1), AfterValidator(_is_not_all)]
 
 
 def _graded(value: Any) -> Any:
-    return dict.fromkeys(value, 1.0) if isinstance(value, list) and _are_names(value) else value
+    if isinstance(value, list) and _are_names(value):
+        return dict.fromkeys(value, 1.0)
+    if not isinstance(value, dict):
+        raise ValueError("wanted a list of ids, or an object of ids with their grades")
+    return value
 
 
 def _are_names(value: Sequence[Any]) -> bool:
@@ -110,16 +114,21 @@ class _Candidate(BaseModel):
     did: str
 
 
+def _named(value: Any) -> Any:
+    """A candidate that is an id alone."""
+    return {"did": value} if isinstance(value, str) else value
+
+
 class MbeirRow(BaseModel):
     """What is read of a line of M-BEIR."""
 
     qid: str = Field(min_length=1)
     query_txt: str | None = None
     query_img_path: str | None = None
-    pos_cand_list: list[str | _Candidate]
+    pos_cand_list: list[Annotated[_Candidate, BeforeValidator(_named)]]
 
     def as_row(self) -> Row:
-        names = [one if isinstance(one, str) else one.did for one in self.pos_cand_list]
+        names = [one.did for one in self.pos_cand_list]
         return Row(
             id=self.qid,
             text=self.query_txt or None,

@@ -107,6 +107,12 @@ class Ledger:
             found.append(rows.filter(pc.is_in(rows["document_key"], pa.array(keys))))
         return pa.concat_tables(found)
 
+    def held(self, document_keys: Iterable[str]) -> set[str]:
+        """The keys of those of these documents that have a part in the index."""
+        rows = self.rows_of(document_keys, ["document_key", "images", "chunks"])
+        there = pc.greater(pc.add(rows["images"], rows["chunks"]), 0)
+        return set(rows["document_key"].filter(there).to_pylist())
+
     def get(self, document_key: str) -> dict[str, Any] | None:
         rows: list[dict[str, Any]] = self.rows_of([document_key]).to_pylist()
         return rows[0] if rows else None

@@ -21,6 +21,7 @@ from ray import serve
 
 from pipelines.core import filters
 from pipelines.core.answer import Question
+from pipelines.core.complaints import complaint
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.manifest import Manifest
 from pipelines.core.picture_files import find_pictures, read_picture
@@ -179,8 +180,7 @@ def _parsed(text: str) -> Asked:
         known = {k: v for k, v in row.items() if k not in _JUDGED} if isinstance(row, dict) else row
         return Asked.model_validate(known)
     except ValidationError as exc:
-        first = exc.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}") from exc
+        raise UsageError(complaint(exc)) from exc
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"the line is no JSON object: {exc}") from exc
 

@@ -56,8 +56,9 @@ def frechet(one: Moments, other: Moments) -> float:
 
         |mean - mean'|² + sum over coordinates of (std - std')²
 
-    0 for equal ones; of unit vectors at most 4. N and M draws from the same are about variance / N +
-    variance / M apart, where the variance is the sum over coordinates, at most 1 of unit vectors.
+    0 for equal ones; of unit vectors at most 4. N and M draws from the same are about 1.5 (V / N + V / M)
+    apart, where V is the sum of the coordinates' variances, at most 1 of unit vectors: the means are V / N +
+    V / M apart, and the spreads add half of that, as of normal coordinates.
     """
     apart = np.square(one.mean - other.mean) + np.square(one.std - other.std)
     return float(apart.sum())

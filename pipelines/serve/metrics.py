@@ -163,12 +163,12 @@ def drift(questions: Mapping[str, float], index: Mapping[str, float]) -> list[Me
     gauges = [
         GaugeMetricFamily(
             "mmrag_question_drift",
-            "Fréchet distance of the last window of questions' vectors from those in the index",
+            "Squared Fréchet distance of the last window of questions' vectors from those in the index",
             labels=("branch",),
         ),
         GaugeMetricFamily(
             "mmrag_index_drift",
-            "Fréchet distance of the index's vectors from those when this replica first looked",
+            "Squared Fréchet distance of the index's vectors from those when this replica first looked",
             labels=("collection",),
         ),
     ]

@@ -6,18 +6,25 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fakes import chunk_part, image_part, memory_index, picture
 from shell import mmrag
+from typer.main import get_command
 
 import pipelines.core.index
 from pipelines import __version__, cli
 from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
+from pipelines.core.stores.memory import MemoryVectorStore
+from pipelines.core.types import store_key
+from pipelines.ingest.ledger import SCHEMA, Ledger
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +63,27 @@ def test_help_names_every_command() -> None:
     assert answer.status == 0
     for command in ("ingest", "search", "delete", "status", "export", "import", "demo", "train", "evaluate"):
         assert command in answer.out
+
+
+def names(command: Any, *above: str) -> Iterator[tuple[str, ...]]:
+    """Of a command and of all below it."""
+    yield above
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from names(inner, *above, name)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", [*names(get_command(cli.app))], ids=" ".join)
+def test_a_line_of_help_ends_where_the_terminal_does(
+    command: tuple[str, ...], width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = mmrag(*command, "--help").out.partition("╭")[0]
+    lines = [line.strip() for line in words.splitlines()]
+    assert len(lines) > 3
+    for line, following in pairwise(lines):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > width - 2, line
 
 
 def test_no_command_shows_the_help() -> None:
@@ -314,6 +342,50 @@ def test_evaluate_retrieval_json_is_one_object_and_nothing_else(kb: Path, judged
     assert [one["id"] for one in body["per_query"]] == ["q1", "q2"]
 
 
+def test_relevant_ids_that_the_index_does_not_have_are_told(kb: Path, judged: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": "q1", "text": "red rose", "relevant": {"rose": 2, "tulip": 1, "weed": 0}},
+        {"id": "q2", "text": "red", "relevant": ["rose#img-0", "rose#img-1", "note#txt-0"]},
+    ]
+    judged.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", "retrieval", "--data", judged, "--index", kb, "--json"]
+    answer = mmrag(*command)  # no ledger tells what documents there are
+    assert answer.status == 0, answer.err
+    assert "mmrag: 1 of 3 relevant ids are not in the index: rose#img-1\n" in answer.err
+    fields = {"images": 1, "chunks": 1, "rejected": 0, "status": "complete"}
+    known = [
+        {"document_key": store_key("", name), "document_id": name, **fields} for name in ("rose", "note")
+    ]
+    Ledger.load(kb).changed(pa.Table.from_pylist(known, schema=SCHEMA))
+    page = tmp_path / "r.html"
+    found = mmrag(*command, "--report", page)
+    said = "2 of 5 relevant ids are not in the index: tulip, rose#img-1"
+    assert f"mmrag: {said}\n" in found.err
+    assert json.loads(found.out)["absent"] == {"relevant": 5, "missing": 2, "first": ["tulip", "rose#img-1"]}
+    assert f"<dd>{said}</dd>" in page.read_text("utf-8")
+    assert json.loads(found.out)["overall"] == json.loads(answer.out)["overall"]
+    other = mmrag(*command, "--set", "ingest.sources.tenant=other")
+    assert json.loads(other.out)["absent"]["missing"] == 5
+
+
+def test_ids_that_are_all_there_are_not_told(kb: Path, judged: Path) -> None:
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
+    assert "relevant ids" not in answer.err
+    assert json.loads(answer.out)["absent"] == {"relevant": 1, "missing": 0, "first": []}
+
+
+def test_a_store_that_is_down_leaves_relevant_ids_unknown(
+    kb: Path, judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any) -> Any:
+        raise StoreUnavailable("no Milvus at all")
+
+    monkeypatch.setattr(MemoryVectorStore, "fetch", down)
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
+    assert "relevant ids were not looked up: no Milvus at all" in answer.err
+    assert json.loads(answer.out)["absent"] is None
+
+
 def test_a_store_of_pictures_that_is_down_ends_no_measurement(
     kb: Path, judged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +404,8 @@ def test_evaluate_retrieval_prints_tables_and_what_was_degraded(kb: Path, judged
     assert answer.status == 0, answer.err
     for shown in ("all queries (2)", "zh (1)", "lexical alone (2)", "recall@20", "1.000", "left out"):
         assert shown in answer.out
+    assert "clip_score: by colours, 1\n" in answer.out
+    assert "_gap: by" not in answer.out  # of one pair alone there is none
     assert "degraded: text_to_image" in answer.err
     assert "(1 of 2 queries)" in answer.err.replace("\n", " ")
 
@@ -360,7 +434,12 @@ def test_a_report_shows_what_should_have_come(kb: Path, judged: Path, tmp_path: 
     found = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--report", page, "--json")
     assert found.status == 0, found.err
     assert json.loads(found.out)["system"]["encoder.kind"] == "lite"
-    assert "wanted: note#" in page.read_text("utf-8")
+    text = page.read_text("utf-8")
+    assert "wanted: note#" in text
+    assert "clip_score" not in text  # no picture is relevant
+    judged.write_text(json.dumps(row | {"relevant": ["rose"]}))
+    mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--report", page, "--json")
+    assert "<dt>clip_score</dt><dd>by colours, 1</dd>" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -133,13 +133,27 @@ def test_one_language_is_not_told_twice() -> None:
     assert compare(queries, baseline_of(queries), CONFIG).by_language == {}
 
 
-def test_a_measure_that_is_gone_is_told_but_for_another_instruments() -> None:
-    before = spoken(right=[("en", 1.0)] * 8, judge_a=[("en", 5.0)], citation_b=[("en", 1.0)])
-    earlier = baseline_of(before, instruments={"judge_": "m", "citation_": "words"})
-    found = compare(before[:8], earlier, CONFIG, {"citation_": "words"})
-    assert found.vanished == ("citation_b",)
+@pytest.fixture
+def judged() -> tuple[QueryFigures, ...]:
+    """Eight queries that words measure, one that a judge does, and one whose citations are checked."""
+    return spoken(right=[("en", 1.0)] * 8, judge_a=[("en", 5.0)], citation_b=[("en", 1.0)])
+
+
+def test_a_measure_that_is_gone_is_told_and_so_is_one_whose_instrument_is_gone(
+    judged: tuple[QueryFigures, ...],
+) -> None:
+    earlier = baseline_of(judged, instruments={"judge_": "m", "citation_": "words"})
+    found = compare(judged[:8], earlier, CONFIG, {"citation_": "words"})
+    assert found.vanished == ("citation_b", "judge_a")
     assert (found.fallen, found.only_before) == ((), 2)
     assert found.not_compared["judge_a"] == "only the baseline has it"
+
+
+def test_a_measure_that_another_instrument_took_over_is_not_gone(judged: tuple[QueryFigures, ...]) -> None:
+    earlier = baseline_of(judged, instruments={"judge_": "m", "citation_": "words"})
+    found = compare(judged[:8], earlier, CONFIG, {"judge_": "n", "citation_": "n"})
+    assert found.vanished == ()
+    assert set(found.not_compared) == {"citation_b", "judge_a"}
 
 
 def test_what_was_measured_is_told_where_it_differs() -> None:
@@ -163,9 +177,12 @@ def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        ("{", "Invalid JSON"),
-        ('{"hits": []}', "per_query: Field required"),
-        ('{"per_query": [{"id": "q1", "metrics": {"recall@5": null}}]}', "recall@5: .*number"),
+        ("{", "no JSON"),
+        ('{"hits": []}', "per_query: is missing; this is not what"),
+        (
+            '{"per_query": [{"id": "q1", "metrics": {"recall@5": null}}]}',
+            "per_query.0.metrics.recall@5: wanted a number;",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, body: str, complaint: str) -> None:

@@ -105,6 +105,9 @@ def test_generation_prints_tables(kb: Path, data: Path) -> None:
     for shown in ("all questions (3)", "en (3)", "refusal_accuracy", "token_f1", "of 1", "1 refused"):
         assert shown in found.out
     assert "answering" in found.err
+    assert "citation_recall, citation_precision: by words, version 2, coverage 0.75\n" in found.out
+    assert "\nsemantic_similarity: by use-multilingual-v3, " in found.out
+    assert "judge_" not in found.out
 
 
 def test_grounding_asks_the_index_and_measures(kb: Path, data: Path, tmp_path: Path) -> None:
@@ -141,6 +144,8 @@ def test_a_report_is_written_beside_the_figures(kb: Path, data: Path, tmp_path: 
     assert json.loads(found.out)["per_query"]
     text = page.read_text("utf-8")
     assert ("token_f1" if what == "generation" else "precision@iou0.5") in text
+    named = "<dt>citation_recall, citation_precision</dt><dd>by words, version 2, coverage 0.75</dd>"
+    assert (named in text) == (what == "generation")
 
 
 def test_a_judge_scores_the_answers_and_checks_their_citations(
@@ -265,7 +270,21 @@ def test_a_measure_that_is_gone_is_status_1(saved: list[Any], tmp_path: Path) ->
     written(tmp_path / "six.jsonl", *asked)
     found = mmrag(*saved, "--baseline", before, "--json")
     assert found.status == 1
-    assert f"gone since {before}: answered@answerable, exact_match, rouge_l, token_f1" in found.err
+    gone = ["answered@answerable", "exact_match", "rouge_l", "semantic_similarity", "token_f1"]
+    assert f"gone since {before}: {', '.join(gone)}\n" in found.err
+
+
+def test_a_judge_that_is_gone_is_status_1(server: Scripted, judged: list[Any], tmp_path: Path) -> None:
+    server.says(SCORES)
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*judged).out)
+    without = judged[: judged.index("--json")]
+    found = mmrag(*without, "--baseline", before)
+    assert found.status == 1
+    gone = "judge_accuracy, judge_completeness, judge_verifiability"
+    assert f"gone since {before}: {gone}\n" in found.err
+    another = mmrag(*judged, "--set", "evaluate.judge.model=n", "--baseline", before)
+    assert another.status == 0, another.err
 
 
 def test_figures_are_printed_before_what_may_fail(saved: list[Any], tmp_path: Path) -> None:

@@ -167,11 +167,20 @@ def test_what_ask_batch_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        ([{"answer": "90"}], r"a\.jsonl:1: id: Field required"),
+        ([{"answer": "90"}], r"a\.jsonl:1: id: is missing"),
         ([{"id": "q1"}], r"a\.jsonl:1: has neither an answer nor an error"),
         ([{"id": "q1", "answer": "a"}, {"id": "q1", "answer": "b"}], r"a\.jsonl:2: a second answer to 'q1'"),
-        ([{"id": "q1", "answer": 90}], r"a\.jsonl:1: answer: .*string"),
-        ([{"id": "q1", "answer": "a", "boxes": [{"image": 1, "xyxy": [1]}]}], r"boxes\.0\.xyxy"),
+        ([{"id": "q1", "answer": 90}], r"a\.jsonl:1: answer: wanted text, in quotes"),
+        (
+            [{"id": "q1", "answer": "a", "boxes": [{"image": 1, "xyxy": [1]}]}],
+            r"boxes\.0\.xyxy\.1: is missing",
+        ),
+        (
+            [{"id": "q1", "answer": "a", "boxes": [{"image": "left", "xyxy": [0, 0, 1, 1]}]}],
+            r"boxes\.0\.image: wanted the number of a hit, or 'query'$",
+        ),
+        ([{"id": "q1", "answer": "a", "hits": [7]}], r"hits\.0: wanted an object, in braces$"),
+        ([{"id": "q1", "answer": "a", "hits": "doc"}], r"hits: wanted a list, in brackets$"),
     ],
 )
 def test_a_wrong_file_of_answers_is_named(tmp_path: Path, rows: list[dict[str, Any]], complaint: str) -> None:

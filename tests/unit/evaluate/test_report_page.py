@@ -50,11 +50,21 @@ def test_figures_stand_with_their_intervals(tmp_path: Path) -> None:
     assert "51.000 [51.000, 51.000]" in text
     assert "<dt>index</dt><dd>kb</dd>" in text
     assert "<dt>a.b</dt><dd>1</dd>" in text
+    assert "by " not in text
     assert "The worst" not in text
     assert text.count("<small>of 1</small>") == 2  # the mean rank, overall and of its language
     ends = [float(end) for end in re.findall(r"class=interval d='M[\d.]+ 7H([\d.]+)'", text)]
     assert ends
     assert all(end <= 160 for end in ends), "a plot leaves its axis"
+
+
+def test_what_measured_stands_in_the_head_with_the_names_of_its_measures(tmp_path: Path) -> None:
+    found = groups([figured("a", judge_a=5, right=1), figured("b", judge_b=4)], CONFIG)
+    instruments = {"judge_": "<m>, rubric 1", "semantic_": "words"}
+    write_page(tmp_path / "r.html", Page("Answers", {}, [found], [], instruments=instruments))
+    head = (tmp_path / "r.html").read_text("utf-8").partition("</header>")[0]
+    assert "<dt>judge_a, judge_b</dt><dd>by &lt;m&gt;, rubric 1</dd>" in head
+    assert "words" not in head  # it measured nothing
 
 
 def test_a_fall_against_the_baseline_is_marked(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def files(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in (home / "ledger").iterdir()}
 
 
+def test_documents_are_held_of_which_there_is_a_part(tmp_path: Path, few: None) -> None:
+    known = rows(row("a"), row("b", images=0, chunks=1), row("c", images=0, chunks=0), row("a", tenant="t"))
+    ledger = Ledger.load(tmp_path).changed(known).changed(many(9))
+    assert ledger.buckets > 1
+    named = {key(name): name for name in ("a", "b", "c", "nothing")}
+    assert {named[one] for one in ledger.held(named)} == {"a", "b"}
+    assert ledger.held([store_key("t", "a"), store_key("t", "b")]) == {store_key("t", "a")}
+    assert Ledger.load(tmp_path / "nowhere").held([key("a")]) == set()
+
+
 def test_a_ledger_that_is_not_there_is_empty(tmp_path: Path) -> None:
     ledger = Ledger.load(tmp_path)
     assert len(ledger) == 0
