@@ -33,6 +33,7 @@ from pipelines.core.space import require_same_space
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.evaluate.config import JudgeConfig
 from pipelines.ingest.config import CaptionConfig
+from pipelines.serve.protection import access
 from pipelines.settings import Settings
 
 LIMIT_S = 20.0
@@ -90,6 +91,7 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
         **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
         "index": lambda: _index(index, settings.index),
         "generator": lambda: _generator(settings.generator),
+        "server": lambda: access(settings.serve),
         **({"captions": lambda: _captions(captions)} if captions else {}),
         **({"judge": lambda: _judge(judge)} if judge else {}),
         "memory": lambda: _memory(settings),

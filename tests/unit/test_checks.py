@@ -22,7 +22,9 @@ from pipelines.core.encoder import EncoderConfig
 from pipelines.core.manifest import Manifest
 from pipelines.settings import load_settings
 
-PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "memory", "ray", "disk"]
+PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "server", "memory", "ray", "disk"]
+
+ONE_KEY = "serve.api_keys=[{key: long-enough, tenant: null, name: ann}]"
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +133,7 @@ def test_every_part_that_is_missing_is_told_at_once(kb: Path, closed_port: int) 
         f"ingest.ray_address=127.0.0.1:{closed_port}",
     )
     assert time.monotonic() - started < 120
-    assert {part for part, one in problems.items() if one.ok} == {"disk"}
+    assert {part for part, one in problems.items() if one.ok} == {"server", "disk"}
     for part, told in {
         "vectors": "is Milvus running there?",
         "words": "is Elasticsearch running there?",
@@ -145,6 +147,28 @@ def test_every_part_that_is_missing_is_told_at_once(kb: Path, closed_port: int) 
     }.items():
         assert told in problems[part].detail
         assert "\n" not in problems[part].detail
+
+
+def test_who_may_ask_the_server_is_told(kb: Path) -> None:
+    open_to_all = found(kb, "serve.host=0.0.0.0")["server"]
+    assert open_to_all.ok  # a container's own address; who reaches it is decided outside
+    assert open_to_all.detail.startswith("open: whoever reaches 0.0.0.0:8000 may ask, and sees every tenant")
+    assert found(kb)["server"].detail.startswith("127.0.0.1:8000, without API keys: whoever is on this")
+    assert found(kb, "serve.host='::'", ONE_KEY)["server"].detail == "[::]:8000, for the owners of 1 API keys"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--set", ONE_KEY], False),
+        ([], False),
+    ],
+)
+def test_serve_says_that_it_stands_open(tmp_path: Path, given: list[str], told: bool) -> None:
+    answer = mmrag("serve", "--index", tmp_path / "nowhere", *given)
+    assert answer.status == 2
+    assert ("open: whoever reaches 0.0.0.0:8000 may ask, and sees every tenant" in answer.err) == told
 
 
 def test_an_index_of_another_model_is_told(kb: Path) -> None:

@@ -208,6 +208,11 @@ def test_pods_meet_the_restricted_standard_of_kubernetes():
             }
 
 
+def test_pods_are_not_told_of_services_in_variables_that_look_like_settings():
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        assert pod["spec"]["enableServiceLinks"] is False
+
+
 def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
         [container] = pod["spec"]["containers"]
