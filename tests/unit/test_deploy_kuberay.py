@@ -218,6 +218,13 @@ def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
         [container] = pod["spec"]["containers"]
         assert {variable["name"] for variable in container["env"]} == set(SECRETS)
         assert all(set(variable["valueFrom"]) == {"secretKeyRef"} for variable in container["env"])
+        # Others, such as a hub's token, come from one that need not be there.
+        assert container["envFrom"] == [{"secretRef": {"name": "mmrag-env", "optional": True}}]
+
+
+def test_a_service_account_can_be_named_for_every_pod():
+    text = (KUBERAY / "base/ingest.yaml").read_text()
+    assert text.count("# serviceAccountName: CHANGE") == 2
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
