@@ -145,7 +145,7 @@ def test_every_manifest_belongs_to_a_kustomization():
     assert {file for file in KUBERAY.rglob("*.yaml") if file.name not in known} <= listed
 
 
-@pytest.mark.parametrize("name", ["ingest", "storage"])
+@pytest.mark.parametrize("name", ["disruption", "ingest", "network", "storage"])
 def test_the_files_that_are_whole_by_themselves_are_valid(name):
     checked(read(KUBERAY / "base" / f"{name}.yaml"))
 
@@ -178,6 +178,68 @@ def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address_and_the_disk():
     there["http_options"]["host"] = "0.0.0.0"
     there["applications"][0]["args"] = {"index": "/data/kb", "config": "/etc/mmrag/settings.yaml"}
     assert here == there
+
+
+def test_a_drained_node_leaves_the_endpoint_a_worker():
+    budget = read(KUBERAY / "base/disruption.yaml")
+    workers = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert 1 <= budget["spec"]["minAvailable"] < workers["minReplicas"]
+    assert "maxUnavailable" not in budget["spec"]  # a custom resource's pods have no count of all
+    serve = read(KUBERAY / "base/serve.yaml")
+    assert budget["metadata"]["labels"] == serve["metadata"]["labels"]
+
+
+def test_ray_is_reached_by_itself_and_by_namespaces_that_are_named():
+    spec = read(KUBERAY / "base/network.yaml")["spec"]
+    ray = {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    assert spec["podSelector"] == ray
+    assert spec["policyTypes"] == ["Ingress"]
+    own, *others = spec["ingress"]
+    assert own == {"from": [{"podSelector": ray}]}
+    reached = [{port["port"] for port in rule["ports"]} for rule in others]
+    assert reached == [{8265, 8000}, {8000}, {8000, 8080}]
+    for rule in others:
+        [source] = rule["from"]
+        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "CHANGE"}
+
+
+def test_pods_are_given_longer_than_an_answer_takes():
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        assert pod["spec"]["terminationGracePeriodSeconds"] > ServeConfig().deadline_s
+
+
+def test_a_job_is_tried_again():
+    for file in ("base/ingest.yaml", "gpu/train.yaml"):
+        assert read(KUBERAY / file)["spec"]["backoffLimit"] > 0
+
+
+def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
+    """As ../prometheus has it. No package brings the Prometheus Operator's schemas."""
+    scraped = {one["kind"]: one for one in yaml.safe_load_all((KUBERAY / "monitor/scrapes.yaml").read_text())}
+    pod, server = scraped["PodMonitor"]["spec"], scraped["ScrapeConfig"]["spec"]
+    assert pod["selector"] == read(KUBERAY / "base/network.yaml")["spec"]["podSelector"]
+    [endpoint] = pod["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics"
+    [static] = server["staticConfigs"]
+    service = read(KUBERAY / "base/serve.yaml")["metadata"]["name"] + "-serve-svc"
+    namespace = read(KUBERAY / "monitor/kustomization.yaml")["namespace"]
+    assert static["targets"] == [f"{service}.{namespace}.svc:{ServeConfig().port}"]
+    jobs = [endpoint["relabelings"][0]["replacement"], static["labels"]["job"]]
+    prometheus = read(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
+    assert sorted(jobs) == sorted(job["job_name"] for job in prometheus)
+
+
+@RENDERED
+def test_what_is_scraped_lies_in_the_namespace_of_the_overlays():
+    assert {one["metadata"]["namespace"] for one in rendered("monitor")} == {"mmrag"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_lost_node_leaves_a_gateway(overlay, monkeypatch):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    gateway = load_settings(KUBERAY / overlay / "settings.yaml").serve.gateway
+    assert (gateway.min_replicas, gateway.max_replicas) == (2, 4)
 
 
 def test_ray_is_the_version_that_the_image_installs():
