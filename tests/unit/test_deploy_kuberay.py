@@ -253,7 +253,8 @@ def test_ray_counts_what_kubernetes_gives():
     cluster = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for pod in pods(cluster):
-        [container] = pod["spec"]["containers"]
+        container, _ = pod["spec"]["containers"]
+        assert container["name"].startswith("ray-")  # KubeRay starts Ray in the first one
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
@@ -277,11 +278,32 @@ def test_pods_are_not_told_of_services_in_variables_that_look_like_settings():
 
 def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
-        [container] = pod["spec"]["containers"]
+        container, _ = pod["spec"]["containers"]
         assert {variable["name"] for variable in container["env"]} == set(SECRETS)
         assert all(set(variable["valueFrom"]) == {"secretKeyRef"} for variable in container["env"])
         # Others, such as a hub's token, come from one that need not be there.
         assert container["envFrom"] == [{"secretRef": {"name": "mmrag-env", "optional": True}}]
+
+
+def test_logs_are_read_where_ray_writes_them():
+    compose = read(ROOT / "deploy/compose.yaml")["services"]
+    served = compose["logs"]["command"]
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        ray, logs = pod["spec"]["containers"]
+        [own] = logs["volumeMounts"]
+        assert own == {"name": "ray-logs", "mountPath": "/tmp/ray", "readOnly": True}
+        assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in ray["volumeMounts"]
+        assert {"name": "ray-logs", "emptyDir": {}} in pod["spec"]["volumes"]
+        # compose's, which has no jobs' drivers to read.
+        read_there = [word.partition(",")[0] for word in logs["args"]]
+        assert read_there == served
+        assert (logs["image"], logs["command"]) == (compose["logs"]["image"], compose["logs"]["entrypoint"])
+    assert "--prop=path=/tmp/ray/session_latest/logs/serve/*.log" in served
+    mounted = {name: service["volumes"] for name, service in compose.items() if "volumes" in service}
+    assert "ray:/tmp/ray" in mounted["serve"]
+    assert mounted["logs"] == ["ray:/tmp/ray:ro"]
+    # A new volume takes its owner from the image.
+    assert "install -d -o ray -g ray /data /tmp/ray" in (ROOT / "deploy/Dockerfile").read_text()
 
 
 def test_a_service_account_can_be_named_for_every_pod():
@@ -326,7 +348,7 @@ def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
     names = {one["kind"]: one["metadata"]["name"] for one in manifests}
     for pod in (pod for cluster in clusters(manifests) for pod in pods(cluster)):
         assert pod["spec"]["containers"][0]["image"].endswith(f"/mmrag:{overlay}")
-        data, settings = pod["spec"]["volumes"]
+        data, settings, _ = pod["spec"]["volumes"]
         assert data["persistentVolumeClaim"]["claimName"] == names["PersistentVolumeClaim"]
         assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
 
@@ -345,7 +367,7 @@ def test_only_the_training_has_a_larger_head():
         for manifest in rendered("gpu")
         for cluster in clusters([manifest])
     }
-    limits = {name: container["resources"]["limits"]["memory"] for name, [container] in sizes.items()}
+    limits = {name: container["resources"]["limits"]["memory"] for name, (container, _) in sizes.items()}
     assert limits == {"ingest": "8Gi", "serve": "8Gi", "train": "16Gi"}
 
 
