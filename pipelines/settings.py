@@ -6,10 +6,12 @@ Later wins: defaults, the YAML file (or a profile's name), `MMRAG_*` variables
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -38,6 +40,13 @@ from pipelines.train.llava_config import LlavaTraining
 PROFILES = Path(__file__).parent / "profiles"
 _HIDDEN = "***"
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_PREFIX = "MMRAG_"
+_READ_ELSEWHERE = frozenset({"MMRAG_API_KEY"})  # by `mmrag ask`
+# Kubernetes tells a pod of every service of its namespace, and ours are called mmrag-...
+_SERVICE_LINK = re.compile(
+    r"MMRAG_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+_LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class TrainConfig(BaseModel):
@@ -52,7 +61,7 @@ class Settings(BaseSettings):
     """The root of `--set` and of the YAML file."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="MMRAG_", env_nested_delimiter="__"
+        frozen=True, extra="forbid", env_prefix=_PREFIX, env_nested_delimiter="__"
     )
 
     encoder: EncoderConfig = EncoderConfig()
@@ -75,6 +84,7 @@ class Settings(BaseSettings):
 def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -> Settings:
     """The effective settings. `config`: a YAML file, or the name of a profile. Raises UsageError, naming each
     setting that is wrong."""
+    _refuse_unknown(os.environ)
     from_file = _read_yaml(config) if config else {}
 
     class Layered(Settings):
@@ -91,8 +101,57 @@ def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -
     except ValidationError as exc:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_explained(e)}" for e in exc.errors())
         raise UsageError(f"settings: {problems}") from exc
-    except SettingsError as exc:  # such as MMRAG_STORES=x: a group of settings wants JSON
-        raise UsageError(f"settings: {exc}; write one variable a setting, as MMRAG_ENCODER__KIND") from exc
+    except SettingsError as exc:
+        raise UsageError(f"settings: {_unreadable() or exc}") from exc
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raises UsageError for variables that would set nothing: a server must not stand open for a typo."""
+    unknown = [name for name, value in environment.items() if _sets_nothing(name.upper(), value)]
+    if unknown:
+        told = (f"{name} is no setting: {_meant(name.upper())}" for name in sorted(unknown))
+        raise UsageError(f"environment: {'; '.join(told)}")
+
+
+def _sets_nothing(name: str, value: str) -> bool:
+    group = name.removeprefix(_PREFIX).partition("__")[0].lower()
+    linked = _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _LINKED_ADDRESS.match(value))
+    known = group in Settings.model_fields or name in _READ_ELSEWHERE
+    return name.startswith(_PREFIX) and not known and not linked
+
+
+def _meant(name: str) -> str:
+    variables = {one: re.sub("_+", "_", one) for one in (*_variables(Settings), *_READ_ELSEWHERE)}
+    bare = re.sub("_+", "_", name)
+    same = [one for one, squeezed in variables.items() if squeezed == bare]
+    if near := same or difflib.get_close_matches(name, variables, n=1):
+        return f"is {near[0]} meant?"
+    return "`mmrag config show` lists them, and MMRAG_ENCODER__KIND is how encoder.kind is written"
+
+
+def _variables(model: type[BaseModel], above: str = _PREFIX) -> Iterator[str]:
+    """Of groups, too."""
+    for name, field in model.model_fields.items():
+        variable = f"{above}{name.upper()}"
+        yield variable
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _variables(kind, f"{variable}__")
+
+
+def _unreadable() -> str:
+    """The variables whose value is wanted as JSON and is none. Without the values: some are secrets."""
+    source, found = EnvSettingsSource(Settings), []
+    for name, value in source.env_vars.items():
+        source.env_vars = {name: value}
+        try:
+            source()
+        except SettingsError:
+            found.append(name.upper())
+    told = "; ".join(f"{name} is not valid JSON" for name in found)
+    if any("__" not in name for name in found):  # a whole group, such as MMRAG_STORES=x
+        told += ". Write one variable a setting, as MMRAG_ENCODER__KIND"
+    return told
 
 
 def origins(config: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:

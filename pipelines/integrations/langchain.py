@@ -1,4 +1,4 @@
-"""A LangChain retriever: `pip install mmrag[langchain]`.
+"""A LangChain retriever: `pip install '.[langchain]'` in a clone.
 
 retriever = MmragRetriever(knowledge_base=KnowledgeBase("kb"), k=5)
 documents = retriever.invoke("Which cooler fits a flat case?")

@@ -1,4 +1,4 @@
-"""A LlamaIndex retriever: `pip install mmrag[llama-index]`.
+"""A LlamaIndex retriever: `pip install '.[llama-index]'` in a clone.
 
 retriever = MmragRetriever(KnowledgeBase("kb"), k=5)
 nodes = retriever.retrieve("Which cooler fits a flat case?")

@@ -44,22 +44,23 @@ def application(parts: Parts) -> serve.Application:
     retrieval = _retrieval(parts, log) if config.layout == "graph" else None
     if engine(parts.generator) == "vllm":
         model = parts.generator.model or str(TINY_LLAVA)
-        generator = llm_deployment(parts.generator, config.vllm, model, config.log)
+        generator = llm_deployment(parts.generator, config.vllm, model, config.log, config.deadline_s)
     else:
-        generator = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers, log).bind(parts)
+        answering = _deployed(TransformersGenerator, DEPLOYMENT, config.transformers, log, config.deadline_s)
+        generator = answering.bind(parts)
     ingress: Any = serve.ingress()(Gateway)
-    gateway = _deployed(ingress, "gateway", config.gateway, log)
+    gateway = _deployed(ingress, "gateway", config.gateway, log, config.deadline_s)
     served: serve.Application = gateway.bind(parts, retrieval, generator)
     return served
 
 
 def _retrieval(parts: Parts, log: LoggingConfig) -> serve.Application:
     config = parts.serve
-    encoder = _deployed(QueryEncoder, "encoder", config.encoder, log).bind(parts)
+    encoder = _deployed(QueryEncoder, "encoder", config.encoder, log, config.deadline_s).bind(parts)
     aligner = None
     if parts.search.aligner.model:
-        aligner = _deployed(Alignment, "aligner", config.aligner, log).bind(parts)
-    retrieval = _deployed(Retriever, "retriever", config.retriever, log)
+        aligner = _deployed(Alignment, "aligner", config.aligner, log, config.deadline_s).bind(parts)
+    retrieval = _deployed(Retriever, "retriever", config.retriever, log, config.deadline_s)
     bound: serve.Application = retrieval.bind(parts, encoder, aligner)
     return bound
 
@@ -174,13 +175,15 @@ def _tracing(config: TraceConfig) -> TracingConfig:
     return TracingConfig(enabled=enabled, exporter_import_path=path, sampling_ratio=config.sampling_ratio)
 
 
-def _deployed(part: type[Any], name: str, config: Replicas, log: LoggingConfig) -> Any:
+def _deployed(part: type[Any], name: str, config: Replicas, log: LoggingConfig, finish_s: float) -> Any:
+    """`finish_s`: for the requests that a replica works on when it is to go."""
     made: Any = serve.deployment(part)
     return made.options(
         name=name,
         logging_config=log,
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         max_ongoing_requests=config.max_ongoing_requests,
+        graceful_shutdown_timeout_s=finish_s,
         autoscaling_config={
             "min_replicas": config.min_replicas,
             "max_replicas": config.max_replicas,

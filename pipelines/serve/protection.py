@@ -92,6 +92,22 @@ class Hosts:
         )
 
 
+def stands_open(config: ServeConfig) -> bool:
+    """Whether others than this machine's users may ask, without a key."""
+    return not config.api_keys and not _is_loopback(config.host)
+
+
+def access(config: ServeConfig) -> str:
+    """Who may ask, in words."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = f"{host}:{config.port}" if config.port else host
+    if config.api_keys:
+        return f"{address}, for the owners of {len(config.api_keys)} API keys"
+    if stands_open(config):
+        return f"open: whoever reaches {address} may ask, and sees every tenant; serve.api_keys sets keys"
+    return f"{address}, without API keys: whoever is on this machine may ask, and sees every tenant"
+
+
 def _is_loopback(host: str) -> bool:
     host = host.lower()
     try:

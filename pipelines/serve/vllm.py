@@ -27,10 +27,15 @@ _MOST_ADAPTERS_IN_A_BATCH = 4
 
 
 def llm_deployment(
-    generator: GeneratorConfig, config: VllmConfig, model_dir: str, log: LogConfig | None = None
+    generator: GeneratorConfig,
+    config: VllmConfig,
+    model_dir: str,
+    log: LogConfig | None = None,
+    finish_s: float = 60.0,
 ) -> Application:
     """To be bound to other deployments; `handles.RemoteGenerator` takes its handle. `model_dir`: a directory,
-    or a hub id. Imports vLLM. Raises UsageError for adapters that do not belong to the model.
+    or a hub id. `finish_s`: for the answers that a replica writes when it is to go. Imports vLLM. Raises
+    UsageError for adapters that do not belong to the model.
     """
     log = log or LogConfig()
     try:
@@ -49,7 +54,7 @@ def llm_deployment(
         accelerator_type=config.accelerator_type,
         accelerator_config={"kind": "cpu" if on_cpu else "gpu"},
         placement_group_config={"bundles": [{"CPU": config.num_cpus}]} if on_cpu else None,
-        deployment_config=deployment_config(config, on_cpu),
+        deployment_config=deployment_config(config, on_cpu, finish_s),
         runtime_env={"env_vars": environment(config, on_cpu)},
         log_engine_metrics=config.engine_metrics,
         **({"callback_config": {"callback_class": LocalModel}} if local else {}),
@@ -125,7 +130,7 @@ def _lora_kwargs(generator: GeneratorConfig, model_dir: str, on_cpu: bool) -> di
     }
 
 
-def deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
+def deployment_config(config: VllmConfig, on_cpu: bool, finish_s: float = 60.0) -> dict[str, Any]:
     return {
         # Without a GPU the engine's processes are the replica's: its bundle holds their CPUs already.
         "ray_actor_options": {"num_cpus": 0 if on_cpu else config.num_cpus},
@@ -138,7 +143,7 @@ def deployment_config(config: VllmConfig, on_cpu: bool) -> dict[str, Any]:
             "upscale_delay_s": config.upscale_delay_s,
             "downscale_delay_s": config.downscale_delay_s,
         },
-        "graceful_shutdown_timeout_s": 60,  # for the answers that it is writing
+        "graceful_shutdown_timeout_s": finish_s,
     }
 
 

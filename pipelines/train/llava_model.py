@@ -40,7 +40,10 @@ def base_directory(base_model: str) -> Path:
     """
     directory = Path(base_model)
     if not base_model:
-        raise UsageError("base_model names no directory or hub id")
+        raise UsageError(
+            "train.llava.base_model names no directory or hub id: set it, by --set or "
+            "MMRAG_TRAIN__LLAVA__BASE_MODEL"
+        )
     if directory.is_dir():
         return directory
     try:

@@ -86,6 +86,14 @@ def test_every_part_scales_as_the_settings_say(tmp_path: Path) -> None:
         assert found | {"num_cpus": one.ray_actor_options["num_cpus"]} == scaled, one.name
 
 
+def test_a_replica_that_is_to_go_finishes_its_requests(tmp_path: Path) -> None:
+    told = ["generator.engine=transformers", "search.aligner.model=tiny-aligner", "serve.deadline_s=75"]
+    built = build_app(application(parts(tmp_path, *told)), name="mmrag").deployments
+    assert {one.name for one in built} == {*GRAPH, "aligner"}
+    assert {one._deployment_config.graceful_shutdown_timeout_s for one in built} == {75}
+    assert deployment_config(VllmConfig(), on_cpu=True, finish_s=75)["graceful_shutdown_timeout_s"] == 75
+
+
 def test_vllm_scales_as_the_settings_say(tmp_path: Path) -> None:
     config = VllmConfig(min_replicas=2, max_replicas=5, target_ongoing_requests=3, num_cpus=4)
     on_gpus = deployment_config(config, on_cpu=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chat_server import Scripted
+from huggingface_hub import constants
 from shell import mmrag
 
 from pipelines import checks
@@ -19,10 +20,12 @@ from pipelines.checks import Check, run_checks
 from pipelines.core import embedder, encoder
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
-from pipelines.core.manifest import Manifest
+from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest
 from pipelines.settings import load_settings
 
-PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "memory", "ray", "disk"]
+PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "server", "memory", "ray", "disk"]
+
+ONE_KEY = "serve.api_keys=[{key: long-enough, tenant: null, name: ann}]"
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.upper().startswith(("MMRAG_", "RAY_")):
             monkeypatch.delenv(name)
     monkeypatch.setattr(checks, "LIMIT_S", 120.0)  # of a busy machine
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture
@@ -101,15 +105,64 @@ def test_embedded_stores_that_are_there_are_told_from_those_to_be_made(
     assert checks["words"].detail == f"embedded in {kb.name}/lexical, which ingest will make"
 
 
-def test_a_problem_is_status_1_and_says_what_to_do(tmp_path: Path) -> None:
-    answer = mmrag("config", "check", "--index", tmp_path / "nowhere", "--json")
+def test_a_problem_is_status_1_and_says_what_to_do(kb: Path) -> None:
+    (kb / WRITTEN).write_text("{")
+    answer = mmrag("config", "check", "--index", kb, "--json")
     assert (answer.status, answer.err) == (1, "")
     body = json.loads(answer.out)
     assert body["ok"] is False
     [problem] = [one for one in body["checks"] if not one["ok"]]
     assert problem["part"] == "index"
-    assert "mmrag ingest SOURCE" in problem["detail"]
+    assert "restore it, or ingest into a new --index" in problem["detail"]
+
+
+def test_an_index_that_is_not_there_yet_is_no_problem(tmp_path: Path) -> None:
+    answer = mmrag("config", "check", "--index", tmp_path / "nowhere", "--json")
+    assert (answer.status, answer.err) == (0, "")
+    told = {one["part"]: one["detail"] for one in json.loads(answer.out)["checks"]}
+    assert told["index"] == f"none at {tmp_path / 'nowhere'} yet: the first ingest makes it"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_import_that_has_not_ended_is_one(tmp_path: Path) -> None:
+    (tmp_path / UNFINISHED).write_text("{}")
+    assert "an import into" in found(tmp_path)["index"].detail
+
+
+HUB_MODELS = [
+    "encoder={kind: clip, model: someone/surely-not-cached}",
+    "embedder={kind: hub, model: someone/surely-not-cached}",
+    "search.aligner={kind: blip2, model: someone/surely-not-cached}",
+    "generator.model=someone/surely-not-cached",
+]
+
+
+def test_models_of_a_hub_are_fetched_by_the_first_use(kb: Path) -> None:
+    seen = found(kb.parent / "none-yet", *HUB_MODELS)
+    assert all(one.ok for one in seen.values()), seen
+    for part in ("encoder", "embedder", "aligner", "generator"):
+        assert (
+            "someone/surely-not-cached is not on this machine; the first use fetches it" in seen[part].detail
+        )
+    assert "see generator" in seen["memory"].detail
+    there = found(kb, HUB_MODELS[0])["index"]
+    assert there == Check(
+        "index",
+        True,
+        f"{kb} is of the configured encoder and embedder; the encoder is compared when it is here",
+    )
+
+
+def test_models_of_a_hub_that_may_not_be_asked_are_problems(
+    kb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    seen = found(kb, *HUB_MODELS)
+    for part in ("encoder", "embedder", "aligner", "generator"):
+        assert "hf download someone/surely-not-cached" in seen[part].detail
+    assert {part for part, one in seen.items() if not one.ok} == {
+        *("encoder", "embedder", "aligner", "index", "generator", "memory")
+    }
 
 
 def test_wrong_settings_are_status_2(kb: Path) -> None:
@@ -118,7 +171,10 @@ def test_wrong_settings_are_status_2(kb: Path) -> None:
     assert "encoder.kindd: no such setting" in answer.err
 
 
-def test_every_part_that_is_missing_is_told_at_once(kb: Path, closed_port: int) -> None:
+def test_every_part_that_is_missing_is_told_at_once(
+    kb: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     started = time.monotonic()
     problems = found(
         kb,
@@ -131,7 +187,7 @@ def test_every_part_that_is_missing_is_told_at_once(kb: Path, closed_port: int) 
         f"ingest.ray_address=127.0.0.1:{closed_port}",
     )
     assert time.monotonic() - started < 120
-    assert {part for part, one in problems.items() if one.ok} == {"disk"}
+    assert {part for part, one in problems.items() if one.ok} == {"server", "disk"}
     for part, told in {
         "vectors": "is Milvus running there?",
         "words": "is Elasticsearch running there?",
@@ -140,11 +196,33 @@ def test_every_part_that_is_missing_is_told_at_once(kb: Path, closed_port: int) 
         "aligner": "/no/such/aligner holds no aligner",
         "index": "encoder.model",
         "generator": "generator.model '/no/such/llava' is no directory",
-        "memory": "generator.model '/no/such/llava' is no directory",
         "ray": "is the cluster up",
     }.items():
         assert told in problems[part].detail
         assert "\n" not in problems[part].detail
+    assert problems["memory"] == Check("memory", False, "see generator")
+
+
+def test_who_may_ask_the_server_is_told(kb: Path) -> None:
+    open_to_all = found(kb, "serve.host=0.0.0.0")["server"]
+    assert open_to_all.ok  # a container's own address; who reaches it is decided outside
+    assert open_to_all.detail.startswith("open: whoever reaches 0.0.0.0:8000 may ask, and sees every tenant")
+    assert found(kb)["server"].detail.startswith("127.0.0.1:8000, without API keys: whoever is on this")
+    assert found(kb, "serve.host='::'", ONE_KEY)["server"].detail == "[::]:8000, for the owners of 1 API keys"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--set", ONE_KEY], False),
+        ([], False),
+    ],
+)
+def test_serve_says_that_it_stands_open(tmp_path: Path, given: list[str], told: bool) -> None:
+    answer = mmrag("serve", "--index", tmp_path / "nowhere", *given)
+    assert answer.status == 2
+    assert ("open: whoever reaches 0.0.0.0:8000 may ask, and sees every tenant" in answer.err) == told
 
 
 def test_an_index_of_another_model_is_told(kb: Path) -> None:

@@ -140,3 +140,15 @@ def test_every_placeholder_is_marked(cluster):
     samples = [line for line in lines if "InstanceType:" in line or "ImageId:" in line or "region:" in line]
     assert len(samples) == 7
     assert all("# CHANGE" in line for line in samples)
+    assert all("# CHANGE" in line for line in lines if re.search(r"^[^#]*CHANGE", line))
+
+
+def test_workers_may_read_the_corpus_and_all_machines_reach_the_disk(prepared):
+    """Ray gives an instance profile to the head alone, and a security group of its own only after the EFS has
+    to let it in."""
+    head, *workers = (
+        prepared["available_node_types"][name]["node_config"] for name in ("head", "cpu_decode", "gpu_encode")
+    )
+    assert "IamInstanceProfile" not in head
+    assert all("CHANGE" in worker["IamInstanceProfile"]["Arn"] for worker in workers)
+    assert all(node["SecurityGroupIds"] == head["SecurityGroupIds"] == ["sg-CHANGE"] for node in workers)

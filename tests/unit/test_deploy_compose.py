@@ -71,6 +71,18 @@ def test_images_are_pinned_and_everything_that_serves_has_a_health_check(compose
         assert "healthcheck" in service or name == "serve"
 
 
+def test_each_service_is_held_to_a_bound_of_memory_and_few_rights(compose):
+    for name, service in compose["services"].items():
+        assert re.fullmatch(r"\d+g|\$\{APP_MEMORY:-\d+g\}", service["mem_limit"]), name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        # Milvus' image runs as root.
+        assert service.get("cap_drop") == (None if name == "milvus" else ["ALL"]), name
+    [app] = {
+        service["mem_limit"] for service in compose["services"].values() if "APP" in service["mem_limit"]
+    }
+    assert app.removeprefix("${APP_MEMORY:-").removesuffix("}") in (DEPLOY / ".env.example").read_text()
+
+
 def test_every_secret_comes_from_the_file_that_is_not_in_git(compose):
     names = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     example = dict(

@@ -52,7 +52,7 @@ def test_it_ends_as_a_user_who_is_not_root_with_a_health_check():
 def test_the_extras_that_it_names_exist():
     text = FILE.read_text()
     extras = {extra for found in re.findall(r"'\.\[([\w,]+)\]'", text) for extra in found.split(",")}
-    assert {"hub", "train", "gpu"} <= extras <= set(PROJECT["optional-dependencies"])
+    assert {"hub", "ocr", "train", "gpu"} <= extras <= set(PROJECT["optional-dependencies"])
 
 
 def test_no_secret_is_in_it():
@@ -63,6 +63,13 @@ def test_each_image_takes_its_packages_from_its_own_lock():
     installed = [rest for name, rest in instructions() if name == "RUN" and ".[" in rest]
     for variant, command in zip(("cpu", "gpu"), installed, strict=True):
         assert f"-c requirements/constraints-{variant}.txt '.[" in command
+
+
+def test_opencv_needs_no_display():
+    """OCR brings it; the other build wants libraries of a desktop, which the image does not have."""
+    for variant in ("cpu", "gpu"):
+        lock = (ROOT / "requirements" / f"constraints-{variant}.txt").read_text()
+        assert set(re.findall(r"^(opencv[\w-]*)==", lock, re.MULTILINE)) == {"opencv-python-headless"}
 
 
 def test_only_what_is_copied_reaches_the_builder():

@@ -145,7 +145,7 @@ def test_every_manifest_belongs_to_a_kustomization():
     assert {file for file in KUBERAY.rglob("*.yaml") if file.name not in known} <= listed
 
 
-@pytest.mark.parametrize("name", ["ingest", "storage"])
+@pytest.mark.parametrize("name", ["disruption", "ingest", "network", "storage"])
 def test_the_files_that_are_whole_by_themselves_are_valid(name):
     checked(read(KUBERAY / "base" / f"{name}.yaml"))
 
@@ -180,6 +180,68 @@ def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address_and_the_disk():
     assert here == there
 
 
+def test_a_drained_node_leaves_the_endpoint_a_worker():
+    budget = read(KUBERAY / "base/disruption.yaml")
+    workers = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert 1 <= budget["spec"]["minAvailable"] < workers["minReplicas"]
+    assert "maxUnavailable" not in budget["spec"]  # a custom resource's pods have no count of all
+    serve = read(KUBERAY / "base/serve.yaml")
+    assert budget["metadata"]["labels"] == serve["metadata"]["labels"]
+
+
+def test_ray_is_reached_by_itself_and_by_namespaces_that_are_named():
+    spec = read(KUBERAY / "base/network.yaml")["spec"]
+    ray = {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    assert spec["podSelector"] == ray
+    assert spec["policyTypes"] == ["Ingress"]
+    own, *others = spec["ingress"]
+    assert own == {"from": [{"podSelector": ray}]}
+    reached = [{port["port"] for port in rule["ports"]} for rule in others]
+    assert reached == [{8265, 8000}, {8000}, {8000, 8080}]
+    for rule in others:
+        [source] = rule["from"]
+        assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "CHANGE"}
+
+
+def test_pods_are_given_longer_than_an_answer_takes():
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        assert pod["spec"]["terminationGracePeriodSeconds"] > ServeConfig().deadline_s
+
+
+def test_a_job_is_tried_again():
+    for file in ("base/ingest.yaml", "gpu/train.yaml"):
+        assert read(KUBERAY / file)["spec"]["backoffLimit"] > 0
+
+
+def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
+    """As ../prometheus has it. No package brings the Prometheus Operator's schemas."""
+    scraped = {one["kind"]: one for one in yaml.safe_load_all((KUBERAY / "monitor/scrapes.yaml").read_text())}
+    pod, server = scraped["PodMonitor"]["spec"], scraped["ScrapeConfig"]["spec"]
+    assert pod["selector"] == read(KUBERAY / "base/network.yaml")["spec"]["podSelector"]
+    [endpoint] = pod["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics"
+    [static] = server["staticConfigs"]
+    service = read(KUBERAY / "base/serve.yaml")["metadata"]["name"] + "-serve-svc"
+    namespace = read(KUBERAY / "monitor/kustomization.yaml")["namespace"]
+    assert static["targets"] == [f"{service}.{namespace}.svc:{ServeConfig().port}"]
+    jobs = [endpoint["relabelings"][0]["replacement"], static["labels"]["job"]]
+    prometheus = read(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
+    assert sorted(jobs) == sorted(job["job_name"] for job in prometheus)
+
+
+@RENDERED
+def test_what_is_scraped_lies_in_the_namespace_of_the_overlays():
+    assert {one["metadata"]["namespace"] for one in rendered("monitor")} == {"mmrag"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_lost_node_leaves_a_gateway(overlay, monkeypatch):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    gateway = load_settings(KUBERAY / overlay / "settings.yaml").serve.gateway
+    assert (gateway.min_replicas, gateway.max_replicas) == (2, 4)
+
+
 def test_ray_is_the_version_that_the_image_installs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     version = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]["rayVersion"]
@@ -191,7 +253,8 @@ def test_ray_counts_what_kubernetes_gives():
     cluster = read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for pod in pods(cluster):
-        [container] = pod["spec"]["containers"]
+        container, _ = pod["spec"]["containers"]
+        assert container["name"].startswith("ray-")  # KubeRay starts Ray in the first one
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
 
@@ -208,11 +271,44 @@ def test_pods_meet_the_restricted_standard_of_kubernetes():
             }
 
 
+def test_pods_are_not_told_of_services_in_variables_that_look_like_settings():
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        assert pod["spec"]["enableServiceLinks"] is False
+
+
 def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
-        [container] = pod["spec"]["containers"]
+        container, _ = pod["spec"]["containers"]
         assert {variable["name"] for variable in container["env"]} == set(SECRETS)
         assert all(set(variable["valueFrom"]) == {"secretKeyRef"} for variable in container["env"])
+        # Others, such as a hub's token, come from one that need not be there.
+        assert container["envFrom"] == [{"secretRef": {"name": "mmrag-env", "optional": True}}]
+
+
+def test_logs_are_read_where_ray_writes_them():
+    compose = read(ROOT / "deploy/compose.yaml")["services"]
+    served = compose["logs"]["command"]
+    for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
+        ray, logs = pod["spec"]["containers"]
+        [own] = logs["volumeMounts"]
+        assert own == {"name": "ray-logs", "mountPath": "/tmp/ray", "readOnly": True}
+        assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in ray["volumeMounts"]
+        assert {"name": "ray-logs", "emptyDir": {}} in pod["spec"]["volumes"]
+        # compose's, which has no jobs' drivers to read.
+        read_there = [word.partition(",")[0] for word in logs["args"]]
+        assert read_there == served
+        assert (logs["image"], logs["command"]) == (compose["logs"]["image"], compose["logs"]["entrypoint"])
+    assert "--prop=path=/tmp/ray/session_latest/logs/serve/*.log" in served
+    mounted = {name: service["volumes"] for name, service in compose.items() if "volumes" in service}
+    assert "ray:/tmp/ray" in mounted["serve"]
+    assert mounted["logs"] == ["ray:/tmp/ray:ro"]
+    # A new volume takes its owner from the image.
+    assert "install -d -o ray -g ray /data /tmp/ray" in (ROOT / "deploy/Dockerfile").read_text()
+
+
+def test_a_service_account_can_be_named_for_every_pod():
+    text = (KUBERAY / "base/ingest.yaml").read_text()
+    assert text.count("# serviceAccountName: CHANGE") == 2
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -252,7 +348,7 @@ def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
     names = {one["kind"]: one["metadata"]["name"] for one in manifests}
     for pod in (pod for cluster in clusters(manifests) for pod in pods(cluster)):
         assert pod["spec"]["containers"][0]["image"].endswith(f"/mmrag:{overlay}")
-        data, settings = pod["spec"]["volumes"]
+        data, settings, _ = pod["spec"]["volumes"]
         assert data["persistentVolumeClaim"]["claimName"] == names["PersistentVolumeClaim"]
         assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
 
@@ -271,7 +367,7 @@ def test_only_the_training_has_a_larger_head():
         for manifest in rendered("gpu")
         for cluster in clusters([manifest])
     }
-    limits = {name: container["resources"]["limits"]["memory"] for name, [container] in sizes.items()}
+    limits = {name: container["resources"]["limits"]["memory"] for name, (container, _) in sizes.items()}
     assert limits == {"ingest": "8Gi", "serve": "8Gi", "train": "16Gi"}
 
 

@@ -224,3 +224,14 @@ def code(block: Block) -> list[str]:
     """Without comments and the room before them."""
     lines = (re.sub(r"(^|\s+)#.*$", "", line) for line in block.text.splitlines())
     return [line for line in lines if line]
+
+
+# What a page promises.
+
+
+@pytest.mark.parametrize(
+    "page", [README, CHINESE, *BESIDE[1:], *PAGES], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_no_page_installs_mmrag_from_a_package_index(page: Path) -> None:
+    """It is on none: whoever takes the name there would be installed."""
+    assert not re.search(r"pip install [^`\n]*?(?<![./\w])mmrag\b", page.read_text("utf-8"))

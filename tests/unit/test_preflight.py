@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,13 @@ def test_the_exit_status_is_one_exactly_when_there_is_an_error():
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
     assert done.returncode == ("error:" in done.stderr)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "docs/tutorial.md"])
+def test_pages_ask_for_as_much_disk_as_it_does(page: str) -> None:
+    plain, cuda = (size // GIB for size in (preflight.DISK, preflight.DISK_CUDA))
+    text = (SCRIPT.parents[1] / page).read_text("utf-8")
+    assert re.search(
+        rf"\b{plain} GB of free disk, on\sLinux {cuda} unless|磁盘 {plain} GB，在 Linux 上则需 {cuda} GB",
+        text,
+    )

@@ -93,6 +93,64 @@ def test_a_group_of_settings_in_the_environment_says_how_to_write_it(monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MMRAG_SERVE_API_KEYS", "MMRAG_SERVE__API_KEYS"),
+        ("MMRAG_SERV__API_KEYS", "MMRAG_SERVE__API_KEYS"),
+        ("MMRAG__SERVE__API_KEYS", "MMRAG_SERVE__API_KEYS"),
+        ("mmrag_serve_api_keys", "MMRAG_SERVE__API_KEYS"),
+        ("MMRAG_STORES_MILVUS_TOKEN", "MMRAG_STORES__MILVUS__TOKEN"),
+        ("MMRAG_TRAIN_LLAVA_BASE_MODEL", "MMRAG_TRAIN__LLAVA__BASE_MODEL"),
+        ("MMRAG_SERVE_PORT", "MMRAG_SERVE__PORT"),
+        ("MMRAG_APIKEY", "MMRAG_API_KEY"),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_refused(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "hunter2")
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert str(caught.value) == f"environment: {name} is no setting: is {meant} meant?"
+
+
+def test_a_variable_that_is_near_none_says_how_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRAG_XYZZY", "1")
+    with pytest.raises(UsageError, match=r"MMRAG_XYZZY is no setting: .*MMRAG_ENCODER__KIND"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MMRAG_SERVE_SVC_PORT", "tcp://10.0.0.1:8000"),
+        ("MMRAG_SERVE_SVC_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("MMRAG_SERVE_SVC_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("MMRAG_SERVE_SVC_PORT_8000_TCP_PROTO", "tcp"),
+        ("MMRAG_SERVE_SVC_SERVICE_HOST", "10.0.0.1"),
+        ("MMRAG_SERVE_SVC_SERVICE_PORT_SERVE", "8000"),
+        ("MMRAG_SERVICE_HOST", "10.0.0.1"),
+        ("MMRAG_PORT", "tcp://10.0.0.1:8000"),
+        ("MMRAG_API_KEY", "long-enough"),
+    ],
+)
+def test_what_kubernetes_tells_of_its_services_is_let_through(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the key that `mmrag ask` sends."""
+    monkeypatch.setenv(name, value)
+    assert load_settings().encoder.kind == "lite"
+
+
+def test_json_that_is_none_is_told_by_the_variables_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMRAG_SERVE__PORT", "8001")
+    monkeypatch.setenv("MMRAG_SERVE__API_KEYS", "[{'key': 'hunter2'}]")
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert str(caught.value) == "settings: MMRAG_SERVE__API_KEYS is not valid JSON"
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("encoder: {kindd: clip}", r"encoder\.kindd: no such setting"),

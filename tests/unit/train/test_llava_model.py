@@ -297,6 +297,13 @@ def test_a_base_model_that_is_not_there_is_refused(tmp_path):
             base_directory(missing)
 
 
+def test_a_base_model_that_is_not_named_says_how_to_name_it():
+    with pytest.raises(
+        UsageError, match=r"^train\.llava\.base_model .* --set or MMRAG_TRAIN__LLAVA__BASE_MODEL$"
+    ):
+        base_directory("")
+
+
 def test_a_directory_without_a_model_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cannot be loaded"):
         load_base(settings(tmp_path), "cpu")
