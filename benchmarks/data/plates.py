@@ -14,7 +14,7 @@ from .judged import Row, read_rows, write_rows
 
 TASK = "retrieval"
 LICENCE = "Apache-2.0, drawn by script"
-MANY = 20
+MANY = 40
 """Questions of each kind and language, for each side."""
 SEEDS = {"dev": 1, "test": 2}
 """0 is `benchmarks/modalities.py`'s."""
