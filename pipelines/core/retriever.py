@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.core.aligner import Aligner, AlignerConfig, Asked, Candidates, top
 from pipelines.core.cache import VectorCache
+from pipelines.core.characters import unfit
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadReading, StoreUnavailable, UsageError
@@ -129,6 +130,8 @@ def plan(query: Query) -> tuple[Branch, ...]:
     has_text, has_image = bool(query.text and query.text.strip()), query.image is not None
     if not (has_text or has_image):
         raise UsageError("the query is empty: give a text, a picture or both")
+    if fault := unfit(query.text or ""):
+        raise UsageError(f"the query's text {fault}")
     if not 1 <= query.k <= MAX_K:
         raise UsageError(f"k is {query.k}; it must be from 1 to {MAX_K}")
     if query.mode == "text" and not has_text:

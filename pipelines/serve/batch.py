@@ -21,6 +21,7 @@ from ray import serve
 
 from pipelines.core import filters
 from pipelines.core.answer import Question
+from pipelines.core.characters import unfit
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.manifest import Manifest
 from pipelines.core.picture_files import find_pictures, read_picture
@@ -151,7 +152,7 @@ class AnswerQuestions:
     async def _row(self, line: int, text: str) -> dict[str, Any]:
         found: dict[str, Any] = {"id": str(line)}
         try:
-            asked = _parsed(text)
+            asked = parse_line(text)
             found |= {"id": str(asked.id or line), "query": asked.query}
             question = await asyncio.to_thread(self._question, asked)
             async for event in self._backend.answer(question):
@@ -171,18 +172,23 @@ class AnswerQuestions:
         return None if name is None else read_picture(find_pictures([name], self._root)[0])
 
 
-def _parsed(text: str) -> Asked:
+def parse_line(text: str) -> Asked:
+    """A line of the file. Raises UsageError."""
     if len(text) > MAX_LINE_BYTES:
         raise UsageError(f"the line is longer than {MAX_LINE_BYTES:,} characters")
     try:
         row = json.loads(text)
         known = {k: v for k, v in row.items() if k not in _JUDGED} if isinstance(row, dict) else row
+        fault = unfit(json.dumps(known, ensure_ascii=False))
+    except (ValueError, RecursionError) as exc:
+        raise UsageError(f"the line is no JSON object: {exc}") from exc
+    if fault:
+        raise UsageError(f"the line {fault}")
+    try:
         return Asked.model_validate(known)
     except ValidationError as exc:
         first = exc.errors()[0]
         raise UsageError(f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(f"the line is no JSON object: {exc}") from exc
 
 
 def _outcome(answer: Answer) -> dict[str, Any]:
