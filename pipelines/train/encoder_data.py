@@ -68,7 +68,7 @@ def read_rows(file: Path) -> tuple[Row, ...]:
     folder = file.parent.resolve()
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text("utf-8").split("\n"), start=1):  # a text may hold U+2028
         if not line.strip():
             continue
         where = f"{file.name}:{number}"

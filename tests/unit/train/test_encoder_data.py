@@ -51,6 +51,12 @@ def test_a_bad_row_is_an_error_that_names_its_line(tmp_path: Path, row: Any, pro
         read_rows(file)
 
 
+def test_a_text_may_hold_a_line_separator_of_unicode(tmp_path: Path) -> None:
+    rows = [GOOD | {"texts": ["a\u2028b\x85c"]}, GOOD | {"image": "b.png", "concept": "b"}]
+    file = write(tmp_path, *(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert read_rows(file)[0].texts == ("a\u2028b\x85c",)
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
