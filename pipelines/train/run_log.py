@@ -67,10 +67,10 @@ class RunLog:
 def read_steps(out: Path) -> list[dict[str, Any]]:
     """The records of a run so far, oldest first. A last line that is only half written is left out."""
     try:
-        lines = (out / STEPS_FILE).read_text("utf-8").splitlines(keepends=True)
+        lines = (out / STEPS_FILE).read_text("utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in lines]
 
 
 def tell(out: Path, what: str, done: int, total: int) -> None:
@@ -101,12 +101,20 @@ def followed(out: Path, progress: Callable[[str, int, int], None]) -> Iterator[N
         (out / PROGRESS_FILE).unlink(missing_ok=True)
 
 
-def draw_curve(out: Path, title: str) -> Path:
-    """`loss.png`: each step's loss, its mean over the last 50 steps, and the evaluations."""
+def require_curve() -> None:
+    """Raises MissingDependency where `draw_curve` would, hours later."""
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError as exc:
         raise MissingDependency("the loss curve wants matplotlib: pip install 'mmrag[train]'") from exc
+
+
+def draw_curve(out: Path, title: str) -> Path:
+    """`loss.png`: each step's loss, its mean over the last 50 steps, and the evaluations. Raises
+    MissingDependency."""
+    require_curve()
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

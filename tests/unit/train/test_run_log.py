@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
+import pytest
 from fakes import Recorded
 from PIL import Image
 
+from pipelines.core.errors import MissingDependency
+from pipelines.train.llava_config import LlavaTraining, LoraSettings
 from pipelines.train.run_log import STEPS_FILE, RunLog, draw_curve, followed, read_steps
 
 
@@ -53,6 +57,16 @@ def test_the_curve_is_a_picture(tmp_path: Path) -> None:
     with Image.open(draw_curve(tmp_path, "a run")) as picture:
         assert picture.size == (960, 540)
         assert len(picture.convert("RGB").getcolors(maxcolors=2**20) or []) > 10
+
+
+def test_without_matplotlib_no_training_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.train.llava_job import train_llava
+
+    settings = LlavaTraining(lora=LoraSettings(r=0), train_projector=True)  # wants no peft
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+        train_llava(tmp_path / "data.jsonl", tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_has_a_tensorboard_log(tmp_path: Path) -> None:
