@@ -23,6 +23,7 @@ from pipelines.core import filters
 from pipelines.core.answer import Question
 from pipelines.core.characters import unfit
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.files import replaced
 from pipelines.core.manifest import Manifest
 from pipelines.core.picture_files import find_pictures, read_picture
 from pipelines.core.retriever import Mode, Query
@@ -92,12 +93,11 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
         for first in range(0, len(lines), _BLOCK_ROWS)
         if (some := lines[first : first + _BLOCK_ROWS])
     ]
-    beside = out.with_name(f".{out.name}.part")
     counts = {"refused": 0, "failed": 0}
     progress("loading the models", 0, 0)
     # It has no use for a gateway that retrieves.
     parts = replace(parts, serve=parts.serve.model_copy(update={"layout": "graph"}))
-    with deployed(parts):
+    with deployed(parts), replaced(out) as beside:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -118,7 +118,6 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
                 counts["refused"] += sum(filter(None, table["refused"].to_pylist()))
                 counts["failed"] += len(table) - table["error"].null_count
                 progress("answering", done, len(lines))
-    beside.replace(out)
     return BatchSummary(done, counts["refused"], counts["failed"])
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.core import images
 from pipelines.core.errors import BadImage, UsageError
+from pipelines.core.files import replaced
 from pipelines.train.encoder_config import EncoderTraining
 
 Features = NDArray[np.float16]
@@ -167,10 +167,8 @@ def _read_cache(file: Path) -> dict[str, Features]:
 
 def _write_cache(file: Path, known: dict[str, Features]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as out:
+    with replaced(file) as beside, beside.open("wb") as out:  # savez itself would add ".npz" to the name
         np.savez(out, digests=np.array(list(known)), features=np.stack(list(known.values())))
-    partial.replace(file)  # a reader sees the old file or the new one, whole
 
 
 def _pool(

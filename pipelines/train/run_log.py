@@ -6,7 +6,6 @@ Knows nothing of models or Ray. A run that is taken up again writes the steps th
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from pipelines.core.errors import MissingDependency
+from pipelines.core.files import replace_file
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.train.metrics import FIGURES, STEP
 
@@ -38,9 +38,7 @@ class RunLog:
         kept = [record for record in read_steps(out) if record["step"] < first_step]
         path = out / STEPS_FILE
         # A new file in the old one's place: whoever reads it meanwhile sees whole lines only.
-        fresh = path.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-        fresh.replace(path)
+        replace_file(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
 
@@ -75,9 +73,7 @@ def read_steps(out: Path) -> list[dict[str, Any]]:
 
 def tell(out: Path, what: str, done: int, total: int) -> None:
     """Say how far a worker is, to whoever follows the run."""
-    fresh = out / f".{PROGRESS_FILE}.{os.getpid()}"
-    fresh.write_text(json.dumps([what, done, total]), "utf-8")
-    fresh.replace(out / PROGRESS_FILE)
+    replace_file(out / PROGRESS_FILE, json.dumps([what, done, total]))
 
 
 @contextmanager

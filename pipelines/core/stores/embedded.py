@@ -29,6 +29,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.files import replace_file
 
 IDLE_S: Final = 60.0
 LOG_BYTES: Final = 1 << 20
@@ -109,7 +110,7 @@ def attach(directory: Path, *, idle_s: float = IDLE_S, start_timeout_s: float = 
         ) from exc
     with _locked(directory, start_timeout_s):
         me = _Process.current()
-        _write(directory / "clients" / f"{me.pid}.json", asdict(me))
+        replace_file(directory / "clients" / f"{me.pid}.json", json.dumps(asdict(me)))
         server = _read_server(directory)
         if server is not None and server.process.alive:
             if server.answers:
@@ -202,13 +203,6 @@ def _locked(directory: Path, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
-def _write(path: Path, content: dict[str, float]) -> None:
-    """Whole or not at all, for whoever reads meanwhile."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(content))
-    part.replace(path)
-
-
 def _has_clients(directory: Path) -> bool:
     """Whether a living process holds a lease. Removes the leases of dead ones."""
     living = False
@@ -271,7 +265,7 @@ def _serve(directory: Path, idle_s: float) -> None:
     # Port 0: the kernel picks a free one at the moment of binding, so there is no race for it.
     grpc_server, database, port = start_server_in_thread(str(directory / "data"), "127.0.0.1", 0)
     server = _Server(_Process.current(), port)
-    _write(directory / "server.json", asdict(server.process) | {"port": port})
+    replace_file(directory / "server.json", json.dumps(asdict(server.process) | {"port": port}))
     lock = _wait_until_idle(directory, server, idle_s, ended)
     grpc_server.stop(grace=5).wait()
     if not (directory / "data").is_dir():
