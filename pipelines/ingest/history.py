@@ -22,8 +22,10 @@ def remember(directory: Path, summary: Summary) -> None:
 
 
 def last_runs(directory: Path) -> list[dict[str, Any]]:
-    """Of each its name, which begins with the time in UTC, and what it did."""
+    """Of each its name, which begins with the time in UTC, and what it did. Of a damaged file none: the next
+    run writes it anew."""
     try:
-        return json.loads((directory / FILE).read_text("utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
+        runs = json.loads((directory / FILE).read_text("utf-8"))
+        return [run for run in runs if run.keys() >= set(_FIELDS)]
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return []

@@ -31,7 +31,9 @@ def standing(home: Path) -> int:
 
 
 def _counts(home: Path) -> dict[str, int]:
+    """None of a damaged file: the next run writes it anew."""
     try:
-        return json.loads((home / FILE).read_text("utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
+        counts = json.loads((home / FILE).read_text("utf-8"))
+        return {scope: int(n) for scope, n in counts.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}
