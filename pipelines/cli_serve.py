@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -152,33 +151,31 @@ def _ask_server(address: str, query: Query, where: str | None) -> dict[str, Any]
 @contextmanager
 def _announced(index: Path) -> Iterator[Any]:
     """Yields what tells the address to the user and, by a file, to `mmrag ask`."""
-    from pipelines.serve.client import SERVED
+    from pipelines.serve.client import SERVED, announce
 
-    file = index / SERVED
-
-    def announce(address: str) -> None:
-        beside = file.with_suffix(".partial")
-        beside.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", "utf-8")
-        beside.replace(file)  # at once: whoever waits for it reads it whole
+    def tell(address: str) -> None:
+        announce(index, address)
         print(f"ready: {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     try:
-        yield announce
+        yield tell
     finally:
-        file.unlink(missing_ok=True)
+        (index / SERVED).unlink(missing_ok=True)
 
 
 def _served(index: Path) -> str | None:
-    """The address of a server of this index that is up."""
+    """The address of a server of this index that is up, and of this machine."""
     import httpx
 
-    from pipelines.serve.client import SERVED
+    from pipelines.serve.client import announced
 
+    told = announced(index)
+    if told is None:
+        return None
     try:
-        address = str(json.loads((index / SERVED).read_bytes())["address"])
-        return address if httpx.get(f"{address}/healthz", timeout=30).is_success else None
-    except (OSError, ValueError, KeyError, httpx.HTTPError):
-        return None  # never served, or the server was killed
+        return told[0] if httpx.get(f"{told[0]}/healthz", timeout=30).is_success else None
+    except (ValueError, httpx.HTTPError, httpx.InvalidURL):
+        return None
 
 
 def _annotate(out: Path, answer: dict[str, Any], own: bytes | None, index: Path) -> None:
