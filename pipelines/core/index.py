@@ -43,6 +43,8 @@ from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.core.types import Line, Part
 
 VISUAL, TEXT = "visual_knowledge", "text_knowledge"
+_QUESTION_S = 2.0
+"""A question waits no longer for a cache that others keep locked: its picture is soon encoded."""
 
 
 class StoresConfig(BaseModel):
@@ -100,7 +102,9 @@ class Index:
             lambda: self._vectors(TEXT, self.met().text_space["dim"]), lambda _: self._is_served(TEXT)
         )
         self.lexical = Lazy[LexicalStore](self._lexical)
-        self.image_cache = Lazy[VectorCache](lambda: self.cache(self._checked_encoder().cache_key))
+        self.image_cache = Lazy[VectorCache](
+            lambda: self._cache(self._checked_encoder().cache_key, _QUESTION_S)
+        )
 
     @property
     def building(self) -> bool:
@@ -344,8 +348,11 @@ class Index:
     def cache(self, fingerprint: str, patience_s: float = 0.0) -> VectorCache:
         """The cached vectors of this fingerprint. `patience_s` is for others that keep the file locked
         for longer than they should."""
+        return self._cache(fingerprint, 30 + patience_s)
+
+    def _cache(self, fingerprint: str, timeout_s: float) -> VectorCache:
         path = self.directory / "cache" / "vectors.sqlite"
-        cache = VectorCache(path, fingerprint, shared=not self.embedded, timeout_s=30 + patience_s)
+        cache = VectorCache(path, fingerprint, shared=not self.embedded, timeout_s=timeout_s)
         self._stack.callback(cache.close)
         return cache
 

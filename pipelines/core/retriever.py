@@ -9,7 +9,6 @@ is linked to with its own rank and score, so fusion runs over pictures and unlin
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.core.aligner import Aligner, AlignerConfig, Asked, Candidates, top
+from pipelines.core.asked_pictures import AskedPictures
 from pipelines.core.cache import VectorCache
 from pipelines.core.characters import unfit
 from pipelines.core.embedder import Embedder
@@ -156,6 +156,7 @@ class Retriever:
     def __init__(self, knowledge: Knowledge, config: SearchConfig) -> None:
         self._knowledge = knowledge
         self._config = config
+        self.pictures = AskedPictures(knowledge.image_cache, knowledge.encoder)
         # A branch and the aligner want the same vectors of one question.
         self._visual_of = lru_cache(_REMEMBERED_QUESTIONS)(self._encode_text)
         self._text_of = lru_cache(_REMEMBERED_QUESTIONS)(self._embed_text)
@@ -325,13 +326,9 @@ class Retriever:
         return vector
 
     def picture_vector(self, data: bytes) -> NDArray[np.float32]:
-        """The vector of a query's picture, from the cache when it was asked before. Raises BadImage."""
-        cache, content = self._knowledge.image_cache(), hashlib.sha256(data).hexdigest()
-        if (cached := cache.get([content]).get(content)) is not None:
-            return cached
-        vector = self._knowledge.encoder().encode_bytes(data)
-        cache.put({content: vector})
-        return vector
+        """The vector of a query's picture, known where it was ingested, or asked about lately. Raises
+        BadImage."""
+        return self.pictures.vector(data)
 
     def _alpha(self, query: Query, branches: Sequence[Branch]) -> float:
         if query.mode == "visually_similar":
