@@ -32,7 +32,7 @@ from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import IndexLocked, StoreError, UsageError
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
-from pipelines.core.near_duplicates import load_likeness
+from pipelines.core.near_duplicates import Likeness, load_likeness
 from pipelines.core.ocr import words_reader
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
@@ -212,6 +212,7 @@ class Index:
         self, config: SearchConfig, aligner: Aligner | None = None, watch: Watch = lambda branch, vector: None
     ) -> Retriever:
         """Searches this index; `aligner` stands for the configured one where it runs elsewhere."""
+        likeness = Lazy[Likeness](lambda: load_likeness(self.home), lambda found: found.stands(self.home))
         knowledge = Knowledge(
             encoder=self._checked_encoder,
             embedder=self._checked_embedder,
@@ -221,7 +222,7 @@ class Index:
             image_cache=self.image_cache,
             image_uri=self.image_uri,
             lines=self.lines,
-            likeness=Lazy[Mapping[str, str]](lambda: load_likeness(self.home)),
+            likeness=lambda: likeness().first_of,
             aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
             read=words_reader(config.ocr),
             watch=watch,
