@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -38,15 +39,19 @@ def serve(
     assignments: Assignments = None,
 ) -> None:
     """Answer questions over HTTP, with a page at /, until Ctrl-C. Ready when /healthz says 200."""
-    chosen = {"serve.host": host, "serve.port": port}
-    named = [f"{name}={value}" for name, value in chosen.items() if value is not None]
-    settings = effective_settings(config, [*(assignments or ()), *named])
+    settings = effective_settings(config, [*(assignments or ()), *_chosen(host, port)])
     parts = served_parts(settings, index)
     from pipelines.serve.app import engine, run
 
     print(f"loading the models ({engine(settings.generator)} writes the answers)", file=sys.stderr)
     with _announced(parts.index_dir) as announce:
         run(parts, announce)
+
+
+def _chosen(host: str | None, port: int | None) -> list[str]:
+    """As assignments. Values are JSON, which YAML reads as they are: plain `::` would be a mapping."""
+    chosen = {"serve.host": host, "serve.port": port}
+    return [f"{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
 
 
 def application(args: dict[str, str]) -> Any:
