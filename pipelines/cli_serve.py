@@ -41,9 +41,9 @@ def serve(
     """Answer questions over HTTP, with a page at /, until Ctrl-C. Ready when /healthz says 200."""
     settings = effective_settings(config, [*(assignments or ()), *_chosen(host, port)])
     parts = served_parts(settings, index)
-    from pipelines.serve.app import engine, run
+    from pipelines.serve.app import run
 
-    print(f"loading the models ({engine(settings.generator)} writes the answers)", file=sys.stderr)
+    print(f"loading the models ({settings.generator.served_by} writes the answers)", file=sys.stderr)
     with _announced(parts.index_dir) as announce:
         run(parts, announce)
 
