@@ -12,8 +12,7 @@ from fakes import Recorded
 from PIL import Image
 
 from pipelines.core.errors import MissingDependency
-from pipelines.train.llava_config import LlavaTraining, LoraSettings
-from pipelines.train.run_log import STEPS_FILE, RunLog, draw_curve, followed, read_steps
+from pipelines.train.run_log import STEPS_FILE, RunLog, draw_curve, followed, read_steps, require_curve
 
 
 def test_a_run_that_is_taken_up_again_replaces_the_steps_that_it_repeats(tmp_path: Path) -> None:
@@ -59,14 +58,14 @@ def test_the_curve_is_a_picture(tmp_path: Path) -> None:
         assert len(picture.convert("RGB").getcolors(maxcolors=2**20) or []) > 10
 
 
-def test_without_matplotlib_no_training_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.train.llava_job import train_llava
-
-    settings = LlavaTraining(lora=LoraSettings(r=0), train_projector=True)  # wants no peft
+def test_a_curve_wants_matplotlib_which_can_be_asked_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_curve()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
-        train_llava(tmp_path / "data.jsonl", tmp_path / "out", settings)
-    assert not (tmp_path / "out").exists()
+    for call in (require_curve, partial(draw_curve, tmp_path, "a run")):
+        with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+            call()
 
 
 def test_a_run_has_a_tensorboard_log(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""The lines of `mmrag ask --batch`, without a cluster."""
+"""The lines of `mmrag ask --batch`."""
 
 from __future__ import annotations
 
 import pytest
 
 from pipelines.core.errors import UsageError
-from pipelines.serve.batch import parse_line
+from pipelines.serve.batch_lines import parse_line
 
 
 def test_a_line_is_a_question_and_what_is_right_is_not_shown() -> None:
