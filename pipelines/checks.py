@@ -207,7 +207,7 @@ def _generator(config: GeneratorConfig) -> str:
             check(read_manifest(path), base_identity(profile.directory), PROMPT_VERSION)
         except UsageError as exc:
             raise UsageError(f"generator.adapters.{name}: {exc}") from exc
-    return f"{config.model or 'tiny-llava, packaged'}, by {_engine(config)}" + (
+    return f"{config.model or 'tiny-llava, packaged'}, by {config.served_by}" + (
         f", with {len(config.adapters)} adapters" if config.adapters else ""
     )
 
@@ -216,13 +216,6 @@ def _profile(config: GeneratorConfig) -> ModelProfile | None:
     """None: it is to be fetched."""
     directory = _found("generator.model", config.model or str(TINY_LLAVA), config.revision)
     return load_profile(config.model_copy(update={"model": str(directory)})) if directory else None
-
-
-def _engine(config: GeneratorConfig) -> str:
-    """In `serve`; `ask` alone always takes transformers."""
-    if config.engine == "auto":
-        return "vllm" if find_spec("vllm") else "transformers"
-    return config.engine
 
 
 def _captions(config: CaptionConfig) -> str:
@@ -243,7 +236,7 @@ def _judge(config: JudgeConfig) -> str:
 def _memory(settings: Settings) -> str:
     """Whether the generator's weights and one prompt of full length fit where it will run."""
     config, vllm = settings.generator, settings.serve.vllm
-    uses_vllm = _engine(config) == "vllm"
+    uses_vllm = config.served_by == "vllm"
     wanted = vllm.device if uses_vllm else config.device
     try:
         profile = _profile(config)

@@ -55,16 +55,19 @@ def print_json(value: Any) -> None:
 def question_query(
     text: str | None, image: Path | None, mode: str, where: str | None, k: int, types: Mapping[str, str]
 ) -> Query:
-    """The query of `search` and `ask`. Raises UsageError for a wrong mode, filter or file."""
+    """The query of `search` and `ask`. Raises UsageError for a wrong mode, filter or file, and for a
+    query that makes no sense."""
     from pipelines.core import filters
-    from pipelines.core.retriever import MODES, Query
+    from pipelines.core.retriever import MODES, Query, plan
 
     if mode not in MODES:
         raise UsageError(f"--mode {mode!r}: choose one of {', '.join(MODES)}")
     parsed = filters.parse(where) if where is not None else None
     if parsed is not None:
         filters.check(parsed, types)
-    return Query(text, _read_picture(image) if image else None, mode, k, parsed)
+    query = Query(text, _read_picture(image) if image else None, mode, k, parsed)
+    plan(query)
+    return query
 
 
 def _read_picture(path: Path) -> bytes:

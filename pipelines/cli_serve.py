@@ -39,19 +39,23 @@ def serve(
     assignments: Assignments = None,
 ) -> None:
     """Answer questions over HTTP, with a page at /, until Ctrl-C. Ready when /healthz says 200."""
-    chosen = {"serve.host": host, "serve.port": port}
-    named = [f"{name}={value}" for name, value in chosen.items() if value is not None]
-    settings = effective_settings(config, [*(assignments or ()), *named])
+    settings = effective_settings(config, [*(assignments or ()), *_chosen(host, port)])
     from pipelines.serve.protection import access, stands_open
 
     if stands_open(settings.serve):
         print(access(settings.serve), file=sys.stderr)
     parts = served_parts(settings, index)
-    from pipelines.serve.app import engine, run
+    from pipelines.serve.app import run
 
-    print(f"loading the models ({engine(settings.generator)} writes the answers)", file=sys.stderr)
+    print(f"loading the models ({settings.generator.served_by} writes the answers)", file=sys.stderr)
     with _announced(parts.index_dir) as announce:
         run(parts, announce)
+
+
+def _chosen(host: str | None, port: int | None) -> list[str]:
+    """As assignments. Values are JSON, which YAML reads as they are: plain `::` would be a mapping."""
+    chosen = {"serve.host": host, "serve.port": port}
+    return [f"{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
 
 
 def application(args: dict[str, str]) -> Any:
@@ -157,33 +161,31 @@ def _ask_server(address: str, query: Query, where: str | None) -> dict[str, Any]
 @contextmanager
 def _announced(index: Path) -> Iterator[Any]:
     """Yields what tells the address to the user and, by a file, to `mmrag ask`."""
-    from pipelines.serve.client import SERVED
+    from pipelines.serve.client import SERVED, announce
 
-    file = index / SERVED
-
-    def announce(address: str) -> None:
-        beside = file.with_suffix(".partial")
-        beside.write_text(json.dumps({"address": address, "pid": os.getpid()}) + "\n", "utf-8")
-        beside.replace(file)  # at once: whoever waits for it reads it whole
+    def tell(address: str) -> None:
+        announce(index, address)
         print(f"ready: {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     try:
-        yield announce
+        yield tell
     finally:
-        file.unlink(missing_ok=True)
+        (index / SERVED).unlink(missing_ok=True)
 
 
 def _served(index: Path) -> str | None:
-    """The address of a server of this index that is up."""
+    """The address of a server of this index that is up, and of this machine."""
     import httpx
 
-    from pipelines.serve.client import SERVED
+    from pipelines.serve.client import announced
 
+    told = announced(index)
+    if told is None:
+        return None
     try:
-        address = str(json.loads((index / SERVED).read_bytes())["address"])
-        return address if httpx.get(f"{address}/healthz", timeout=30).is_success else None
-    except (OSError, ValueError, KeyError, httpx.HTTPError):
-        return None  # never served, or the server was killed
+        return told[0] if httpx.get(f"{told[0]}/healthz", timeout=30).is_success else None
+    except (ValueError, httpx.HTTPError, httpx.InvalidURL):
+        return None
 
 
 def _annotate(out: Path, answer: dict[str, Any], own: bytes | None, index: Path) -> None:

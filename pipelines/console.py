@@ -108,7 +108,7 @@ def print_summary(summary: Summary, index: Path) -> None:
         "index",
         f"{totals['documents']:,} documents, {totals['images']:,} images, {totals['chunks']:,} chunks",
     )
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, markup=False).print(table)  # a path may hold brackets
 
 
 def print_dry_run(would: DryRun) -> None:
@@ -176,7 +176,7 @@ def print_status(status: dict[str, Any]) -> None:
     table = Table("", "ledger", "store")
     for store, count in status["stores"].items():
         table.add_row(store, str(status["expected"][store]), str(count))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)  # a path, or a store's error, may hold brackets
     console.print(table)
     totals = status["ledger"]
     counted = [f"{totals[name]:,} {name}" for name in ("documents", "images", "chunks")]
@@ -194,7 +194,7 @@ def print_status(status: dict[str, Any]) -> None:
         told = f"{name} vectors: {space['model']}, {space['dim']} dimensions"
         console.print(f"{told}, fingerprint {status['fingerprints'][name]}", highlight=False)
     for name, measured in status.get("recall", {}).items():
-        console.print(f"{name} recall@10: {_recall_told(measured)}", highlight=False, markup=False)
+        console.print(f"{name} recall@10: {_recall_told(measured)}", highlight=False)
     for run in status["last_runs"][:3]:
         told = ", ".join(f"{run[name]:,} {name}" for name in ("documents", "images", "chunks", "rejected"))
         console.print(f"run {run['run']}: {told}; {run['elapsed_s']:.0f} s", highlight=False)

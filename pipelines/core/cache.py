@@ -38,8 +38,8 @@ class VectorCache:
     """Vectors of one fingerprint. Safe to share between threads, and to send to other processes; where these
     are of several machines, `shared`.
 
-    `hits` and `misses` count what this object was asked for. Every method raises StoreUnavailable where
-    others keep the file locked for `timeout_s`, StoreError where it cannot be read or written.
+    Every method raises StoreUnavailable where others keep the file locked for `timeout_s`, StoreError where
+    it cannot be read or written.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class VectorCache:
         self._path, self._timeout_s = path, timeout_s
         self._journal = "DELETE" if shared else "WAL"
         self.fingerprint = fingerprint
-        self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._db = Lazy[sqlite3.Connection](self._connect)
 
@@ -105,9 +104,6 @@ class VectorCache:
             with self._connection() as db:
                 rows = db.execute(query, [self.fingerprint, *batch]).fetchall()
             found |= {content: np.frombuffer(blob, dtype=np.float32) for content, blob in rows}
-        with self._lock:
-            self.hits += len(found)
-            self.misses += len(wanted) - len(found)
         return found
 
     def put(self, vectors: Mapping[str, Vector]) -> None:

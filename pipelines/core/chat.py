@@ -168,7 +168,7 @@ def retry_after_s(header: str | None, otherwise: float) -> float:
     if header.strip().isdecimal():
         return float(header)
     try:
-        then = parsedate_to_datetime(header)
-    except ValueError:
+        then = parsedate_to_datetime(header).astimezone(UTC)
+    except (ValueError, OverflowError):  # no date, or none of UTC's
         return otherwise
-    return max(0.0, (then.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, (then - datetime.now(UTC)).total_seconds())

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -61,6 +62,13 @@ class GeneratorConfig(BaseModel):
         if self.max_pictures is None:
             return 4 if self.model else 1
         return self.max_pictures
+
+    @property
+    def served_by(self) -> Literal["vllm", "transformers"]:
+        """The engine of `serve`; `ask` alone always takes transformers."""
+        if self.engine == "auto":
+            return "vllm" if find_spec("vllm") else "transformers"
+        return self.engine
 
     @property
     def sampling(self) -> Sampling:

@@ -32,7 +32,7 @@ from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import IndexLocked, StoreError, UsageError
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
-from pipelines.core.near_duplicates import load_likeness
+from pipelines.core.near_duplicates import Likeness, load_likeness
 from pipelines.core.ocr import words_reader
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
@@ -43,6 +43,8 @@ from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.core.types import Line, Part
 
 VISUAL, TEXT = "visual_knowledge", "text_knowledge"
+_QUESTION_S = 2.0
+"""A question waits no longer for a cache that others keep locked: its picture is soon encoded."""
 
 
 class StoresConfig(BaseModel):
@@ -100,7 +102,9 @@ class Index:
             lambda: self._vectors(TEXT, self.met().text_space["dim"]), lambda _: self._is_served(TEXT)
         )
         self.lexical = Lazy[LexicalStore](self._lexical)
-        self.image_cache = Lazy[VectorCache](lambda: self.cache(self._checked_encoder().cache_key))
+        self.image_cache = Lazy[VectorCache](
+            lambda: self._cache(self._checked_encoder().cache_key, _QUESTION_S)
+        )
 
     @property
     def building(self) -> bool:
@@ -208,6 +212,7 @@ class Index:
         self, config: SearchConfig, aligner: Aligner | None = None, watch: Watch = lambda branch, vector: None
     ) -> Retriever:
         """Searches this index; `aligner` stands for the configured one where it runs elsewhere."""
+        likeness = Lazy[Likeness](lambda: load_likeness(self.home), lambda found: found.stands(self.home))
         knowledge = Knowledge(
             encoder=self._checked_encoder,
             embedder=self._checked_embedder,
@@ -217,7 +222,7 @@ class Index:
             image_cache=self.image_cache,
             image_uri=self.image_uri,
             lines=self.lines,
-            likeness=Lazy[Mapping[str, str]](lambda: load_likeness(self.home)),
+            likeness=lambda: likeness().first_of,
             aligner=Lazy[Aligner | None](lambda: aligner or self.aligner(config.aligner)),
             read=words_reader(config.ocr),
             watch=watch,
@@ -344,8 +349,11 @@ class Index:
     def cache(self, fingerprint: str, patience_s: float = 0.0) -> VectorCache:
         """The cached vectors of this fingerprint. `patience_s` is for others that keep the file locked
         for longer than they should."""
+        return self._cache(fingerprint, 30 + patience_s)
+
+    def _cache(self, fingerprint: str, timeout_s: float) -> VectorCache:
         path = self.directory / "cache" / "vectors.sqlite"
-        cache = VectorCache(path, fingerprint, shared=not self.embedded, timeout_s=30 + patience_s)
+        cache = VectorCache(path, fingerprint, shared=not self.embedded, timeout_s=timeout_s)
         self._stack.callback(cache.close)
         return cache
 

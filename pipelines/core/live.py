@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from pipelines.core.aligner import Aligner
+from pipelines.core.asked_pictures import AskedPictures
 from pipelines.core.errors import SpaceMismatch
 from pipelines.core.index import Index
 from pipelines.core.manifest import WRITTEN, Manifest
@@ -57,6 +58,11 @@ class LiveIndex:
     def index(self) -> Index:
         """The one that was searched last."""
         return self._opened.index
+
+    @property
+    def pictures(self) -> AskedPictures:
+        """Those that the same one was asked about."""
+        return self._opened.retriever.pictures
 
     def search(self, query: Query) -> SearchResult:
         """As `Retriever.search`. Raises SpaceMismatch where the index was rebuilt with other models and the

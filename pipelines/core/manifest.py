@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.core.errors import UsageError
+from pipelines.core.files import replace_file
 
 WRITTEN: Final = "index.json"
 NEXT: Final = "next.json"  # of the generation that a rebuild is filling
@@ -42,9 +43,7 @@ class Manifest:
         }
         if self.generation:
             body |= {"generation": self.generation, "replaces": self.replaces}
-        beside = directory / f".{name}"
-        beside.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(directory / name)
+        replace_file(directory / name, json.dumps(body, indent=1, ensure_ascii=False) + "\n", durable=True)
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:

@@ -20,6 +20,7 @@ from pipelines.core.local_models import footprint
 _GIB = 2**30
 _WORKING = _GIB  # activations, pictures, and what CUDA or Python itself takes
 _NVIDIA_SMI_S = 5
+_NO_MEMORY = "[N/A]"  # of its own: GPU and CPU share one
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -97,8 +98,8 @@ def host_memory() -> int:
 
 
 def gpus() -> list[Gpu]:
-    """This machine's, as the NVIDIA driver tells; none where there is no driver. Raises MmragError for a
-    driver that does not answer."""
+    """This machine's, as the NVIDIA driver tells; none where there is no driver. One without memory of its
+    own has the machine's. Raises MmragError for a driver that does not answer, or tells no memory."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -112,4 +113,15 @@ def gpus() -> list[Gpu]:
             f"nvidia-smi does not tell which GPUs there are ({exc}): is the driver well?"
         ) from exc
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    return [Gpu(name, int(total) * 2**20, int(free) * 2**20) for name, total, free in rows]
+    return [_gpu(row) for row in rows]
+
+
+def _gpu(row: list[str]) -> Gpu:
+    if len(row) == 3 and row[1:] == [_NO_MEMORY] * 2:
+        memory = psutil.virtual_memory()
+        return Gpu(row[0], int(memory.total), int(memory.available))
+    try:
+        name, total, free = row
+        return Gpu(name, int(total) * 2**20, int(free) * 2**20)
+    except ValueError as exc:
+        raise MmragError(f"nvidia-smi does not tell a GPU's memory: {', '.join(row)}") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,9 +14,32 @@ FILE = "near-duplicates.parquet"
 """Its name in the home of a generation."""
 
 
-def load_likeness(home: Path) -> Mapping[str, str]:
-    """By a picture's key, the key of the first picture that it is like; empty where nothing was reported."""
-    if not (home / FILE).exists():
-        return {}
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """`first_of`: by a picture's key, the key of the first picture that it is like. `stamp` tells the report
+    that it was read from, of those that ingests write one after another."""
+
+    stamp: tuple[int, ...] = ()
+    first_of: Mapping[str, str] = field(default_factory=dict)
+
+    def stands(self, home: Path) -> bool:
+        """Whether the report is still the same."""
+        return self.stamp == _stamp(home)
+
+
+def load_likeness(home: Path) -> Likeness:
+    """Empty where nothing was reported."""
+    stamp = _stamp(home)  # before it is read: of one that is replaced meanwhile it is too old, and read again
+    if not stamp:
+        return Likeness()
     rows = pq.read_table(home / FILE, columns=["tenant", "picture", "like"]).to_pylist()
-    return {store_key(r["tenant"], r["picture"]): store_key(r["tenant"], r["like"]) for r in rows}
+    pairs = {store_key(r["tenant"], r["picture"]): store_key(r["tenant"], r["like"]) for r in rows}
+    return Likeness(stamp, pairs)
+
+
+def _stamp(home: Path) -> tuple[int, ...]:
+    try:
+        stat = (home / FILE).stat()
+    except FileNotFoundError:
+        return ()
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.core import images
+from pipelines.core.characters import unfit
 from pipelines.core.errors import BadImage, BadPart
 
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # A pipe that nobody writes would block open() for ever without O_NONBLOCK.
 _NO_WAIT = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 
@@ -100,8 +100,6 @@ def read_picture(source: Path | bytes) -> bytes:
 
 def clean(text: str, what: str) -> str:
     """The text. Raises BadPart where it holds what no file name and no tokenizer takes."""
-    if "\0" in text:
-        raise BadPart(f"{what}: holds a NUL character")
-    if _SURROGATE.search(text):
-        raise BadPart(f"{what}: holds half a surrogate pair, which is no character")
+    if fault := unfit(text):
+        raise BadPart(f"{what}: {fault}")
     return text

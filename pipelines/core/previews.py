@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 
 from pipelines.core import images
 from pipelines.core.errors import BadImage
+from pipelines.core.files import replace_file
 from pipelines.core.grounding import draw_boxes
 from pipelines.core.types import PlacedBox, is_sha256
 
@@ -48,9 +48,7 @@ def write_preview(root: Path, content: str, data: bytes) -> None:
     """Write one that is made already."""
     path = preview_path(root, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{content}.{os.getpid()}")
-    beside.write_bytes(data)
-    beside.replace(path)
+    replace_file(path, data)
 
 
 def check_preview(data: bytes) -> None:

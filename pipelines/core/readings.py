@@ -7,7 +7,6 @@ needs to know what it has read before. Knows nothing of who reads.
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from pipelines.core.errors import StoreError
+from pipelines.core.files import replace_file
 from pipelines.core.types import Line
 
 
@@ -39,9 +39,7 @@ def save_reading(root: Path, content: str, reading: Reading) -> None:
     """Write a reading over an earlier one, at once, so that no reader sees half a file."""
     path = reading_path(root, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{content}.{os.getpid()}")
-    beside.write_text(format_reading(reading), encoding="utf-8")
-    beside.replace(path)
+    replace_file(path, format_reading(reading))
 
 
 def format_reading(reading: Reading) -> str:

@@ -9,7 +9,6 @@ is linked to with its own rank and score, so fusion runs over pictures and unlin
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,7 +22,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.core.aligner import Aligner, AlignerConfig, Asked, Candidates, top
+from pipelines.core.asked_pictures import AskedPictures
 from pipelines.core.cache import VectorCache
+from pipelines.core.characters import unfit
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadReading, StoreUnavailable, UsageError
@@ -129,6 +130,8 @@ def plan(query: Query) -> tuple[Branch, ...]:
     has_text, has_image = bool(query.text and query.text.strip()), query.image is not None
     if not (has_text or has_image):
         raise UsageError("the query is empty: give a text, a picture or both")
+    if fault := unfit(query.text or ""):
+        raise UsageError(f"the query's text {fault}")
     if not 1 <= query.k <= MAX_K:
         raise UsageError(f"k is {query.k}; it must be from 1 to {MAX_K}")
     if query.mode == "text" and not has_text:
@@ -153,6 +156,7 @@ class Retriever:
     def __init__(self, knowledge: Knowledge, config: SearchConfig) -> None:
         self._knowledge = knowledge
         self._config = config
+        self.pictures = AskedPictures(knowledge.image_cache, knowledge.encoder)
         # A branch and the aligner want the same vectors of one question.
         self._visual_of = lru_cache(_REMEMBERED_QUESTIONS)(self._encode_text)
         self._text_of = lru_cache(_REMEMBERED_QUESTIONS)(self._embed_text)
@@ -322,13 +326,9 @@ class Retriever:
         return vector
 
     def picture_vector(self, data: bytes) -> NDArray[np.float32]:
-        """The vector of a query's picture, from the cache when it was asked before. Raises BadImage."""
-        cache, content = self._knowledge.image_cache(), hashlib.sha256(data).hexdigest()
-        if (cached := cache.get([content]).get(content)) is not None:
-            return cached
-        vector = self._knowledge.encoder().encode_bytes(data)
-        cache.put({content: vector})
-        return vector
+        """The vector of a query's picture, known where it was ingested, or asked about lately. Raises
+        BadImage."""
+        return self.pictures.vector(data)
 
     def _alpha(self, query: Query, branches: Sequence[Branch]) -> float:
         if query.mode == "visually_similar":

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-Corners = tuple[tuple[float, float], ...]
 _DESKS = ((116, 84, 58), (70, 76, 84), (150, 126, 98), (52, 62, 58))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,6 +27,7 @@ from pipelines.core.errors import (
     StoreError,
     UsageError,
 )
+from pipelines.core.files import replace_file
 from pipelines.core.plain import tidy
 from pipelines.core.space import digest
 from pipelines.core.types import Document, Passage
@@ -192,6 +192,4 @@ def _load(root: Path, content: str, captioner: str) -> str | None:
 def _save(root: Path, content: str, captioner: str, caption: str) -> None:
     path = caption_path(root, content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{content}.{os.getpid()}")
-    beside.write_text(json.dumps({"captioner": captioner, "caption": caption}, ensure_ascii=False), "utf-8")
-    beside.replace(path)
+    replace_file(path, json.dumps({"captioner": captioner, "caption": caption}, ensure_ascii=False))

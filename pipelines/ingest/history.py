@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.core.files import replace_file
 from pipelines.ingest.summary import Summary
 
 FILE: Final = "last-runs.json"
@@ -17,14 +18,14 @@ def remember(directory: Path, summary: Summary) -> None:
     """Only for the holder of the write lock."""
     told = summary.as_dict()
     runs = [{name: told[name] for name in _FIELDS}, *last_runs(directory)][:KEPT]
-    beside = directory / f".{FILE}"
-    beside.write_text(json.dumps(runs, indent=1) + "\n", "utf-8")
-    beside.replace(directory / FILE)
+    replace_file(directory / FILE, json.dumps(runs, indent=1) + "\n")
 
 
 def last_runs(directory: Path) -> list[dict[str, Any]]:
-    """Of each its name, which begins with the time in UTC, and what it did."""
+    """Of each its name, which begins with the time in UTC, and what it did. Of a damaged file none: the next
+    run writes it anew."""
     try:
-        return json.loads((directory / FILE).read_text("utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
+        runs = json.loads((directory / FILE).read_text("utf-8"))
+        return [run for run in runs if run.keys() >= set(_FIELDS)]
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return []

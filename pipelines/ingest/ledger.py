@@ -29,6 +29,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core.files import replace_file, sync
+
 SCHEMA = pa.schema(
     [
         ("document_key", pa.string()),
@@ -203,12 +205,11 @@ class Ledger:
             return None
         file = f"{_FOLDER}/{number:05d}-{uuid.uuid4().hex}.parquet"
         pq.write_table(rows, self.home / file)
+        sync(self.home / file)
         return file
 
     def _commit(self, files: Sequence[str | None]) -> Ledger:
-        beside = self.home / _FOLDER / f".{_FILES}"
-        beside.write_text(json.dumps(files, indent=1))
-        beside.replace(self.home / _FOLDER / _FILES)
+        replace_file(self.home / _FOLDER / _FILES, json.dumps(files, indent=1), durable=True)
         (self.home / _SINGLE).unlink(missing_ok=True)
         return replace(self, files=tuple(files))
 

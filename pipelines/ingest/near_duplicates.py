@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core.files import replaced
 from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.core.space import digest
 from pipelines.ingest.ledger import Ledger
@@ -204,6 +205,5 @@ def _pairs(hashes: NDArray[np.uint64], max_bits: int) -> tuple[NDArray[np.intp],
 
 
 def _replace(table: pa.Table, path: Path) -> None:
-    beside = path.with_suffix(".tmp")
-    pq.write_table(table, beside)
-    beside.replace(path)
+    with replaced(path, durable=True) as beside:
+        pq.write_table(table, beside)

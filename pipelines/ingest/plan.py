@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.core.errors import MmragError
+from pipelines.core.files import replaced
 from pipelines.core.index import Index
 from pipelines.core.manifest import home_of, standing
 from pipelines.core.space import digest
@@ -251,9 +252,8 @@ class _Compare:
 
 def _write(items: pa.Table, out: Path, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    beside = out / f".{name}"
-    pq.write_table(items, beside)
-    beside.replace(out / f"{name}.parquet")  # whole or not at all, for the recovery of this run
+    with replaced(out / f"{name}.parquet") as beside:  # for the recovery of this run
+        pq.write_table(items, beside)
 
 
 def _unchanged_stamp(item: Item, entry: Mapping[str, Any], fingerprint: str) -> str | None:

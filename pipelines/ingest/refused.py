@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from pipelines.core.files import replace_file
 from pipelines.ingest.sources import Rejected
 
 FILE: Final = "refused.json"
@@ -20,9 +21,8 @@ FILE: Final = "refused.json"
 def remember(home: Path, scopes: Iterable[str], refused: Iterable[Rejected]) -> None:
     """Keep what a run refused while it listed these sources, instead of what an earlier one did."""
     counts = _counts(home) | dict.fromkeys(scopes, 0) | Counter(bad.scope for bad in refused)
-    beside = home / f".{FILE}"
-    beside.write_text(json.dumps({scope: n for scope, n in counts.items() if n}, indent=1) + "\n", "utf-8")
-    beside.replace(home / FILE)
+    kept = {scope: n for scope, n in counts.items() if n}
+    replace_file(home / FILE, json.dumps(kept, indent=1) + "\n")
 
 
 def standing(home: Path) -> int:
@@ -31,7 +31,9 @@ def standing(home: Path) -> int:
 
 
 def _counts(home: Path) -> dict[str, int]:
+    """None of a damaged file: the next run writes it anew."""
     try:
-        return json.loads((home / FILE).read_text("utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
+        counts = json.loads((home / FILE).read_text("utf-8"))
+        return {scope: int(n) for scope, n in counts.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}

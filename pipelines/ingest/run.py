@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.errors import MmragError
+from pipelines.core.files import replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,7 @@ class Run:
 
     def begin(self) -> None:
         self.acks.mkdir(parents=True)
-        beside = self.directory / ".run.json"
-        beside.write_text(json.dumps({"fingerprint": self.fingerprint}))
-        beside.replace(self.described)
+        replace_file(self.described, json.dumps({"fingerprint": self.fingerprint}), durable=True)
 
     def require_open(self) -> None:
         """Raise MmragError where it has ended: a worker that outlived its job would write over newer rows."""

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.core.errors import PartsRefused
+from pipelines.core.files import replaced
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.manifest import NEXT, Manifest
@@ -87,9 +88,8 @@ def write_rows(
     acks = rows.select(_ACK_COLUMNS)
     share = (time.perf_counter() - start) / max(1, len(rows))
     acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
-    beside = run.acks / f".{uuid.uuid4().hex}"
-    pq.write_table(acks, beside)
-    beside.rename(run.acks / f"{len(rows)}-{beside.name[1:]}.parquet")
+    with replaced(run.acks / f"{len(rows)}-{uuid.uuid4().hex}.parquet") as beside:
+        pq.write_table(acks, beside)
     count_rows(rows, record)
     return len(rows)
 
@@ -348,9 +348,8 @@ def _delete_pictures(index: Index, contents: Sequence[str]) -> None:
 def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:
     folder.mkdir(exist_ok=True)
     columns = [pa.array(column, pa.string()) for column in zip(*letters, strict=True)]
-    beside = folder / f".{run.name}"
-    pq.write_table(pa.table(columns, schema=DEAD_LETTERS), beside)
-    beside.replace(folder / f"{run.name}.parquet")
+    with replaced(folder / f"{run.name}.parquet") as beside:
+        pq.write_table(pa.table(columns, schema=DEAD_LETTERS), beside)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipelines.core import filters
+from pipelines.core.characters import unfit
 from pipelines.core.filters import Filter
 from pipelines.core.previews import content_of
 from pipelines.core.prompts import IMAGE_TOKEN, Turn
@@ -26,12 +27,11 @@ PNG: Final = (
     "TkSuQmCC"
 )
 _LONGEST_TEXT: Final = 1_000_000
-_FOREIGN = re.compile(r"[\0\ud800-\udfff]")
 
 
 def sound(text: str) -> str:
-    if _FOREIGN.search(text):
-        raise ValueError("the text holds a NUL character or half of a surrogate pair")
+    if fault := unfit(text):
+        raise ValueError(f"the text {fault}")
     return text
 
 

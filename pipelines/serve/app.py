@@ -9,14 +9,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.util import find_spec
 from typing import Any
 
 from ray import serve
 from ray.serve.schema import LoggingConfig, TracingConfig
 
 from pipelines.core.errors import MmragError
-from pipelines.core.generator import TINY_LLAVA, GeneratorConfig
+from pipelines.core.generator import TINY_LLAVA
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve import traces
 from pipelines.serve.config import Replicas, ServeConfig, TraceConfig
@@ -42,7 +41,7 @@ def application(parts: Parts) -> serve.Application:
     config = parts.serve
     log = LoggingConfig(log_level="WARNING", encoding=config.log.encoding, enable_access_log=False)
     retrieval = _retrieval(parts, log) if config.layout == "graph" else None
-    if engine(parts.generator) == "vllm":
+    if parts.generator.served_by == "vllm":
         model = parts.generator.model or str(TINY_LLAVA)
         generator = llm_deployment(parts.generator, config.vllm, model, config.log, config.deadline_s)
     else:
@@ -65,12 +64,6 @@ def _retrieval(parts: Parts, log: LoggingConfig) -> serve.Application:
     return bound
 
 
-def engine(generator: GeneratorConfig) -> str:
-    if generator.engine != "auto":
-        return generator.engine
-    return "vllm" if find_spec("vllm") else "transformers"
-
-
 def reserved(parts: Parts) -> dict[str, int]:
     """Ray's resources that the fewest replicas there may be take."""
     config, vllm = parts.serve, parts.serve.vllm
@@ -79,7 +72,7 @@ def reserved(parts: Parts) -> dict[str, int]:
     if config.layout == "graph":
         replicas += [config.retriever, config.encoder]
         replicas += [config.aligner] if parts.search.aligner.model else []
-    if engine(parts.generator) == "vllm":
+    if parts.generator.served_by == "vllm":
         cpus = vllm.min_replicas * vllm.num_cpus
         gpus = 0 if on_cpus(vllm) else vllm.min_replicas * vllm.tensor_parallel_size
     else:

@@ -6,7 +6,6 @@ A question that cannot be answered is a row with its `error`. Rows come out in t
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,24 +15,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from ray import serve
 
 from pipelines.core import filters
 from pipelines.core.answer import Question
-from pipelines.core.complaints import complaint
-from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.errors import MmragError
+from pipelines.core.files import replaced
 from pipelines.core.manifest import Manifest
 from pipelines.core.picture_files import find_pictures, read_picture
-from pipelines.core.retriever import Mode, Query
+from pipelines.core.retriever import Query
 from pipelines.core.types import Answer
 from pipelines.serve.app import NAME, deployed
+from pipelines.serve.batch_lines import Asked, parse_line, read_lines
 from pipelines.serve.deployments import Parts, ServedBackend
 from pipelines.serve.handles import RemoteSearcher
 from pipelines.serve.vllm import DEPLOYMENT
 
 _BLOCK_ROWS, _AT_ONCE = 256, 32
-MAX_LINE_BYTES = 2**20
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,23 +57,6 @@ SCHEMA = pa.schema(
 )
 
 
-_JUDGED = frozenset({"answers", "answerable", "boxes", "language"})
-"""What a question for `mmrag evaluate` has besides: what is right is not shown to the model."""
-
-
-class Asked(BaseModel):
-    """A line of the file. `image` is relative to it and lies in its folder, or is a data URI."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str | int = ""
-    query: str | None = None
-    image: str | None = None
-    mode: Mode = "auto"
-    k: int = 10
-    filter: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
     questions: int
@@ -86,18 +67,17 @@ class BatchSummary:
 def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -> BatchSummary:
     """Answer every line of a JSONL file into one Parquet file. Raises UsageError for a file that cannot be
     read; `out` is written whole or not at all."""
-    lines = _lines(questions)
+    lines = read_lines(questions)
     blocks = [
         pa.table({"line": range(first + 1, first + len(some) + 1), "text": some})
         for first in range(0, len(lines), _BLOCK_ROWS)
         if (some := lines[first : first + _BLOCK_ROWS])
     ]
-    beside = out.with_name(f".{out.name}.part")
     counts = {"refused": 0, "failed": 0}
     progress("loading the models", 0, 0)
     # It has no use for a gateway that retrieves.
     parts = replace(parts, serve=parts.serve.model_copy(update={"layout": "graph"}))
-    with deployed(parts):
+    with deployed(parts), replaced(out) as beside:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -118,18 +98,7 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
                 counts["refused"] += sum(filter(None, table["refused"].to_pylist()))
                 counts["failed"] += len(table) - table["error"].null_count
                 progress("answering", done, len(lines))
-    beside.replace(out)
     return BatchSummary(done, counts["refused"], counts["failed"])
-
-
-def _lines(questions: Path) -> list[str]:
-    try:
-        lines = [line for line in questions.read_text("utf-8-sig").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"--batch {questions}: {exc}") from exc
-    if not lines:
-        raise UsageError(f'--batch {questions}: holds no questions; a line is {{"query": "..."}}')
-    return lines
 
 
 class AnswerQuestions:
@@ -152,7 +121,7 @@ class AnswerQuestions:
     async def _row(self, line: int, text: str) -> dict[str, Any]:
         found: dict[str, Any] = {"id": str(line)}
         try:
-            asked = _parsed(text)
+            asked = parse_line(text)
             found |= {"id": str(asked.id or line), "query": asked.query}
             question = await asyncio.to_thread(self._question, asked)
             async for event in self._backend.answer(question):
@@ -170,19 +139,6 @@ class AnswerQuestions:
 
     def _picture(self, name: str | None) -> bytes | None:
         return None if name is None else read_picture(find_pictures([name], self._root)[0])
-
-
-def _parsed(text: str) -> Asked:
-    if len(text) > MAX_LINE_BYTES:
-        raise UsageError(f"the line is longer than {MAX_LINE_BYTES:,} characters")
-    try:
-        row = json.loads(text)
-        known = {k: v for k, v in row.items() if k not in _JUDGED} if isinstance(row, dict) else row
-        return Asked.model_validate(known)
-    except ValidationError as exc:
-        raise UsageError(complaint(exc)) from exc
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(f"the line is no JSON object: {exc}") from exc
 
 
 def _outcome(answer: Answer) -> dict[str, Any]:

@@ -13,15 +13,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
+from pipelines.core.files import replace_file
+from pipelines.core.processes import Process
 
 SERVED = "serve.json"
-"""In the index directory while it is served: the address, and the server's process."""
+"""In the index directory while it is served: the address, and the server's process by pid and start."""
 
 _MMRAG = "from pipelines.cli import main; main()"
 _TIMEOUT_S = 120
@@ -38,11 +41,11 @@ def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, "-c", _MMRAG, *words], stdout=sys.stderr)
     try:
         deadline = time.monotonic() + _START_S
-        while (address := _announced(index, process.pid)) is None:
+        while (told := announced(index)) is None or told[1].pid != process.pid:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise MmragError("the server did not start; its last words above say why")
             time.sleep(0.2)
-        yield address
+        yield told[0]
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -51,13 +54,21 @@ def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
             process.kill()
 
 
-def _announced(index: Path, pid: int) -> str | None:
-    """The address that this process told; another's, of a server that was killed, is none."""
+def announce(index: Path, address: str) -> None:
+    """Tell whoever has the index that this process serves it at this address. Raises OSError."""
+    body = {"address": address} | asdict(Process.current())
+    replace_file(index / SERVED, json.dumps(body) + "\n")  # at once: whoever waits for it reads it whole
+
+
+def announced(index: Path) -> tuple[str, Process] | None:
+    """The address that was told last, and by which process of this machine; None where that one lives no
+    more: after a kill another index may be served there."""
     try:
         told = json.loads((index / SERVED).read_bytes())
-    except FileNotFoundError:
+        address, process = str(told["address"]), Process(int(told["pid"]), float(told["started"]))
+        return (address, process) if process.alive else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return str(told["address"]) if told["pid"] == pid else None
 
 
 def ask(address: str, body: dict[str, Any], image: bytes | None = None, api_key: str = "") -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Metrics:
 
 
 def cache_lookups(hits: int, misses: int) -> Metric:
-    """A retriever's family: how often a question's picture had been asked about before."""
+    """A retriever's family: how often a question's picture was known, ingested or asked about lately."""
     family = CounterMetricFamily(
         "mmrag_picture_cache_lookups", "Questions' pictures whose vector was looked up", labels=("result",)
     )

@@ -51,9 +51,8 @@ class Retrieval:
 
     def families(self) -> list[Metric]:
         """Its metrics, those that there are yet."""
-        opened = self._live.index
-        cache = opened.image_cache() if opened.image_cache.made else None
-        lookups = [cache_lookups(cache.hits, cache.misses)] if cache else []
+        asked = self._live.pictures
+        lookups = [cache_lookups(asked.hits, asked.misses)] if asked.hits or asked.misses else []
         return [*lookups, *self._drift.families()]
 
     def _has_content(self, content: str, tenant: str) -> bool:

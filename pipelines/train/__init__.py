@@ -1,1 +1,1 @@
-"""Training jobs. Only `job.py` knows Ray."""
+"""Training jobs. Only the job modules know Ray: `job`, `aligner_job`, `llava_job`."""

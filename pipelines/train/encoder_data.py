@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.core import images
 from pipelines.core.errors import BadImage, UsageError
+from pipelines.core.files import replaced
+from pipelines.core.picture_files import read_picture
 from pipelines.train.encoder_config import EncoderTraining
 
 Features = NDArray[np.float16]
@@ -68,7 +69,7 @@ def read_rows(file: Path) -> tuple[Row, ...]:
     folder = file.parent.resolve()
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text("utf-8").split("\n"), start=1):  # a text may hold U+2028
         if not line.strip():
             continue
         where = f"{file.name}:{number}"
@@ -138,24 +139,36 @@ def extract(
 
     `on_progress(done, total)` counts the pictures that were not.
 
-    A picture that cannot be decoded is left out and counted. Pictures are known by their content.
+    A picture that cannot be decoded is left out and counted. Pictures are known by their content, and in
+    memory a batch at a time. Raises UsageError where none can be read, or one changes meanwhile.
     """
-    contents = [(folder / row.image).read_bytes() for row in rows]
-    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    files = [folder / row.image for row in rows]
+    digests = [_digest(file) for file in files]
     made_by = (config.scales, config.views, config.seed, config.extraction_dtype, _FEATURES_VERSION)
-    file = cache / f"features-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]}.npz"
-    known = _read_cache(file)
-    missing = {
-        digest: content for digest, content in zip(digests, contents, strict=True) if digest not in known
-    }
+    cached = cache / f"features-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]}.npz"
+    known = _read_cache(cached)
+    missing = {digest: file for digest, file in zip(digests, files, strict=True) if digest not in known}
     if missing:
         known |= _pool(missing, config, pooled, on_progress)
-        _write_cache(file, known)
+        _write_cache(cached, known)
     usable = [number for number, digest in enumerate(digests) if digest in known]
     if not usable:
         raise UsageError("none of the pictures can be read")
     kept = np.stack([known[digests[number]] for number in usable])
     return Table(tuple(rows[number] for number in usable), kept, len(rows) - len(usable))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(file: Path, digest: str) -> bytes:
+    """Raises BadPart, and UsageError where it is no more what was hashed."""
+    data = read_picture(file.resolve())
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UsageError(f"{file} changed while it was read; run the same command again")
+    return data
 
 
 def _read_cache(file: Path) -> dict[str, Features]:
@@ -167,14 +180,12 @@ def _read_cache(file: Path) -> dict[str, Features]:
 
 def _write_cache(file: Path, known: dict[str, Features]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as out:
+    with replaced(file) as beside, beside.open("wb") as out:  # savez itself would add ".npz" to the name
         np.savez(out, digests=np.array(list(known)), features=np.stack(list(known.values())))
-    partial.replace(file)  # a reader sees the old file or the new one, whole
 
 
 def _pool(
-    contents: dict[str, bytes],
+    files: dict[str, Path],
     config: EncoderTraining,
     pooled: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     on_progress: Callable[[int, int], None],
@@ -196,13 +207,13 @@ def _pool(
         batch.clear()
 
     per_batch = max(1, config.extraction_batch // config.views)
-    for number, (digest, content) in enumerate(contents.items(), start=1):
+    for number, (digest, file) in enumerate(files.items(), start=1):
         try:
-            batch.append(pyramids(content, config))
+            batch.append(pyramids(_read(file, digest), config))
             waiting.append(digest)
         except BadImage as exc:
             print(f"left out a picture: {exc}", file=sys.stderr)
-        if len(batch) == per_batch or number == len(contents):
+        if len(batch) == per_batch or number == len(files):
             flush()
-            on_progress(number, len(contents))
+            on_progress(number, len(files))
     return known

@@ -39,7 +39,7 @@ from pipelines.train.llava_loop import Batch, Loop, Place
 from pipelines.train.llava_model import base_directory, load_base, prepare_trainable, shard
 from pipelines.train.llava_plan import Origin, Part, Plan, SkipLog, make_plan, write_rejected
 from pipelines.train.llava_run import Progress, resume, run
-from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps
+from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps, require_curve
 
 ReportProgress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -85,6 +85,7 @@ def train_llava(
     where training fails.
     """
     start = time.perf_counter()
+    require_curve()
     progress("reading the data", 0, 0)
     if config.compile:
         require_compiler("train.llava.compile")

@@ -137,8 +137,9 @@ def write_rejected(out: Path, plan: Plan) -> tuple[Rejected, ...]:
     """Gather what the plan and the workers left out into one file. Returns it, each row once."""
     found = list(plan.rejected)
     for path in sorted((out / _SKIPPED).glob("*.jsonl")):
-        lines = path.read_text("utf-8").splitlines(keepends=True)
-        found += [Rejected(**json.loads(line)) for line in lines if line.endswith("\n")]
+        # Not splitlines(): an id may hold U+2028. The last is empty, or was cut short by a kill.
+        lines = path.read_text("utf-8").split("\n")[:-1]
+        found += [Rejected(**json.loads(line)) for line in lines]
     every = tuple(dict.fromkeys(found))
     lines_out = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in every)
     (out / REJECTED_FILE).write_text("".join(lines_out), "utf-8")

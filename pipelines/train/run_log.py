@@ -6,7 +6,6 @@ Knows nothing of models or Ray. A run that is taken up again writes the steps th
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from pipelines.core.errors import MissingDependency
+from pipelines.core.files import replace_file
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.train.metrics import FIGURES, STEP
 
@@ -38,9 +38,7 @@ class RunLog:
         kept = [record for record in read_steps(out) if record["step"] < first_step]
         path = out / STEPS_FILE
         # A new file in the old one's place: whoever reads it meanwhile sees whole lines only.
-        fresh = path.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-        fresh.replace(path)
+        replace_file(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
 
@@ -67,17 +65,15 @@ class RunLog:
 def read_steps(out: Path) -> list[dict[str, Any]]:
     """The records of a run so far, oldest first. A last line that is only half written is left out."""
     try:
-        lines = (out / STEPS_FILE).read_text("utf-8").splitlines(keepends=True)
+        lines = (out / STEPS_FILE).read_text("utf-8").split("\n")[:-1]
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in lines]
 
 
 def tell(out: Path, what: str, done: int, total: int) -> None:
     """Say how far a worker is, to whoever follows the run."""
-    fresh = out / f".{PROGRESS_FILE}.{os.getpid()}"
-    fresh.write_text(json.dumps([what, done, total]), "utf-8")
-    fresh.replace(out / PROGRESS_FILE)
+    replace_file(out / PROGRESS_FILE, json.dumps([what, done, total]))
 
 
 @contextmanager
@@ -101,12 +97,20 @@ def followed(out: Path, progress: Callable[[str, int, int], None]) -> Iterator[N
         (out / PROGRESS_FILE).unlink(missing_ok=True)
 
 
-def draw_curve(out: Path, title: str) -> Path:
-    """`loss.png`: each step's loss, its mean over the last 50 steps, and the evaluations."""
+def require_curve() -> None:
+    """Raises MissingDependency where `draw_curve` would, hours later."""
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError as exc:
         raise MissingDependency("the loss curve wants matplotlib: pip install 'mmrag[train]'") from exc
+
+
+def draw_curve(out: Path, title: str) -> Path:
+    """`loss.png`: each step's loss, its mean over the last 50 steps, and the evaluations. Raises
+    MissingDependency."""
+    require_curve()
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

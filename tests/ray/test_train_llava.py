@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_without_a_compiler_compile_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(MissingDependency, match=r"train\.llava\.compile"):
         train_llava(work / "data.jsonl", tmp_path / "compiled", settings(work, compile=True))
+
+
+def test_without_matplotlib_no_training_begins(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its curve is drawn last, and wants it."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    without_peft = settings(work, train_projector=True, lora={"r": 0})
+    with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+        train_llava(work / "data.jsonl", tmp_path / "out", without_peft)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_other_data_is_not_taken_up(work: Path, uninterrupted: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from pipelines.console import progress_bar
+import pytest
+from fakes import memory_index
+
+from pipelines.console import print_status, print_summary, progress_bar
+from pipelines.ingest.status import index_status
+from pipelines.ingest.summary import Summary
 
 
 def test_a_log_has_one_line_for_each_thing_that_is_begun(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,6 +18,24 @@ def test_a_log_has_one_line_for_each_thing_that_is_begun(capsys: pytest.CaptureF
         report("reading documents", 7, 1200, "pictures read: 5")
         report("encoding and writing", 0, 0)
     assert capsys.readouterr().err == "reading documents (1,200)\nencoding and writing\n"
+
+
+def test_brackets_of_a_path_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    index = tmp_path / "kb[old]"
+    totals = {"documents": 1, "images": 2, "chunks": 3}
+    print_summary(Summary("r1", 1, 0, 0, 0, 2, 3, 4, 0, 0, 0, 6.0, 0.0, {}, totals, None, None), index)
+    assert f"reasons in {index}/rejected/r1.parquet" in capsys.readouterr().out
+    memory_index(index)
+    with memory_index(index, create=False) as opened:
+        status = index_status(opened)
+    status["stores"]["visual"] = "[Errno 111] refused"
+    print_status(status)
+    shown = capsys.readouterr().out
+    assert f"{index}: 0 documents" in shown
+    assert "[Errno 111] refused" in shown
 
 
 def test_a_bar_says_how_many_pictures_were_read(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli_serve import _chosen
 from pipelines.core.errors import UsageError
 from pipelines.settings import load_settings, shown
 
@@ -73,6 +74,12 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 def test_a_mistake_in_set_is_named(assignment: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         load_settings(None, [assignment])
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "0.0.0.0", "yes", "127.0.0.1"])
+def test_an_address_to_listen_at_is_taken_as_it_is(host: str) -> None:
+    served = load_settings(None, _chosen(host, 0)).serve
+    assert (served.host, served.port) == (host, 0)
 
 
 def test_setting_below_a_value_is_refused() -> None:

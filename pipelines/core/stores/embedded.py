@@ -23,58 +23,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-import psutil
 from filelock import FileLock, Timeout
 
 from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.files import replace_file
+from pipelines.core.processes import Process
 
 IDLE_S: Final = 60.0
 LOG_BYTES: Final = 1 << 20
 _POLL_S: Final = 0.02
-# A process's start time is computed from the boot time, which moves when the clock is set.
-_SAME_START_S: Final = 2.0
 _CODE_ROOT: Final = Path(__file__).resolve().parents[3]
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """A process that a reused pid cannot be mistaken for."""
-
-    pid: int
-    started: float
-
-    @classmethod
-    def current(cls) -> Self:
-        return cls(os.getpid(), psutil.Process().create_time())
-
-    @property
-    def alive(self) -> bool:
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    def end(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL after `grace_s`."""
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + grace_s
-            while self.alive and time.monotonic() < deadline:
-                try:
-                    os.kill(self.pid, sent)
-                except ProcessLookupError:
-                    return
-                time.sleep(5 * _POLL_S)
 
 
 @dataclass(frozen=True, slots=True)
 class _Server:
     """What `server.json` says."""
 
-    process: _Process
+    process: Process
     port: int
 
     @property
@@ -108,8 +75,8 @@ def attach(directory: Path, *, idle_s: float = IDLE_S, start_timeout_s: float = 
             "it must be a directory of yours that you can write to"
         ) from exc
     with _locked(directory, start_timeout_s):
-        me = _Process.current()
-        _write(directory / "clients" / f"{me.pid}.json", asdict(me))
+        me = Process.current()
+        replace_file(directory / "clients" / f"{me.pid}.json", json.dumps(asdict(me)))
         server = _read_server(directory)
         if server is not None and server.process.alive:
             if server.answers:
@@ -181,7 +148,7 @@ def _failure(directory: Path, what: str) -> str:
 def _read_server(directory: Path) -> _Server | None:
     try:
         found = json.loads((directory / "server.json").read_text())
-        return _Server(_Process(int(found["pid"]), float(found["started"])), int(found["port"]))
+        return _Server(Process(int(found["pid"]), float(found["started"])), int(found["port"]))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None  # absent, or not written by us: the same as no server
 
@@ -202,20 +169,13 @@ def _locked(directory: Path, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
-def _write(path: Path, content: dict[str, float]) -> None:
-    """Whole or not at all, for whoever reads meanwhile."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(content))
-    part.replace(path)
-
-
 def _has_clients(directory: Path) -> bool:
     """Whether a living process holds a lease. Removes the leases of dead ones."""
     living = False
     for path in (directory / "clients").glob("*.json"):
         try:
             found = json.loads(path.read_text())
-            alive = _Process(int(found["pid"]), float(found["started"])).alive
+            alive = Process(int(found["pid"]), float(found["started"])).alive
         except (ValueError, KeyError, TypeError):
             alive = False
         except FileNotFoundError:
@@ -270,8 +230,8 @@ def _serve(directory: Path, idle_s: float) -> None:
     signal.signal(signal.SIGINT, lambda *_: ended.set())
     # Port 0: the kernel picks a free one at the moment of binding, so there is no race for it.
     grpc_server, database, port = start_server_in_thread(str(directory / "data"), "127.0.0.1", 0)
-    server = _Server(_Process.current(), port)
-    _write(directory / "server.json", asdict(server.process) | {"port": port})
+    server = _Server(Process.current(), port)
+    replace_file(directory / "server.json", json.dumps(asdict(server.process) | {"port": port}))
     lock = _wait_until_idle(directory, server, idle_s, ended)
     grpc_server.stop(grace=5).wait()
     if not (directory / "data").is_dir():

@@ -50,13 +50,6 @@ def test_what_machines_share_has_no_journal_in_ones_memory(cache: VectorCache, t
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == ["vectors.sqlite"]
 
 
-def test_hits_and_misses_are_counted(cache: VectorCache) -> None:
-    cache.put({"a": vector(1)})
-    cache.get(["a", "b", "b", "c"])
-    cache.get(["a"])
-    assert (cache.hits, cache.misses) == (2, 2)
-
-
 def test_a_cache_that_is_not_there_is_empty(cache: VectorCache) -> None:
     assert cache.get(["a"]) == {}
     assert cache.get([]) == {}

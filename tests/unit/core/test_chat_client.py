@@ -208,6 +208,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert retry_after_s(None, 1) == 1
     assert retry_after_s("soon", 1) == 1
     assert retry_after_s("-3", 1) == 1
+    assert retry_after_s("Fri, 31 Dec 9999 23:59:59 -2359", 1) == 1
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     assert 18 < retry_after_s(later, 1) <= 20
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT", 1) == 0

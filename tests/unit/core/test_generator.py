@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_llava import IMAGE_TOKENS, SIDE, save_tiny_llava, tiny_processor
 
+from pipelines.core import generator
 from pipelines.core.adapter import AdapterManifest, BaseModelIdentity
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig, load_profile, model_name, prompt_text
@@ -88,3 +89,13 @@ def test_the_first_token_is_added_where_the_template_does_not_write_it() -> None
     assert not wants_first
     processor.chat_template = "{% for m in messages %}{{ m.role }}{% endfor %}"
     assert prompt_text(processor, [Turn("user", "hi")]) == ("user", True)
+
+
+def test_serve_takes_the_engine_that_is_named_or_vllm_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for installed, chosen in ((None, "transformers"), (object(), "vllm")):
+        monkeypatch.setattr(generator, "find_spec", lambda name, found=installed: found)
+        assert GeneratorConfig().served_by == chosen
+        assert GeneratorConfig(engine="transformers").served_by == "transformers"
+        assert GeneratorConfig(engine="vllm").served_by == "vllm"

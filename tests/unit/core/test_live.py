@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fakes import ShelvedIndex, WordEmbedder, chunk_part, image_part, picture, shelved_index
 
-from pipelines.core import live
+from pipelines.core import live, near_duplicates
 from pipelines.core.errors import SpaceMismatch, UsageError
+from pipelines.core.files import replaced
 from pipelines.core.live import LiveIndex
 from pipelines.core.manifest import Manifest
 from pipelines.core.retriever import Query, SearchConfig
@@ -77,6 +80,21 @@ def test_a_reader_goes_over_to_the_new_generation(kb: Path, reader: LiveIndex) -
     assert (found(result), result.degraded) == ({"of1"}, ())
     drop(kb, 0)
     assert found(reader.search(BOTH)) == {"of1"}
+
+
+def test_a_later_ingests_near_duplicates_collapse_without_a_restart(kb: Path) -> None:
+    """It writes the report anew, in the same generation."""
+    with shelved_index(kb, embedder=WORDS) as index:
+        index.visual().upsert([image_part("copy")], index.encoder().encode_bytes(picture("red"))[None])
+    reader = LiveIndex(shelved_index(kb, embedder=WORDS), SearchConfig(near_duplicates="collapse"))
+    seen = Query(image=picture("red"))
+    assert found(reader.search(seen)) == {"of0", "copy"}
+    for like, left in (("copy", 1), ("other", 2)):
+        row = {"tenant": "", "picture": "of0#img-0", "like": f"{like}#img-0"}
+        with replaced(kb / near_duplicates.FILE) as beside:
+            pq.write_table(pa.Table.from_pylist([row]), beside)
+        assert len(reader.search(seen).hits) == left
+    reader.close()
 
 
 def test_it_looks_once_in_a_while_and_when_it_is_told(

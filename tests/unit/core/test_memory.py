@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.core.errors import MmragError, UsageError
@@ -74,6 +75,20 @@ def test_no_driver_is_no_gpu(nvidia_smi: Path) -> None:
 def test_the_drivers_list_is_read(nvidia_smi: Path) -> None:
     program(nvidia_smi, "echo 'NVIDIA H100 80GB HBM3, 81559, 81000'")
     assert gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559 * 2**20, 81000 * 2**20)]
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines(nvidia_smi: Path) -> None:
+    program(nvidia_smi, "echo 'NVIDIA GB10, [N/A], [N/A]'")
+    [found] = gpus()
+    assert (found.name, found.total) == ("NVIDIA GB10", psutil.virtual_memory().total)
+    assert 0 < found.free <= found.total
+
+
+@pytest.mark.parametrize("said", ["H, 81559, [Insufficient Permissions]", "H, [N/A], 81000", "[GPU is lost]"])
+def test_a_driver_that_tells_no_memory_is_told(nvidia_smi: Path, said: str) -> None:
+    program(nvidia_smi, f"echo '{said}'")
+    with pytest.raises(MmragError, match="does not tell a GPU's memory"):
+        gpus()
 
 
 def test_a_driver_that_fails_is_told(nvidia_smi: Path) -> None:

@@ -49,6 +49,8 @@ def test_the_mode_picks_the_branches(mode: Any, text: Any, image: Any, branches:
         (Query("red", None, "visually_similar"), "mode visually_similar needs a picture"),
         (Query("red", k=0), "k is 0"),
         (Query("red", k=1001), "from 1 to 1000"),
+        (Query("red \0"), "holds a NUL character"),
+        (Query("\ud800 red", RED), "holds half a surrogate pair"),
     ],
 )
 def test_a_query_without_sense_is_refused(query: Query, complaint: str) -> None:

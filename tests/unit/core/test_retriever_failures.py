@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import DownStore, chunk_part
+from fakes import DownStore, chunk_part, picture
 from retriever_world import World, ids
 
+from pipelines.core.cache import VectorCache
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable
 from pipelines.core.retriever import SearchConfig
 from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
@@ -21,6 +23,16 @@ def test_a_branch_whose_store_is_down_is_named_and_the_others_answer(garden: Wor
     assert ids(result)[0] == "rose#img-0"
     [message] = result.degraded
     assert message.startswith("lexical: http://127.0.0.1:9")
+
+
+def test_a_broken_cache_costs_time_and_no_answer(garden: World, tmp_path: Path) -> None:
+    expected = garden.search(image=picture("red"))
+    (tmp_path / "broken.sqlite").write_bytes(b"no database" * 100)
+    garden.put(image_cache=VectorCache(tmp_path / "broken.sqlite", "colours"))
+    assert garden.retriever
+    garden.retriever.close()
+    garden.retriever = None  # another process, which remembers no picture
+    assert garden.search(image=picture("red")) == expected
 
 
 def test_a_branch_that_failed_leaves_its_weight_to_its_side(garden: World) -> None:

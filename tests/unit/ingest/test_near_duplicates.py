@@ -160,7 +160,7 @@ def test_same_files_and_near_pictures_are_told_apart(tmp_path: Path) -> None:
     assert report(tmp_path) == [("b#img-0", "a#img-0", 2, False), ("c#img-0", "a#img-0", 0, True)]
     assert read_report(tmp_path) == Alike(same=1, near=1)
     key = {name: store_key("", f"{name}#img-0") for name in "abc"}
-    assert load_likeness(tmp_path) == {key["b"]: key["a"], key["c"]: key["a"]}
+    assert load_likeness(tmp_path).first_of == {key["b"]: key["a"], key["c"]: key["a"]}
 
 
 def test_pictures_without_structure_are_alike_only_as_files(tmp_path: Path) -> None:
@@ -188,8 +188,10 @@ def test_a_later_run_replaces_a_document_and_what_was_deleted_does_not_count(tmp
 
 def test_an_index_without_pictures_has_an_empty_report(tmp_path: Path) -> None:
     assert read_report(tmp_path) is None
-    assert load_likeness(tmp_path) == {}
+    nothing = load_likeness(tmp_path)
+    assert (nothing.first_of, nothing.stands(tmp_path)) == ({}, True)
     assert write_report(tmp_path, ledger_of(tmp_path), 4) == Alike(0, 0)
+    assert not nothing.stands(tmp_path)
 
 
 def test_the_report_of_a_ledger_that_did_not_change_is_read_and_not_made_again(tmp_path: Path) -> None:

@@ -240,16 +240,18 @@ def test_a_picture_whose_vector_is_cached_is_not_decoded_but_gets_its_preview(ma
     assert preview_path(machine.root / "previews", content).exists()
 
 
-def test_a_pictures_perceptual_hash_is_that_of_its_pixels_and_cached(machine: Machine) -> None:
+def test_a_pictures_perceptual_hash_is_that_of_its_pixels_and_cached(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = photograph(1, 64)
     (machine.folder / "it.png").write_bytes(png(image))
     small = images.resize_squashed(images.decode(png(image)), perceptual_hash.SIDE)
     wanted = perceptual_hash.packed(perceptual_hash.signs(small))
     first = by_id(machine.run())["corpus/it.png#img-0"]
+    monkeypatch.setattr(perceptual_hash, "signs", None)  # is not computed again
     second = by_id(machine.load(machine.parse()))["corpus/it.png#img-0"]
     assert (first["perceptual"], second["perceptual"]) == (wanted, wanted)
     assert second["pixels"] is None
-    assert machine.signs.hits == 1
 
 
 # Vectors.

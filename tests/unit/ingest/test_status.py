@@ -79,6 +79,21 @@ def test_the_last_runs_are_kept_the_newest_first(index: Index) -> None:
     assert (runs[0]["documents"], runs[0]["rejected"], runs[0]["elapsed_s"]) == (1, 5, 6.0)
 
 
+@pytest.mark.parametrize(
+    "left", [b"", b"\0" * 64, b'[{"run": "1', b"null", b"7", b"[7]", b'[{"run": "1"}]', b"\xff"]
+)
+def test_a_damaged_side_file_is_empty_and_written_anew(index: Index, left: bytes) -> None:
+    """As a power cut leaves it."""
+    for file in (index.directory / history.FILE, index.home / refused.FILE):
+        file.write_bytes(left)
+    told = index_status(index)
+    assert (told["last_runs"], told["dead_letters"]) == ([], 0)
+    history.remember(index.directory, summary("1"))
+    refused.remember(index.home, ["/a"], [bad("1", "/a")])
+    told = index_status(index)
+    assert ([run["run"] for run in told["last_runs"]], told["dead_letters"]) == (["1"], 1)
+
+
 # What is still refused.
 
 

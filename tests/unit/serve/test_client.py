@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from pipelines import cli_serve
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
 from pipelines.serve import client
 
@@ -23,6 +25,11 @@ class Fixed(BaseHTTPRequestHandler):
         self.send_response(status)
         self.end_headers()
         self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        assert self.path == "/healthz"
+        self.send_response(200)
+        self.end_headers()
 
     def log_message(self, *words: object) -> None:
         pass
@@ -62,6 +69,34 @@ def test_what_is_no_answer_is_told(server) -> None:
     server.answer = 502, b"<html>"
     with pytest.raises(GeneratorUnavailable, match="is the server still up"):
         asked(server)
+
+
+def test_a_server_that_lives_is_found_by_its_index(tmp_path) -> None:
+    assert client.announced(tmp_path) is None
+    client.announce(tmp_path, "http://127.0.0.1:8000")
+    address, process = client.announced(tmp_path)
+    assert (address, process.pid) == ("http://127.0.0.1:8000", os.getpid())
+
+
+@pytest.mark.parametrize(
+    "other", [{"pid": 2**22 + 1}, {"pid": -1}, {"started": 1.0}, {"started": None}, {"pid": "x"}]
+)
+def test_a_server_that_was_killed_is_none_though_another_answers_at_its_address(tmp_path, other) -> None:
+    """Its pid is nobody's any more, or a later process's."""
+    client.announce(tmp_path, "http://127.0.0.1:8000")
+    file = tmp_path / client.SERVED
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | other))
+    assert client.announced(tmp_path) is None
+
+
+def test_a_question_goes_to_no_server_of_another_index(tmp_path, server) -> None:
+    """It is alive at the address that a killed server of this index told."""
+    address = f"http://127.0.0.1:{server.server_port}"
+    client.announce(tmp_path, address)
+    assert cli_serve._served(tmp_path) == address
+    file = tmp_path / client.SERVED
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"started": 1.0}))
+    assert cli_serve._served(tmp_path) is None
 
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from drawn_concepts import HELD_OUT, draw_shape, write_drawn
 from PIL import Image
 
+from pipelines.core import images
 from pipelines.core.errors import UsageError
+from pipelines.train import encoder_data
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.encoder_data import alter, extract, pyramids, read_rows
 
@@ -49,6 +51,12 @@ def test_a_bad_row_is_an_error_that_names_its_line(tmp_path: Path, row: Any, pro
     file = write(tmp_path, GOOD, GOOD | {"image": "b.png", "concept": "b"}, row)
     with pytest.raises(UsageError, match=r"rows\.jsonl:3: .*" + problem):
         read_rows(file)
+
+
+def test_a_text_may_hold_a_line_separator_of_unicode(tmp_path: Path) -> None:
+    rows = [GOOD | {"texts": ["a\u2028b\x85c"]}, GOOD | {"image": "b.png", "concept": "b"}]
+    file = write(tmp_path, *(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert read_rows(file)[0].texts == ("a\u2028b\x85c",)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -114,6 +122,37 @@ def test_cached_features_are_not_made_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.features[:4], half.features)
     extract(rows, tmp_path, CONFIG, counting, cache)
     assert sum(asked) == 9 * 3 * 2
+
+
+def test_what_is_cached_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are read one by one, and those alone whose features are not there."""
+    rows, read = read_rows(write_drawn(tmp_path)), []
+
+    def noted(file: Path) -> bytes:
+        read.append(file.name)
+        return file.read_bytes()
+
+    monkeypatch.setattr(encoder_data, "read_picture", noted)
+    for some in (rows[:4], rows, rows):
+        extract(some, tmp_path, CONFIG, mean_colour, tmp_path / "cache")
+    assert read == [Path(row.image).name for row in rows]
+
+
+def test_a_picture_that_changes_meanwhile_is_no_other_ones_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_rows(write_drawn(tmp_path))
+    monkeypatch.setattr(encoder_data, "read_picture", lambda file: b"another")
+    with pytest.raises(UsageError, match="changed while it was read"):
+        extract(rows, tmp_path, CONFIG, mean_colour, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_picture_that_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_rows(write_drawn(tmp_path))
+    with (tmp_path / rows[0].image).open("ab") as file:
+        file.truncate(images.MAX_BYTES + 1)  # takes no space
+    assert extract(rows, tmp_path, CONFIG, mean_colour, tmp_path / "cache").skipped == 1
 
 
 def test_a_damaged_picture_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
+import pytest
 from fakes import Recorded
 from PIL import Image
 
-from pipelines.train.run_log import STEPS_FILE, RunLog, draw_curve, followed, read_steps
+from pipelines.core.errors import MissingDependency
+from pipelines.train.run_log import STEPS_FILE, RunLog, draw_curve, followed, read_steps, require_curve
 
 
 def test_a_run_that_is_taken_up_again_replaces_the_steps_that_it_repeats(tmp_path: Path) -> None:
@@ -53,6 +56,16 @@ def test_the_curve_is_a_picture(tmp_path: Path) -> None:
     with Image.open(draw_curve(tmp_path, "a run")) as picture:
         assert picture.size == (960, 540)
         assert len(picture.convert("RGB").getcolors(maxcolors=2**20) or []) > 10
+
+
+def test_a_curve_wants_matplotlib_which_can_be_asked_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_curve()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for call in (require_curve, partial(draw_curve, tmp_path, "a run")):
+        with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+            call()
 
 
 def test_a_run_has_a_tensorboard_log(tmp_path: Path) -> None:

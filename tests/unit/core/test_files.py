@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.core.files import replace_file, replaced
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_takes_the_place_of_another(tmp_path: Path, durable: bool) -> None:
+    for content in ("old\n", "new 红\r\n"):
+        replace_file(tmp_path / "a.json", content, durable=durable)
+        assert (tmp_path / "a.json").read_bytes() == content.encode()
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a", b"old")
+    with replaced(tmp_path / "a") as beside:
+        beside.write_bytes(b"new")
+        assert (tmp_path / "a").read_bytes() == b"old"
+        assert beside.name.startswith(".")  # what reads a folder's data sets leaves these out
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_after_an_error_the_old_file_stands_and_nothing_else(tmp_path: Path) -> None:
+    def cut_short(file: Path) -> None:
+        with replaced(file) as beside:
+            beside.write_bytes(b"ne")
+            raise KeyboardInterrupt
+
+    replace_file(tmp_path / "a", b"old")
+    with pytest.raises(KeyboardInterrupt):
+        cut_short(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    """As two workers of equal pids, each in a container of its own."""
+    with replaced(tmp_path / "a") as one:
+        one.write_bytes(b"same")
+        with replaced(tmp_path / "a") as other:
+            other.write_bytes(b"same")
+    assert (tmp_path / "a").read_bytes() == b"same"
+    assert names(tmp_path) == ["a"]
