@@ -153,6 +153,8 @@ def _classify(source: str, config: SourceConfig, known: Collection[str] | None) 
         return address, _list_gone
     if not exists:
         unknown = "" if known is None else ", nor does the index know documents of it"
+        if files.is_remote(source) and "?" in source:
+            unknown += " (no options of a store are read behind '?'; AWS_ENDPOINT_URL names another S3)"
         raise SourceError(f"{source}: does not exist{unknown}; a SOURCE is {_ACCEPTED}")
     if is_folder:
         return address, list_folder

@@ -2,6 +2,9 @@
 
 An address is canonical: an absolute path without links, or `scheme://bucket/path`. Links are
 followed and checked once, when an address is made (`locate`); `read_bytes` follows none.
+
+The path of a remote address is the object's key as it is, no part of a URI: a blank, "#", "?" or "%" in it
+stands for itself. So what a document writes cannot name options of a store, such as `endpoint_override`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
@@ -28,6 +32,10 @@ from pipelines.ingest.sources.records import UNAVAILABLE, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
+_WORD = r"[^/?#@\[\]:\\\s]*"
+_HOST = rf"(?:{_WORD}(?::{_WORD})?@)?(?:{_WORD}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+# `s3://bucket`, `s3://key:secret@bucket`, `hdfs://host:8020`; and a path, which is not parsed.
+_REMOTE = re.compile(rf"({_SCHEME.pattern}{_HOST})(?:/(.*))?", re.DOTALL)
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
 _UNREADABLE = (OSError, ArrowException, NotImplementedError)
@@ -89,7 +97,18 @@ def remote_address(name: str, config: SourceConfig) -> str:
         raise BadPart(f"{name}: has '.' or '..' in its path; write the address without")
     if not any((name + "/").startswith(prefix) for prefix in config.allowed_addresses):
         raise BadPart(f"{name}: is a network address; copy it here, or add its bucket to allowed_addresses")
+    if not _REMOTE.fullmatch(name):
+        raise BadPart(f"{name}: names no bucket; write scheme://bucket/path")
     return name.rstrip("/")
+
+
+def joined(folder: str, name: str) -> str:
+    """The path `name` seen from the folder at an address, without "." and "..". It may lead out of it."""
+    if not is_remote(folder):
+        return posixpath.normpath(posixpath.join(folder, name))
+    found = _REMOTE.fullmatch(folder)
+    assert found is not None  # `remote_address` saw to it
+    return f"{found[1]}/{posixpath.normpath(posixpath.join('/' + (found[2] or ''), name)).lstrip('/')}"
 
 
 def locate(name: str, base: str, root: str, config: SourceConfig) -> str:
@@ -113,8 +132,7 @@ def resolve(name: str, base: str, root: str, config: SourceConfig) -> str:
     if is_remote(name):
         return remote_address(name, config)
     if is_remote(base):
-        joined = posixpath.normpath(posixpath.join(urlsplit(base).path, name))
-        address = f"{base.split('://', 1)[0]}://{urlsplit(base).netloc}{joined}"
+        address = joined(base, name)
         if not is_allowed(address, root, config):
             raise BadPart(f"{name}: leaves {root}; move it inside, or add its bucket to allowed_addresses")
         return address
@@ -238,11 +256,35 @@ def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]
 
 def open_filesystem(address: str) -> tuple[Any, str]:
     """pyarrow's file system for a remote address, and the path in it. Raises SourceError."""
+    found = _REMOTE.fullmatch(address)
+    if found is None:
+        raise SourceError(f"{address}: names no bucket; write scheme://bucket/path")
+    with _named(address):
+        filesystem, top = _store(found[1])
+    below = found[2] or ""
+    return filesystem, top + below if below else top.rstrip("/") or top
+
+
+def open_uri(uri: str) -> tuple[Any, str]:
+    """As `open_filesystem`, for what an operator writes: options behind "?", and %20 for a blank."""
+    with _named(uri):
+        filesystem, path = arrow_fs.FileSystem.from_uri(uri)
+    return filesystem, path
+
+
+@lru_cache(maxsize=64)  # S3 is asked for a bucket's region each time
+def _store(name: str) -> tuple[Any, str]:
+    """The file system of `scheme://bucket`, and what stands before an object's path in it."""
+    filesystem, path = arrow_fs.FileSystem.from_uri(f"{name}/x")
+    return filesystem, path.removesuffix("x")
+
+
+@contextmanager
+def _named(address: str) -> Iterator[None]:
     try:
-        filesystem, path = arrow_fs.FileSystem.from_uri(address)
+        yield
     except (ValueError, *_UNREADABLE) as exc:
         raise SourceError(f"{address}: {_why(exc)}; s3://, gs://, hdfs:// and abfs:// can be read") from exc
-    return filesystem, path
 
 
 def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,17 @@ from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources import UNAVAILABLE, SourceConfig, files, inside, list_items, opened, read_bytes
+from pipelines.ingest.sources import (
+    UNAVAILABLE,
+    Item,
+    SourceConfig,
+    files,
+    inside,
+    list_items,
+    opened,
+    parse,
+    read_bytes,
+)
 from pipelines.ingest.sources.files import locate, opened_by_pyarrow
 from pipelines.ingest.sources.walk import walk_filesystem
 
@@ -164,6 +175,128 @@ def test_paths_in_a_bucket_stay_in_their_folder() -> None:
     ):
         with pytest.raises(BadPart):
             locate(outside, folder, folder, config)
+
+
+ODD = "图 1#?[x]%20.png"
+
+
+@pytest.fixture
+def parsed_uris(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pyarrow is given to parse: options stand there."""
+    uris: list[str] = []
+    original = arrow_fs.FileSystem.from_uri
+
+    class Telling:
+        @staticmethod
+        def from_uri(uri: str) -> Any:
+            uris.append(uri)
+            return original(uri)
+
+    monkeypatch.setattr(files.arrow_fs, "FileSystem", Telling)
+    return uris
+
+
+def put(address: str, data: bytes) -> None:
+    filesystem, path = files.open_filesystem(address)
+    filesystem.create_dir(files.parent(path), recursive=True)
+    with filesystem.open_output_stream(path) as out:
+        out.write(data)
+
+
+def test_the_key_of_an_object_is_taken_as_it_is(parsed_uris: list[str]) -> None:
+    config = SourceConfig(allowed_addresses=("mock://odd-keys",))
+    put(f"mock://odd-keys/corpus/数 据/{ODD}", b"12345")
+    put("mock://odd-keys/corpus/数 据/m.jsonl", json.dumps({"id": "a", "image": ODD}).encode())
+    [listed] = list_items(["mock://odd-keys/corpus"], config)
+    assert (listed.document_id, listed.address) == (
+        f"corpus/数 据/{ODD}",
+        f"mock://odd-keys/corpus/数 据/{ODD}",
+    )
+    for source in ("数 据/m.jsonl", f"数 据/{ODD}"):
+        [item] = list_items([f"mock://odd-keys/corpus/{source}"], config)
+        assert isinstance(item, Item)
+        assert parse(item, config).document.images == (listed.address,)
+    assert read_bytes(listed.address, 5) == b"12345"
+    with opened(listed.address) as stream:
+        assert stream.read() == b"12345"
+    assert set(parsed_uris) == {"mock://odd-keys/x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.png?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1",
+        "%2e%2e/secret/x.png",
+        "x.png#y",
+        "a::mock:another/x.png",
+    ],
+)
+def test_what_a_document_writes_is_a_key_and_never_an_option_of_the_store(
+    parsed_uris: list[str], name: str
+) -> None:
+    config = SourceConfig(allowed_addresses=("mock://keys-not-options",))
+    folder = "mock://keys-not-options/corpus"
+    put("mock://keys-not-options/secret/x.png", b"secret")
+    put(f"{folder}/x.png", b"another")
+    for written in (name, f"{folder}/{name}"):
+        assert locate(written, folder, folder, config) == f"{folder}/{name}"
+    with pytest.raises(BadPart, match="does not exist"):
+        read_bytes(f"{folder}/{name}", 10)
+    assert files.remote_stamp(f"{folder}/{name}") == ""
+    assert set(parsed_uris) <= {"mock://keys-not-options/x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mock://bucket?endpoint_override=127.0.0.1:9/x.png",
+        "mock://bucket#a/x.png",
+        "mock://bucket::mock://another/x.png",
+        "mock://one two/x.png",
+        "mock://a:b:c@bucket/x.png",
+    ],
+)
+def test_a_bucket_is_a_name_where_every_bucket_is_allowed(name: str) -> None:
+    config = SourceConfig(allowed_addresses=("mock://",))
+    with pytest.raises(BadPart, match="names no bucket"):
+        locate(name, "/data", "/data", config)
+    with pytest.raises(SourceError, match="names no bucket"):
+        files.open_filesystem(name)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("s3://key:secret@bucket/a b/c%20d", "bucket/a b/c%20d"),
+        ("s3://key:secret@bucket", "bucket"),
+        ("gs://anonymous@bucket/a?b", "bucket/a?b"),
+        ("abfs://box@account.dfs.core.windows.net/a#b", "box/a#b"),
+        ("mock://bucket/a", "a"),
+        ("fsspec+memory://bucket/a b", "/bucket/a b"),
+        ("fsspec+file:///tmp/a b", "/tmp/a b"),
+        ("file:///tmp/a%20b", "/tmp/a%20b"),
+    ],
+)
+def test_each_store_has_its_own_form_of_a_path(
+    monkeypatch: pytest.MonkeyPatch, address: str, path: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # else the bucket's region is asked for
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert files.open_filesystem(address)[1] == path
+
+
+def test_a_path_beside_the_files_of_a_bucket_stays_in_the_bucket() -> None:
+    config = SourceConfig()
+    assert locate("a.png", "s3://bucket", "s3://bucket", config) == "s3://bucket/a.png"
+    assert locate("../a.png", "s3://bucket", "s3://bucket", config) == "s3://bucket/a.png"
+    assert files.joined("s3://bucket/site", "img") == "s3://bucket/site/img"
+    assert files.joined("s3://bucket/a?b#c", "../d") == "s3://bucket/d"
+
+
+def test_options_behind_a_source_are_not_read_and_it_says_what_is() -> None:
+    config = SourceConfig(allowed_addresses=("mock://bucket",))
+    with pytest.raises(SourceError, match=r"does not exist .*AWS_ENDPOINT_URL names another S3"):
+        list_items(["mock://bucket/corpus?endpoint_override=127.0.0.1:9"], config)
 
 
 def test_a_pyarrow_file_system_is_walked_in_order(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipelines.core.errors import BadText
@@ -164,6 +165,26 @@ def test_icons_of_notes_spacers_and_decoration_are_no_pictures(folder: Path) -> 
 )
 def test_addresses_are_read_as_a_browser_reads_them(folder: Path, src: str, address: str) -> None:
     assert read(folder, f"<img src='{src}'>").images == (str(folder / address),)
+
+
+def test_a_picture_in_a_bucket_is_written_as_an_address_and_read_by_its_key(folder: Path) -> None:
+    (folder / "page.html").write_text("<img src='s3://open/c%20d.png?v=1'>")
+    config = SourceConfig(allowed_addresses=("s3://open",))
+    [item] = list_items([str(folder)], config)
+    assert isinstance(item, Item)
+    assert parse(item, config).document.images == ("s3://open/c d.png",)
+
+
+def test_a_page_in_a_bucket_has_its_base_there() -> None:
+    config = SourceConfig(allowed_addresses=("fsspec+memory://pages",))
+    html = b"<head><base href='img/'></head><p>x</p><img src='a.png'><img src='../../out.png'>"
+    fsspec.filesystem("memory").pipe("/pages/site/page.html", html)
+    [item] = list_items(["fsspec+memory://pages/site/page.html"], config)
+    assert isinstance(item, Item)
+    assert parse(item, config).document.images == (
+        "fsspec+memory://pages/site/img/a.png",
+        "fsspec+memory://pages/out.png",
+    )
 
 
 def test_lazy_pictures_and_a_base_are_understood(folder: Path) -> None:
