@@ -127,16 +127,21 @@ def resolve(name: str, base: str, root: str, config: SourceConfig) -> str:
 
     Raises BadPart for one outside `root` and everything that the settings allow.
     """
-    if "\0" in name:
+    if is_remote(name):
+        path = name
+    elif is_remote(base):
+        path = joined(base, name)
+    else:
+        path = os.path.join(base, strip_file_scheme(name))  # noqa: PTH118 (realpath does not loop)
+    if "\0" in path:  # %00 is one too, and so is one of a page's <base>
         raise BadPart(f"{name!r}: has a NUL character in its path")
     if is_remote(name):
         return remote_address(name, config)
     if is_remote(base):
-        address = joined(base, name)
-        if not is_allowed(address, root, config):
+        if not is_allowed(path, root, config):
             raise BadPart(f"{name}: leaves {root}; move it inside, or add its bucket to allowed_addresses")
-        return address
-    path = os.path.realpath(os.path.join(base, strip_file_scheme(name)))  # noqa: PTH118 (realpath does not loop)
+        return path
+    path = os.path.realpath(path)
     if not is_allowed(path, root, config):
         raise BadPart(f"{name}: leaves {root}; move it inside, or add its folder to allowed_roots")
     return path

@@ -222,6 +222,12 @@ def test_an_unusable_picture_is_rejected_once_and_the_page_stays(folder: Path, s
     assert len(rejected.reason) < 300
 
 
+def test_a_base_that_no_path_can_have_costs_the_pictures_and_not_the_page(folder: Path) -> None:
+    result = parsed(folder, "<head><base href='a%00/'></head><p>Text</p><img src='a.png'>")
+    assert texts(result.document) == ["Text"]
+    assert "NUL" in result.rejected[0].reason
+
+
 def test_a_page_depends_on_the_pictures_it_wants(folder: Path) -> None:
     assert parsed(folder, "<p>x</p><img src=img/missing.png>").wanted == (str(folder / "img/missing.png"),)
 

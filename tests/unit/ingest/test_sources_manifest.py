@@ -225,6 +225,7 @@ def test_a_line_beyond_the_bound_is_rejected_alone(folder: Path) -> None:
         ("https://example.org/x.png", "is a network address"),
         ("s3://bucket/x.png", "allowed_addresses"),
         ("a\0.png", "NUL"),
+        ("file:///tmp/a%00b.png", "NUL"),
         ("x" * 300 + ".png", "cannot be read"),
     ],
 )
