@@ -212,25 +212,28 @@ def retried(read: Callable[[], T]) -> T:
 
 @contextmanager
 def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
-    """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart.
+    """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart, and so does reading it.
 
     With `max_bytes`, a file that is empty or larger is refused before it is read.
     """
-    if is_remote(address):
-        with opened_by_pyarrow(address, max_bytes) as stream:
-            yield stream
-        return
+    opening = opened_by_pyarrow if is_remote(address) else _opened_here
     try:
-        if os.path.realpath(address) != address:
-            raise BadPart(f"{printable(address)}: leads over a symbolic link")
-        # A pipe that nobody writes would block open() for ever without O_NONBLOCK.
-        handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
+        with opening(address, max_bytes) as stream:
+            yield stream
+    except _UNREADABLE as exc:
         raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
+
+
+@contextmanager
+def _opened_here(address: str, max_bytes: int | None) -> Iterator[BinaryIO]:
+    if os.path.realpath(address) != address:
+        raise BadPart(f"{printable(address)}: leads over a symbolic link")
+    # A pipe that nobody writes would block open() for ever without O_NONBLOCK.
+    handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
         _check(status, printable(address), status.st_size if max_bytes is None else max_bytes)
-    except BadPart:
+    except BaseException:
         os.close(handle)
         raise
     with os.fdopen(handle, "rb") as stream:
@@ -239,23 +242,20 @@ def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]:
-    """As `opened`, for any address that pyarrow's file systems read."""
+    """Of any address that pyarrow reads. Raises BadPart for what is no such file, else what pyarrow does."""
     try:
         filesystem, path = open_filesystem(address)
-        info = filesystem.get_file_info(path)
-        if info.type is not arrow_fs.FileType.File:
-            raise BadPart(f"{address}: is a folder or does not exist")
-        if max_bytes is not None and info.size is not None and info.size > max_bytes:
-            raise BadPart(f"{address}: has {info.size:,} bytes, more than the {max_bytes:,} allowed")
-        if info.size == 0:
-            raise BadPart(f"{address}: is empty (0 bytes)")
-        stream = filesystem.open_input_file(path)
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
-    except _UNREADABLE as exc:
-        raise BadPart(f"{address}: {_why(exc)}") from exc
+    info = filesystem.get_file_info(path)
+    if info.type is not arrow_fs.FileType.File:
+        raise BadPart(f"{address}: is a folder or does not exist")
+    if max_bytes is not None and info.size is not None and info.size > max_bytes:
+        raise BadPart(f"{address}: has {info.size:,} bytes, more than the {max_bytes:,} allowed")
+    if info.size == 0:
+        raise BadPart(f"{address}: is empty (0 bytes)")
     # pyarrow's own stream has no readline.
-    with io.BufferedReader(stream, _READ_AHEAD_BYTES) as buffered:
+    with io.BufferedReader(filesystem.open_input_file(path), _READ_AHEAD_BYTES) as buffered:
         yield cast(BinaryIO, buffered)
 
 
@@ -328,10 +328,7 @@ def read_bytes(address: str, max_bytes: int) -> bytes:
 
 def _read_bytes(address: str, max_bytes: int) -> bytes:
     with opened(address, max_bytes) as stream:
-        try:
-            raw = stream.read(max_bytes + 1)
-        except _UNREADABLE as exc:
-            raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
+        raw = stream.read(max_bytes + 1)
     if len(raw) > max_bytes:
         raise BadPart(f"{printable(address)}: has more than the {max_bytes:,} bytes allowed")
     if not raw:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
 from pipelines.core.errors import BadPart, SourceError
+from pipelines.ingest.hashing import hash_file
 from pipelines.ingest.sources import (
     UNAVAILABLE,
     Item,
+    Rejected,
     SourceConfig,
     files,
     inside,
@@ -108,6 +112,99 @@ def test_what_is_wrong_with_a_file_is_told_at_once(
         read_bytes(str(tmp_path / "a"), 5)
     assert files.stage_of(caught.value, "read") == "read"
     assert waits == []
+
+
+class Breaking(io.RawIOBase):
+    """The file, whose storage fails from this byte on."""
+
+    def __init__(self, handle: int, good_bytes: int) -> None:
+        self.file, self.left = io.FileIO(handle), good_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        if self.file.tell() >= self.left:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self.file.readinto(memoryview(buffer)[: self.left - self.file.tell()]) or 0
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def begin(good_bytes: int) -> None:
+        monkeypatch.setattr(
+            files.os, "fdopen", lambda handle, _: io.BufferedReader(Breaking(handle, good_bytes), 512)
+        )
+
+    return begin
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.json", "m.tar", "m.parquet"])
+@pytest.mark.parametrize("good_bytes", [0, 20_000])
+def test_storage_that_fails_in_the_middle_of_a_source_costs_that_source(
+    tmp_path: Path, breaking: Callable[[int], None], name: str, good_bytes: int
+) -> None:
+    rows = [{"id": f"row-{n}", "text": "some text " * 20 + str(n)} for n in range(300)]
+    lines = "\n".join(map(json.dumps, rows))
+    path = tmp_path / name
+    if name == "m.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10, compression="none")
+    elif name == "m.tar":
+        with tarfile.open(path, "w") as archive:
+            for n in range(100):
+                (tmp_path / f"{n}.txt").write_text("text")
+                archive.add(tmp_path / f"{n}.txt", f"{n}.txt")
+    elif name == "m.csv":
+        path.write_text("id,text\n" + "".join(f"{row['id']},{row['text']}\n" for row in rows))
+    else:
+        path.write_text(lines if name == "m.jsonl" else "[" + lines.replace("\n", ",\n") + "]")
+    (tmp_path / "good.md").write_text("Good.")
+    breaking(good_bytes)
+    *found, last = list_items([str(path), str(tmp_path / "good.md")], SourceConfig())
+    assert isinstance(last, Rejected)
+    assert (last.source, last.stage) == (str(path), "list")
+    assert "Input/output error" in last.reason
+    items = [item for item in found if isinstance(item, Item)]
+    assert items[-1].document_id == f"{tmp_path.name}/good.md"
+
+
+def test_storage_that_fails_in_a_row_group_says_nothing_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["t", "t"]}), tmp_path / "x.parquet", row_group_size=1)
+    original = pq.ParquetFile.iter_batches
+
+    def stale(*args: Any, row_groups: list[int], **how: Any) -> Iterator[Any]:
+        if row_groups == [1]:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        yield from original(*args, row_groups=row_groups, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", stale)
+    listing = iter(list_items([str(tmp_path / "x.parquet")], SourceConfig()))
+    assert isinstance(next(listing), Item)
+    with pytest.raises(SourceError, match="Stale file handle"):
+        next(listing)
+
+
+def test_storage_that_fails_in_the_middle_of_a_file_is_told_apart_from_a_bad_file(
+    tmp_path: Path, breaking: Callable[[int], None], waits: list[float]
+) -> None:
+    path = str(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"1" * 5000)
+    breaking(1000)
+    for address in (path, f"{path}#bytes=1500+20"):
+        with pytest.raises(BadPart, match="Input/output error") as caught:
+            read_bytes(address, 10_000)
+        assert files.stage_of(caught.value, "read") == UNAVAILABLE
+    assert waits == [0.5, 2.0, 8.0] * 2
+    assert read_bytes(f"{path}#bytes=100+20", 10_000) == b"1" * 20
+    assert hash_file(path) == f"unreadable: {path}: cannot be read (Input/output error)"
 
 
 def test_a_parquet_file_that_answers_again_is_opened_anew(
