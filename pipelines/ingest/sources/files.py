@@ -87,8 +87,35 @@ def is_allowed(path: str, root: str, config: SourceConfig) -> bool:
     """Whether a canonical path lies in `root` or in a folder or address that the settings allow."""
     if is_remote(path):
         return is_inside(path, root) or any(path.startswith(prefix) for prefix in config.allowed_addresses)
-    folders = (os.path.realpath(Path(folder).expanduser()) for folder in config.allowed_roots)
-    return is_inside(path, root) or any(is_inside(path, folder) for folder in folders)
+    return is_inside(path, root) or any(is_inside(path, _root(folder)) for folder in config.allowed_roots)
+
+
+@lru_cache(maxsize=64)  # it is asked for each file
+def _root(folder: str) -> str:
+    try:
+        return local_address(folder)
+    except BadPart as exc:
+        raise SourceError(f"allowed_roots: {exc}") from exc
+
+
+def local_address(name: str) -> str:
+    """The canonical form of what a person writes, as a path with "~" or as `file://…`. Raises BadPart."""
+    try:
+        return os.path.realpath(Path(strip_file_scheme(name)).expanduser())
+    except RuntimeError as exc:
+        raise BadPart(f"{name}: names the home of a user who is not known here") from exc
+    except ValueError as exc:
+        raise BadPart(f"{name!r}: holds a character that no path has") from exc
+
+
+def is_folder(address: str, name: str) -> bool | None:
+    """None for a path where nothing is. Raises BadPart, which calls it `name`, where that cannot be told."""
+    try:
+        return stat.S_ISDIR(os.stat(address).st_mode)  # noqa: PTH116
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise BadPart(f"{printable(name)}: {_why(exc)}") from exc
 
 
 def remote_address(name: str, config: SourceConfig) -> str:

@@ -432,6 +432,32 @@ def test_an_unknown_scheme_is_an_error_that_names_those_that_work() -> None:
         list_items(["ftp://host/x"], config)
 
 
+def test_an_allowed_root_must_be_one() -> None:
+    for root, reason in (("~nobody-of-that-name/x", "home of a user"), ("/a\0b", "no path has")):
+        with pytest.raises(ValidationError, match=reason):
+            SourceConfig(allowed_roots=(root,))
+
+
+def test_an_allowed_root_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home" / "open").mkdir(parents=True)
+    (tmp_path / "home" / "open" / "a.png").write_bytes(b"x")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = SourceConfig(allowed_roots=("~/open-once", "~/open"))
+    looked_up: list[str] = []
+    original = files.local_address
+
+    def counted(name: str) -> str:
+        looked_up.append(name)
+        return original(name)
+
+    monkeypatch.setattr(files, "local_address", counted)
+    files._root.cache_clear()
+    for _ in range(3):
+        assert locate("../home/open/a.png", str(tmp_path / "x"), str(tmp_path / "x"), config)
+    assert looked_up == ["~/open-once", "~/open"]
+    files._root.cache_clear()
+
+
 def test_an_allowed_address_must_be_one() -> None:
     with pytest.raises(ValidationError, match="allowed_roots is for folders"):
         SourceConfig(allowed_addresses=("/data",))
