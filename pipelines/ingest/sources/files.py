@@ -38,6 +38,7 @@ _HOST = rf"(?:{_WORD}(?::{_WORD})?@)?(?:{_WORD}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
 _REMOTE = re.compile(rf"({_SCHEME.pattern}{_HOST})(?:/(.*))?", re.DOTALL)
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
+_TOO_FRESH_HERE_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
 _UNREADABLE = (OSError, ArrowException, NotImplementedError)
 _PASSING: Final = {
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
@@ -345,6 +346,19 @@ def remote_stamp(address: str) -> str:
         return stamp_of(filesystem.get_file_info(path))
     except (SourceError, *_UNREADABLE):
         return ""
+
+
+def stamp(address: str) -> str:
+    """As `remote_stamp`, of a file here too: its size, times and inode; empty while it is fresh."""
+    if is_remote(address):
+        return remote_stamp(address)
+    try:
+        status = os.lstat(address)
+    except OSError:
+        return ""
+    if status.st_ctime > time.time() - _TOO_FRESH_HERE_S:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
 def read_bytes(address: str, max_bytes: int) -> bytes:
