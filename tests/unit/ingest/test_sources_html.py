@@ -245,6 +245,10 @@ def test_a_page_depends_on_the_pictures_it_wants(folder: Path) -> None:
             "Käse “",
         ),
         ("<p>图层</p>".encode("utf-16"), "图层"),
+        ("<meta charset=utf-16><p>图层</p>".encode(), "图层"),
+        ("<meta charset=UTF-16BE><p>图层</p>".encode(), "图层"),
+        ('<?xml version="1.0" encoding="utf-16le"?><p>图层</p>'.encode(), "图层"),
+        ("<meta charset=utf-8><p>图层</p>".encode("utf-16"), "图层"),
         (b"\xef\xbb\xbf<meta charset=latin1><p>\xc3\xa4</p>", "ä"),
     ],
 )
@@ -256,6 +260,7 @@ def test_charsets(folder: Path, raw: bytes, text: str) -> None:
     ("raw", "reason"),
     [
         (b"<p>\xff</p>", "not UTF-8 text"),
+        (b"<meta charset=utf-16><p>\xff</p>", "not UTF-8 text"),
         (b"<meta charset=klingon><p>x</p>", "unknown charset 'klingon'"),
         (b"<meta charset=hex><p>x</p>", "'hex', which is none"),
         (b"<meta charset=punycode><p>x</p>", "not read"),
