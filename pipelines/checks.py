@@ -201,7 +201,7 @@ def _generator(config: GeneratorConfig) -> str:
         )
     profile = _profile(config)
     if profile is None:
-        return f"{config.model} {_FETCHED}; by {_engine(config)}"
+        return f"{config.model} {_FETCHED}; by {config.served_by}"
     for name, path in config.adapters.items():
         try:
             check(read_manifest(path), base_identity(profile.directory), PROMPT_VERSION)

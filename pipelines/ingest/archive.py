@@ -31,7 +31,7 @@ from pipelines.core.errors import BadExport, BadPart, StoreError, UsageError
 from pipelines.core.previews import MAX_PREVIEW_BYTES
 from pipelines.core.stores.records import MAX_TEXT_BYTES
 from pipelines.ingest import ledger, rows
-from pipelines.ingest.sources.files import is_remote, open_filesystem, strip_file_scheme
+from pipelines.ingest.sources.files import is_remote, open_uri, strip_file_scheme
 
 Name = Literal["visual", "text", "previews", "readings", "ledger"]
 FORMAT: Final = 1
@@ -108,7 +108,7 @@ class Archive:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/") or "/"
         if is_remote(address):
-            self._files, self._root = open_filesystem(address)
+            self._files, self._root = open_uri(address)
         else:
             try:
                 self._root = os.path.realpath(strip_file_scheme(address))

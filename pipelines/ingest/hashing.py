@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 from pipelines.core.errors import BadPart
 from pipelines.ingest.sources import inside
 from pipelines.ingest.sources.contents import opened
-from pipelines.ingest.sources.files import is_remote, remote_stamp
+from pipelines.ingest.sources.files import stamp
 from pipelines.ingest.sources.records import Item
-
-_TOO_FRESH_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
 
 
 def hash_file(address: str) -> str:
@@ -38,15 +34,7 @@ def stamp_file(address: str) -> str:
 
     Empty where none can be trusted: of missing and of fresh files.
     """
-    if is_remote(address):
-        return remote_stamp(inside.file_of(address))
-    try:
-        status = os.lstat(inside.file_of(address))
-    except OSError:
-        return ""
-    if status.st_ctime > time.time() - _TOO_FRESH_S:
-        return ""
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+    return stamp(inside.file_of(address))
 
 
 def document_digest(item: Item, inputs: Sequence[str], hashed: Mapping[str, str] | None = None) -> str:

@@ -11,10 +11,8 @@ In a passage, a line break parts its heading from its text; there is no other li
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
 from pipelines.ingest.sources import files, pdf
@@ -143,16 +141,17 @@ def _classify(source: str, config: SourceConfig, known: Collection[str] | None) 
             address = files.remote_address(source, config)
             filesystem, path = files.open_filesystem(address)
             is_folder = files.remote_is_folder(filesystem, path, address)
-            exists = is_folder is not None
         else:
-            address = os.path.realpath(Path(files.strip_file_scheme(source)).expanduser())
-            exists, is_folder = Path(address).exists(), Path(address).is_dir()
+            address = files.local_address(source)
+            is_folder = files.is_folder(address, source)
     except BadPart as exc:
         raise SourceError(str(exc)) from exc
-    if not exists and known is not None and address in known:
+    if is_folder is None and known is not None and address in known:
         return address, _list_gone
-    if not exists:
+    if is_folder is None:
         unknown = "" if known is None else ", nor does the index know documents of it"
+        if files.is_remote(source) and "?" in source:
+            unknown += " (no options of a store are read behind '?'; AWS_ENDPOINT_URL names another S3)"
         raise SourceError(f"{source}: does not exist{unknown}; a SOURCE is {_ACCEPTED}")
     if is_folder:
         return address, list_folder

@@ -13,6 +13,7 @@ alternative text, the headings above it. Knows nothing of HTML.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines.core.plain import tidy
@@ -28,6 +29,9 @@ _NUMBER = re.compile(
 _HEADINGS_SHOWN = 3
 _MAX_HEADING_CHARS = 160
 _MAX_CAPTION_CHARS = 300
+# What no page of people's exceeds: without them a hostile one takes hours.
+_MAX_ALTS_SOUGHT = 1000  # in one block's text
+_MAX_ABOVE_CHARS = 4000  # of the outer figures' captions, for each inner one
 
 
 @dataclass(slots=True)
@@ -46,7 +50,7 @@ class _Block:
 class _Frame:
     """A figure that is open: its pictures, and what captions say of all of them."""
 
-    images: list[int] = field(default_factory=list)
+    images: dict[int, None] = field(default_factory=dict)  # in order, each once
     captions: list[str] = field(default_factory=list)
     described: list[str] = field(default_factory=list)
     inner: list[_Frame] = field(default_factory=list)
@@ -80,7 +84,7 @@ class Blocks:
     def picture(self, ordinal: int, described: str) -> None:
         """A picture here; `described` is what it says of itself."""
         if self._frames:
-            self._frames[-1].images.append(ordinal)
+            self._frames[-1].images[ordinal] = None
             self._frames[-1].described.append(described)
         else:
             self._images.append((ordinal, described))
@@ -97,10 +101,10 @@ class Blocks:
         text = self._take()
         images, self._images = self._images, []
         if self._frames and text:
-            self._add(text, self._frames[-1].images)
+            self._add(text, list(self._frames[-1].images))
         elif text:
-            said = [alt for _, alt in images if alt and alt.casefold() not in text.casefold()]
-            self._add(" ".join([text, *dict.fromkeys(said)]), [ordinal for ordinal, _ in images])
+            alts = _unsaid((alt for _, alt in images), text)
+            self._add(" ".join([text, *alts]), [ordinal for ordinal, _ in images])
         elif images:
             said = [alt for _, alt in images if alt]
             self._add(
@@ -192,11 +196,11 @@ class Blocks:
 
     def _path(self, term: str = "") -> str:
         texts = [text for text in (*(text for _, text in self._headings), *self._defined, term) if text]
-        return shorten(" › ".join(texts[-_HEADINGS_SHOWN:]), _MAX_HEADING_CHARS)
+        return shorten(" › ".join(map(_head, texts[-_HEADINGS_SHOWN:])), _MAX_HEADING_CHARS)
 
     def _add(self, text: str, images: list[int], *, stands_alone: bool = False) -> None:
         opens = bool(self._terms) and not stands_alone
-        terms = "; ".join(self._terms)
+        terms = "; ".join(self._terms) if opens else ""
         if opens:
             text = f"{terms}: {text}" if text else terms
             self._terms = []
@@ -205,7 +209,8 @@ class Blocks:
         if self._term_images and not stands_alone:
             images = images + self._term_images
             self._term_images = []
-        block = _Block(text, set(images), self._path(terms if stands_alone else ""), self._section)
+        waiting = self._terms[:_MAX_HEADING_CHARS] if stands_alone else []  # for what defines them
+        block = _Block(text, set(images), self._path("; ".join(map(_head, waiting))), self._section)
         block.stands_alone, block.opens = stands_alone, opens
         self._blocks.append(block)
         # The first block of a definition begins with its term; those after it stand under it.
@@ -219,16 +224,14 @@ class Blocks:
         images = list(frame.images)
         said = f"{above}: {own}" if above and own else above or own
         for inner in frame.inner:
-            images += self._add_frame(inner, said)
+            images += self._add_frame(inner, said[:_MAX_ABOVE_CHARS])
         if not images:
             if own:
                 self._add(own, [])
             return images
         for ordinal in images:
             self._caption(ordinal, 0, said)
-        alts = [
-            alt for alt in dict.fromkeys(frame.described) if alt and alt.casefold() not in said.casefold()
-        ]
+        alts = _unsaid(frame.described, said)
         text = ". ".join(part for part in (own, *alts) if part)
         if text or not frame.inner:
             self._blocks.insert(
@@ -250,6 +253,19 @@ class Blocks:
                     if block.text and not (forward and block.opens):
                         block.images |= waiting
                     waiting = set()
+
+
+def _unsaid(alts: Iterable[str], text: str) -> list[str]:
+    """Those that the text does not say, each once."""
+    each = list(dict.fromkeys(filter(None, alts)))
+    folded = text.casefold() if each else ""
+    sought, others = each[:_MAX_ALTS_SOUGHT], each[_MAX_ALTS_SOUGHT:]
+    return [alt for alt in sought if alt.casefold() not in folded] + others
+
+
+def _head(text: str) -> str:
+    """As much of it as can be seen in a heading: it is put together anew for each block."""
+    return text[: _MAX_HEADING_CHARS + 1]
 
 
 def _unnumbered(text: str) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from pyarrow import ArrowException
-
 from pipelines.core import images
 from pipelines.core.errors import BadPart
 from pipelines.ingest.sources import files, inside, parquet, pdf
@@ -40,11 +38,8 @@ def _read_span(within: inside.Inside, max_bytes: int) -> bytes:
     if within.second > max_bytes:
         raise BadPart(f"{within.file}: holds {within.second:,} bytes, more than the {max_bytes:,} allowed")
     with files.opened(within.file) as stream:
-        try:
-            stream.seek(within.first)
-            data = stream.read(within.second)
-        except (OSError, ArrowException) as exc:
-            raise BadPart(f"{within.file}: cannot be read ({exc})") from exc
+        stream.seek(within.first)
+        data = stream.read(within.second)
     if len(data) < within.second:
         raise BadPart(f"{within.file}: ends before byte {within.first + within.second:,}")
     return data

@@ -2,6 +2,9 @@
 
 An address is canonical: an absolute path without links, or `scheme://bucket/path`. Links are
 followed and checked once, when an address is made (`locate`); `read_bytes` follows none.
+
+The path of a remote address is the object's key as it is, no part of a URI: a blank, "#", "?" or "%" in it
+stands for itself. So what a document writes cannot name options of a store, such as `endpoint_override`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
@@ -28,8 +32,13 @@ from pipelines.ingest.sources.records import UNAVAILABLE, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
+_WORD = r"[^/?#@\[\]:\\\s]*"
+_HOST = rf"(?:{_WORD}(?::{_WORD})?@)?(?:{_WORD}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+# `s3://bucket`, `s3://key:secret@bucket`, `hdfs://host:8020`; and a path, which is not parsed.
+_REMOTE = re.compile(rf"({_SCHEME.pattern}{_HOST})(?:/(.*))?", re.DOTALL)
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
+_TOO_FRESH_HERE_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
 _UNREADABLE = (OSError, ArrowException, NotImplementedError)
 _PASSING: Final = {
     *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
@@ -79,8 +88,35 @@ def is_allowed(path: str, root: str, config: SourceConfig) -> bool:
     """Whether a canonical path lies in `root` or in a folder or address that the settings allow."""
     if is_remote(path):
         return is_inside(path, root) or any(path.startswith(prefix) for prefix in config.allowed_addresses)
-    folders = (os.path.realpath(Path(folder).expanduser()) for folder in config.allowed_roots)
-    return is_inside(path, root) or any(is_inside(path, folder) for folder in folders)
+    return is_inside(path, root) or any(is_inside(path, _root(folder)) for folder in config.allowed_roots)
+
+
+@lru_cache(maxsize=64)  # it is asked for each file
+def _root(folder: str) -> str:
+    try:
+        return local_address(folder)
+    except BadPart as exc:
+        raise SourceError(f"allowed_roots: {exc}") from exc
+
+
+def local_address(name: str) -> str:
+    """The canonical form of what a person writes, as a path with "~" or as `file://…`. Raises BadPart."""
+    try:
+        return os.path.realpath(Path(strip_file_scheme(name)).expanduser())
+    except RuntimeError as exc:
+        raise BadPart(f"{name}: names the home of a user who is not known here") from exc
+    except ValueError as exc:
+        raise BadPart(f"{name!r}: holds a character that no path has") from exc
+
+
+def is_folder(address: str, name: str) -> bool | None:
+    """None for a path where nothing is. Raises BadPart, which calls it `name`, where that cannot be told."""
+    try:
+        return stat.S_ISDIR(os.stat(address).st_mode)  # noqa: PTH116
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise BadPart(f"{printable(name)}: {_why(exc)}") from exc
 
 
 def remote_address(name: str, config: SourceConfig) -> str:
@@ -89,7 +125,18 @@ def remote_address(name: str, config: SourceConfig) -> str:
         raise BadPart(f"{name}: has '.' or '..' in its path; write the address without")
     if not any((name + "/").startswith(prefix) for prefix in config.allowed_addresses):
         raise BadPart(f"{name}: is a network address; copy it here, or add its bucket to allowed_addresses")
+    if not _REMOTE.fullmatch(name):
+        raise BadPart(f"{name}: names no bucket; write scheme://bucket/path")
     return name.rstrip("/")
+
+
+def joined(folder: str, name: str) -> str:
+    """The path `name` seen from the folder at an address, without "." and "..". It may lead out of it."""
+    if not is_remote(folder):
+        return posixpath.normpath(posixpath.join(folder, name))
+    found = _REMOTE.fullmatch(folder)
+    assert found is not None  # `remote_address` saw to it
+    return f"{found[1]}/{posixpath.normpath(posixpath.join('/' + (found[2] or ''), name)).lstrip('/')}"
 
 
 def locate(name: str, base: str, root: str, config: SourceConfig) -> str:
@@ -108,17 +155,21 @@ def resolve(name: str, base: str, root: str, config: SourceConfig) -> str:
 
     Raises BadPart for one outside `root` and everything that the settings allow.
     """
-    if "\0" in name:
+    if is_remote(name):
+        path = name
+    elif is_remote(base):
+        path = joined(base, name)
+    else:
+        path = os.path.join(base, strip_file_scheme(name))  # noqa: PTH118 (realpath does not loop)
+    if "\0" in path:  # %00 is one too, and so is one of a page's <base>
         raise BadPart(f"{name!r}: has a NUL character in its path")
     if is_remote(name):
         return remote_address(name, config)
     if is_remote(base):
-        joined = posixpath.normpath(posixpath.join(urlsplit(base).path, name))
-        address = f"{base.split('://', 1)[0]}://{urlsplit(base).netloc}{joined}"
-        if not is_allowed(address, root, config):
+        if not is_allowed(path, root, config):
             raise BadPart(f"{name}: leaves {root}; move it inside, or add its bucket to allowed_addresses")
-        return address
-    path = os.path.realpath(os.path.join(base, strip_file_scheme(name)))  # noqa: PTH118 (realpath does not loop)
+        return path
+    path = os.path.realpath(path)
     if not is_allowed(path, root, config):
         raise BadPart(f"{name}: leaves {root}; move it inside, or add its folder to allowed_roots")
     return path
@@ -189,25 +240,28 @@ def retried(read: Callable[[], T]) -> T:
 
 @contextmanager
 def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
-    """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart.
+    """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart, and so does reading it.
 
     With `max_bytes`, a file that is empty or larger is refused before it is read.
     """
-    if is_remote(address):
-        with opened_by_pyarrow(address, max_bytes) as stream:
-            yield stream
-        return
+    opening = opened_by_pyarrow if is_remote(address) else _opened_here
     try:
-        if os.path.realpath(address) != address:
-            raise BadPart(f"{printable(address)}: leads over a symbolic link")
-        # A pipe that nobody writes would block open() for ever without O_NONBLOCK.
-        handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
+        with opening(address, max_bytes) as stream:
+            yield stream
+    except _UNREADABLE as exc:
         raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
+
+
+@contextmanager
+def _opened_here(address: str, max_bytes: int | None) -> Iterator[BinaryIO]:
+    if os.path.realpath(address) != address:
+        raise BadPart(f"{printable(address)}: leads over a symbolic link")
+    # A pipe that nobody writes would block open() for ever without O_NONBLOCK.
+    handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
         _check(status, printable(address), status.st_size if max_bytes is None else max_bytes)
-    except BadPart:
+    except BaseException:
         os.close(handle)
         raise
     with os.fdopen(handle, "rb") as stream:
@@ -216,33 +270,54 @@ def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]:
-    """As `opened`, for any address that pyarrow's file systems read."""
+    """Of any address that pyarrow reads. Raises BadPart for what is no such file, else what pyarrow does."""
     try:
         filesystem, path = open_filesystem(address)
-        info = filesystem.get_file_info(path)
-        if info.type is not arrow_fs.FileType.File:
-            raise BadPart(f"{address}: is a folder or does not exist")
-        if max_bytes is not None and info.size is not None and info.size > max_bytes:
-            raise BadPart(f"{address}: has {info.size:,} bytes, more than the {max_bytes:,} allowed")
-        if info.size == 0:
-            raise BadPart(f"{address}: is empty (0 bytes)")
-        stream = filesystem.open_input_file(path)
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
-    except _UNREADABLE as exc:
-        raise BadPart(f"{address}: {_why(exc)}") from exc
+    info = filesystem.get_file_info(path)
+    if info.type is not arrow_fs.FileType.File:
+        raise BadPart(f"{address}: is a folder or does not exist")
+    if max_bytes is not None and info.size is not None and info.size > max_bytes:
+        raise BadPart(f"{address}: has {info.size:,} bytes, more than the {max_bytes:,} allowed")
+    if info.size == 0:
+        raise BadPart(f"{address}: is empty (0 bytes)")
     # pyarrow's own stream has no readline.
-    with io.BufferedReader(stream, _READ_AHEAD_BYTES) as buffered:
+    with io.BufferedReader(filesystem.open_input_file(path), _READ_AHEAD_BYTES) as buffered:
         yield cast(BinaryIO, buffered)
 
 
 def open_filesystem(address: str) -> tuple[Any, str]:
     """pyarrow's file system for a remote address, and the path in it. Raises SourceError."""
+    found = _REMOTE.fullmatch(address)
+    if found is None:
+        raise SourceError(f"{address}: names no bucket; write scheme://bucket/path")
+    with _named(address):
+        filesystem, top = _store(found[1])
+    below = found[2] or ""
+    return filesystem, top + below if below else top.rstrip("/") or top
+
+
+def open_uri(uri: str) -> tuple[Any, str]:
+    """As `open_filesystem`, for what an operator writes: options behind "?", and %20 for a blank."""
+    with _named(uri):
+        filesystem, path = arrow_fs.FileSystem.from_uri(uri)
+    return filesystem, path
+
+
+@lru_cache(maxsize=64)  # S3 is asked for a bucket's region each time
+def _store(name: str) -> tuple[Any, str]:
+    """The file system of `scheme://bucket`, and what stands before an object's path in it."""
+    filesystem, path = arrow_fs.FileSystem.from_uri(f"{name}/x")
+    return filesystem, path.removesuffix("x")
+
+
+@contextmanager
+def _named(address: str) -> Iterator[None]:
     try:
-        filesystem, path = arrow_fs.FileSystem.from_uri(address)
+        yield
     except (ValueError, *_UNREADABLE) as exc:
         raise SourceError(f"{address}: {_why(exc)}; s3://, gs://, hdfs:// and abfs:// can be read") from exc
-    return filesystem, path
 
 
 def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:
@@ -273,6 +348,19 @@ def remote_stamp(address: str) -> str:
         return ""
 
 
+def stamp(address: str) -> str:
+    """As `remote_stamp`, of a file here too: its size, times and inode; empty while it is fresh."""
+    if is_remote(address):
+        return remote_stamp(address)
+    try:
+        status = os.lstat(address)
+    except OSError:
+        return ""
+    if status.st_ctime > time.time() - _TOO_FRESH_HERE_S:
+        return ""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+
+
 def read_bytes(address: str, max_bytes: int) -> bytes:
     """The whole file. Raises BadPart when it is missing, empty, larger, or not a regular file, and after some
     tries when its storage does not answer."""
@@ -281,10 +369,7 @@ def read_bytes(address: str, max_bytes: int) -> bytes:
 
 def _read_bytes(address: str, max_bytes: int) -> bytes:
     with opened(address, max_bytes) as stream:
-        try:
-            raw = stream.read(max_bytes + 1)
-        except _UNREADABLE as exc:
-            raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
+        raw = stream.read(max_bytes + 1)
     if len(raw) > max_bytes:
         raise BadPart(f"{printable(address)}: has more than the {max_bytes:,} bytes allowed")
     if not raw:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipelines.core.errors import BadPart, BadText
+from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.ingest.sources import files, pdf, rows
 from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
@@ -118,11 +118,17 @@ def list_folder(root: str, config: SourceConfig) -> Iterator[Item | Rejected]:
 
 
 def list_file(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
-    """One picture, text, page or PDF, with the id that it would have as part of its folder."""
+    """One picture, text, page or PDF, with the id that it would have as part of its folder.
+
+    Raises SourceError for a picture whose folder cannot be listed: its texts may lie there.
+    """
     root, name = files.parent(address), files.base_name(address)
     names = [name]
     if suffix(name) in PICTURES and not files.is_remote(address):
-        names = sorted(os.listdir(root))  # noqa: PTH208 (plain strings; for its side-cars)
+        try:
+            names = sorted(os.listdir(root))  # noqa: PTH208 (plain strings; for its side-cars)
+        except OSError as exc:
+            raise SourceError(f"{address}: what lies beside it cannot be listed ({exc.strerror})") from exc
     place = _Place(Directory("", root, tuple(names)), root, address, config)
     if suffix(name) in PICTURES:
         yield from _picture_item(place, name, _side_cars(place.directory, [name]).get(name, []))

@@ -234,7 +234,9 @@ class _Page:
             raise BadPart(f"{src[:200]}: is on the network; save the picture beside the page")
         if parts.scheme and "://" not in src:
             raise BadPart(f"{src[:200]}: no address of a picture")
-        path = src if parts.scheme else unquote(parts.path)
+        path = unquote(parts.path)
+        if parts.scheme:  # the key in a bucket is no URL
+            path = src if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}{path}"
         if _NO_PICTURE.search(path):
             raise BadPart(f"{src[:200]}: not a form of picture that is read (jpg, png, gif, webp, tiff, bmp)")
         if path.startswith("/") and not parts.scheme:
@@ -250,7 +252,7 @@ def _base_folder(root: etree._Element, item: Item) -> str:
     # A <base> on the network belongs to the page's old home; its pictures, if any, were saved beside it.
     if not href or "//" in href or href.startswith("/"):
         return folder
-    return posixpath.normpath(posixpath.join(folder, posixpath.dirname(unquote(href))))
+    return files.joined(folder, posixpath.dirname(unquote(href)))
 
 
 def _title(root: etree._Element) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.core.types import Scalar
@@ -201,6 +202,9 @@ class _Type:
         return self._readers[0](cell)
 
 
+_TIMES_AGAIN = 16  # so often a stretch of max_row_bytes is read again, at most, in search of its sound rows
+
+
 class _RowTooLongError(Exception):
     """A quoted field went on past the bound."""
 
@@ -209,7 +213,8 @@ def _csv_rows(address: str, config: SourceConfig) -> Iterator[tuple[int, list[st
     """The line a row starts on, and its cells, or why it cannot be read.
 
     A quote that is never closed swallows the lines after it: on an error only the first line of
-    the row is given up, and reading goes on with the second.
+    the row is given up, and reading goes on with the second. Where that costs too much, as in hostile
+    text, all lines of a stretch of `max_row_bytes` are given up.
     """
     # The module's own limit (128 KiB a field) holds for the process; ours holds for a row.
     csv.field_size_limit(max(csv.field_size_limit(), config.max_row_bytes))
@@ -231,40 +236,80 @@ def _csv_rows(address: str, config: SourceConfig) -> Iterator[tuple[int, list[st
             except BadText as exc:
                 reason = str(exc)
             if reason:
-                yield feed.first, reason
-                feed.give_up_first()
+                first = feed.first
+                last = feed.give_up()
+                more = (
+                    f"; as so many before it, and all up to line {last:,} are left out"
+                    if last > first
+                    else ""
+                )
+                yield first, reason + more
                 reader = csv.reader(feed, strict=True)
             elif cells:
                 yield feed.first, cells
+
+
+class _Line(NamedTuple):
+    """`data` is None where it is longer than a row may be; `at` is the byte it begins at, without such."""
+
+    number: int
+    data: bytes | None
+    at: int
 
 
 class _Feed:
     """Lines for a csv reader, which remembers those of the current row, to read them again."""
 
     def __init__(self, stream: BinaryIO, config: SourceConfig) -> None:
-        self._lines = _lines(stream, config.max_row_bytes)
-        self._config = config
-        self._row: list[tuple[int, bytes | None]] = []
-        self._again: list[tuple[int, bytes | None]] = []
-        self._bytes = 0
+        self._fresh = _lines(stream, config.max_row_bytes)
+        self._max_bytes = config.max_row_bytes
+        self._row: list[_Line] = []
+        self._again: deque[_Line] = deque()
+        self._bytes = 0  # of the row
+        self._at = 0  # where the next fresh line begins
+        self._stretch_end = 0
+        self._to_read_again = 0  # bytes, in this stretch
 
     @property
     def first(self) -> int:
-        return self._row[0][0] if self._row else 0
+        return self._row[0].number if self._row else 0
 
     def start_row(self) -> None:
         self._row, self._bytes = [], 0
 
-    def give_up_first(self) -> None:
-        self._again = self._row[1:] + self._again
+    def give_up(self) -> int:
+        """The row's first line is not read again. The number of the last one that is not."""
+        first, *others = self._row
+        self._again.extendleft(reversed(others))
+        if first.at >= self._stretch_end:
+            self._stretch_end, self._to_read_again = first.at + self._max_bytes, 0
+        self._to_read_again += self._bytes - len(first.data or b"")
+        last = first
+        if self._to_read_again > _TIMES_AGAIN * self._max_bytes:
+            while (line := self._next()) and line.at < self._stretch_end:
+                last = line
+            if line:
+                self._again.appendleft(line)
+        return last.number
+
+    def _next(self) -> _Line | None:
+        if self._again:
+            return self._again.popleft()
+        for number, data in self._fresh:
+            line = _Line(number, data, self._at)
+            self._at += len(data or b"")
+            return line
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        number, line = self._again.pop(0) if self._again else next(self._lines)
-        self._row.append((number, line))
-        self._bytes += len(line or b"")
-        if line is None or self._bytes > self._config.max_row_bytes:
+        line = self._next()
+        if line is None:
+            raise StopIteration
+        self._row.append(line)
+        self._bytes += len(line.data or b"")
+        if line.data is None or self._bytes > self._max_bytes:
             raise _RowTooLongError
-        return decode(line, "the line")
+        return decode(line.data, "the line")

@@ -66,6 +66,8 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
             except BadPart as exc:
                 yield Cells(row, reason=f"and the rest of its row group: {exc}")
             except _DAMAGE as exc:
+                if files.passes(exc):  # the rows are not gone
+                    raise BadPart(f"{address}: cannot be read ({_line(exc)})") from exc
                 yield Cells(row, reason=f"and the rest of its row group cannot be read ({_line(exc)})")
             first += rows_said
         if first - 1 != table.file.metadata.num_rows:
@@ -79,8 +81,6 @@ def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
         pictures = _pictures(address, _state(address))
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
-    except _DAMAGE as exc:
-        raise BadPart(f"{address}: no readable Parquet ({_line(exc)})") from exc
     try:
         data = pictures.data(row, picture)
     except (BadPart, *_DAMAGE) as exc:
@@ -193,7 +193,13 @@ class _Pictures:
 
     def __init__(self, address: str) -> None:
         with ExitStack() as stack:
-            self._table = _Table(stack.enter_context(files.opened(address)), address)
+            stream = stack.enter_context(files.opened(address))
+            try:
+                self._table = _Table(stream, address)
+            except SourceError:
+                raise
+            except _DAMAGE as exc:
+                raise BadPart(f"{address}: no readable Parquet ({_line(exc)})") from exc
             self._open = stack.pop_all()  # for as long as this object lives
         self._group_end = self._start = self._stop = 0
         self._batches: Iterator[RecordBatch] = iter(())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _MAX_PAGES = 2000
 _MAX_DEATHS = 5  # of the process over one document
 _WAIT_S = 600.0  # for a document's texts, or for one picture, on a busy machine too
 _MISSING = 4
+_MAX_HELD_BYTES = 128 * 2**20
 
 
 def is_available() -> bool:
@@ -40,7 +42,7 @@ def parse_pdf(item: Item, config: SourceConfig) -> Parsed:
     """The PDF's document. Raises BadText when no page of it can be read; MissingDependency without PDFium."""
     name = files.base_name(item.address)
     try:
-        data = files.read_bytes(item.address, config.max_file_bytes)
+        data = _whole(item.address, config.max_file_bytes)
         read = _read_texts(data, config.max_text_bytes)
     except BadPart as exc:
         raise BadText(f"{name}: {exc}" if not str(exc).startswith(item.address) else str(exc)) from exc
@@ -72,11 +74,27 @@ def read_page(address: str, number: int, max_bytes: int) -> bytes:
 
     `max_bytes` bounds the PDF.
     """
-    data = files.read_bytes(address, max_bytes)
+    data = _whole(address, max_bytes)
     picture, died = _run(data, "page", number, PREVIEW_SIDE)
     if died or not picture:
         raise BadPart(f"{address}: page {number:,} {died or 'gives no picture'}")
     return picture
+
+
+def _whole(address: str, max_bytes: int) -> bytes:
+    """The PDF's bytes, which are held for its next page unless it may have changed. Raises BadPart."""
+    stamp = files.stamp(address)
+    if not stamp:
+        return files.read_bytes(address, max_bytes)
+    data = _read_once(address, stamp, max_bytes)
+    if len(data) > _MAX_HELD_BYTES:
+        _read_once.cache_clear()
+    return data
+
+
+@lru_cache(maxsize=1)  # a worker reads pages in their order
+def _read_once(address: str, stamp: str, max_bytes: int) -> bytes:
+    return files.read_bytes(address, max_bytes)
 
 
 @dataclass(slots=True)

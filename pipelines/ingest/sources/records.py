@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -31,6 +32,18 @@ class SourceConfig(BaseModel):
     max_file_bytes: int = Field(64 * 1024**2, gt=0)
     max_text_bytes: int = Field(8 * 1024**2, gt=0)
     max_row_bytes: int = Field(1024**2, gt=0)
+
+    @field_validator("allowed_roots")
+    @classmethod
+    def _each_is_a_folder(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
+        for folder in folders:
+            if "\0" in folder:
+                raise ValueError(f"{folder!r} holds a character that no path has")
+            try:
+                Path(folder).expanduser()
+            except RuntimeError as exc:
+                raise ValueError(f"{folder!r} names the home of a user who is not known here") from exc
+        return folders
 
     @field_validator("allowed_addresses")
     @classmethod

@@ -99,6 +99,9 @@ def read_row(cells: Mapping[str, object]) -> Row:
     own = cells.get("metadata")
     if own is not None and not isinstance(own, Mapping):
         raise BadPart(f"field 'metadata' is {_kind(own)}; it must be an object")
+    for name in own or ():  # a map of Parquet
+        if not isinstance(name, str):
+            raise BadPart(f"field 'metadata' has a name that is {_kind(name)}; it must be a text")
     others = {name: value for name, value in cells.items() if name not in KNOWN}
     return Row(
         id=_id(cells.get("id")),

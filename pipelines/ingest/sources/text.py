@@ -43,7 +43,12 @@ def shorten(text: str, max_chars: int = 160) -> str:
 
 
 def decode(raw: bytes, name: str, charset: str | None = None) -> str:
-    """Text from bytes: by byte-order mark, else `charset`, else UTF-8. Raises BadText; guesses nothing."""
+    """Text from bytes: by byte-order mark, else `charset`, else UTF-8. Raises BadText; guesses nothing.
+
+    `charset` is what the text itself declares, in ASCII: UTF-16 is then read as UTF-8, as browsers do (WHATWG
+    HTML, "prescan a byte stream to determine its encoding").
+    """
+    marked = False
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8-sig"),
         (codecs.BOM_UTF32_LE, "utf-32"),
@@ -52,7 +57,7 @@ def decode(raw: bytes, name: str, charset: str | None = None) -> str:
         (codecs.BOM_UTF16_BE, "utf-16"),
     ):
         if raw.startswith(mark):
-            charset = encoding
+            charset, marked = encoding, True
             break
     codec = "utf-8"
     if charset is not None:
@@ -63,6 +68,8 @@ def decode(raw: bytes, name: str, charset: str | None = None) -> str:
         if codec in _NOT_CHARSETS:
             raise BadText(f"{name}: declares the charset {charset!r}, which is not read; save it as UTF-8")
         codec = _LARGER.get(codec, codec)
+        if not marked and codec.startswith(("utf-16", "utf-32")):  # its own letters say that it is not
+            charset, codec = None, "utf-8"
     try:
         return raw.decode(codec)
     except UnicodeDecodeError as exc:

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from pyarrow import ArrowException
-
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.core.plain import storable
 from pipelines.ingest.sources import files, inside, rows, tar
@@ -32,8 +30,6 @@ def list_tar(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
             yield from _Shard(stream, address, config).documents()
     except BadPart as exc:
         raise SourceError(str(exc)) from exc
-    except (OSError, ArrowException) as exc:
-        raise SourceError(f"{address}: cannot be read ({exc})") from exc
 
 
 @dataclass(slots=True)

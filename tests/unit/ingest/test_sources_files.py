@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import json
 import os
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,19 @@ from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources import UNAVAILABLE, SourceConfig, files, inside, list_items, opened, read_bytes
+from pipelines.ingest.hashing import hash_file
+from pipelines.ingest.sources import (
+    UNAVAILABLE,
+    Item,
+    Rejected,
+    SourceConfig,
+    files,
+    inside,
+    list_items,
+    opened,
+    parse,
+    read_bytes,
+)
 from pipelines.ingest.sources.files import locate, opened_by_pyarrow
 from pipelines.ingest.sources.walk import walk_filesystem
 
@@ -99,6 +114,99 @@ def test_what_is_wrong_with_a_file_is_told_at_once(
     assert waits == []
 
 
+class Breaking(io.RawIOBase):
+    """The file, whose storage fails from this byte on."""
+
+    def __init__(self, handle: int, good_bytes: int) -> None:
+        self.file, self.left = io.FileIO(handle), good_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        if self.file.tell() >= self.left:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self.file.readinto(memoryview(buffer)[: self.left - self.file.tell()]) or 0
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def begin(good_bytes: int) -> None:
+        monkeypatch.setattr(
+            files.os, "fdopen", lambda handle, _: io.BufferedReader(Breaking(handle, good_bytes), 512)
+        )
+
+    return begin
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv", "m.json", "m.tar", "m.parquet"])
+@pytest.mark.parametrize("good_bytes", [0, 20_000])
+def test_storage_that_fails_in_the_middle_of_a_source_costs_that_source(
+    tmp_path: Path, breaking: Callable[[int], None], name: str, good_bytes: int
+) -> None:
+    rows = [{"id": f"row-{n}", "text": "some text " * 20 + str(n)} for n in range(300)]
+    lines = "\n".join(map(json.dumps, rows))
+    path = tmp_path / name
+    if name == "m.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10, compression="none")
+    elif name == "m.tar":
+        with tarfile.open(path, "w") as archive:
+            for n in range(100):
+                (tmp_path / f"{n}.txt").write_text("text")
+                archive.add(tmp_path / f"{n}.txt", f"{n}.txt")
+    elif name == "m.csv":
+        path.write_text("id,text\n" + "".join(f"{row['id']},{row['text']}\n" for row in rows))
+    else:
+        path.write_text(lines if name == "m.jsonl" else "[" + lines.replace("\n", ",\n") + "]")
+    (tmp_path / "good.md").write_text("Good.")
+    breaking(good_bytes)
+    *found, last = list_items([str(path), str(tmp_path / "good.md")], SourceConfig())
+    assert isinstance(last, Rejected)
+    assert (last.source, last.stage) == (str(path), "list")
+    assert "Input/output error" in last.reason
+    items = [item for item in found if isinstance(item, Item)]
+    assert items[-1].document_id == f"{tmp_path.name}/good.md"
+
+
+def test_storage_that_fails_in_a_row_group_says_nothing_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["t", "t"]}), tmp_path / "x.parquet", row_group_size=1)
+    original = pq.ParquetFile.iter_batches
+
+    def stale(*args: Any, row_groups: list[int], **how: Any) -> Iterator[Any]:
+        if row_groups == [1]:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        yield from original(*args, row_groups=row_groups, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", stale)
+    listing = iter(list_items([str(tmp_path / "x.parquet")], SourceConfig()))
+    assert isinstance(next(listing), Item)
+    with pytest.raises(SourceError, match="Stale file handle"):
+        next(listing)
+
+
+def test_storage_that_fails_in_the_middle_of_a_file_is_told_apart_from_a_bad_file(
+    tmp_path: Path, breaking: Callable[[int], None], waits: list[float]
+) -> None:
+    path = str(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"1" * 5000)
+    breaking(1000)
+    for address in (path, f"{path}#bytes=1500+20"):
+        with pytest.raises(BadPart, match="Input/output error") as caught:
+            read_bytes(address, 10_000)
+        assert files.stage_of(caught.value, "read") == UNAVAILABLE
+    assert waits == [0.5, 2.0, 8.0] * 2
+    assert read_bytes(f"{path}#bytes=100+20", 10_000) == b"1" * 20
+    assert hash_file(path) == f"unreadable: {path}: cannot be read (Input/output error)"
+
+
 def test_a_parquet_file_that_answers_again_is_opened_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
@@ -166,6 +274,128 @@ def test_paths_in_a_bucket_stay_in_their_folder() -> None:
             locate(outside, folder, folder, config)
 
 
+ODD = "图 1#?[x]%20.png"
+
+
+@pytest.fixture
+def parsed_uris(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pyarrow is given to parse: options stand there."""
+    uris: list[str] = []
+    original = arrow_fs.FileSystem.from_uri
+
+    class Telling:
+        @staticmethod
+        def from_uri(uri: str) -> Any:
+            uris.append(uri)
+            return original(uri)
+
+    monkeypatch.setattr(files.arrow_fs, "FileSystem", Telling)
+    return uris
+
+
+def put(address: str, data: bytes) -> None:
+    filesystem, path = files.open_filesystem(address)
+    filesystem.create_dir(files.parent(path), recursive=True)
+    with filesystem.open_output_stream(path) as out:
+        out.write(data)
+
+
+def test_the_key_of_an_object_is_taken_as_it_is(parsed_uris: list[str]) -> None:
+    config = SourceConfig(allowed_addresses=("mock://odd-keys",))
+    put(f"mock://odd-keys/corpus/数 据/{ODD}", b"12345")
+    put("mock://odd-keys/corpus/数 据/m.jsonl", json.dumps({"id": "a", "image": ODD}).encode())
+    [listed] = list_items(["mock://odd-keys/corpus"], config)
+    assert (listed.document_id, listed.address) == (
+        f"corpus/数 据/{ODD}",
+        f"mock://odd-keys/corpus/数 据/{ODD}",
+    )
+    for source in ("数 据/m.jsonl", f"数 据/{ODD}"):
+        [item] = list_items([f"mock://odd-keys/corpus/{source}"], config)
+        assert isinstance(item, Item)
+        assert parse(item, config).document.images == (listed.address,)
+    assert read_bytes(listed.address, 5) == b"12345"
+    with opened(listed.address) as stream:
+        assert stream.read() == b"12345"
+    assert set(parsed_uris) == {"mock://odd-keys/x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.png?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1",
+        "%2e%2e/secret/x.png",
+        "x.png#y",
+        "a::mock:another/x.png",
+    ],
+)
+def test_what_a_document_writes_is_a_key_and_never_an_option_of_the_store(
+    parsed_uris: list[str], name: str
+) -> None:
+    config = SourceConfig(allowed_addresses=("mock://keys-not-options",))
+    folder = "mock://keys-not-options/corpus"
+    put("mock://keys-not-options/secret/x.png", b"secret")
+    put(f"{folder}/x.png", b"another")
+    for written in (name, f"{folder}/{name}"):
+        assert locate(written, folder, folder, config) == f"{folder}/{name}"
+    with pytest.raises(BadPart, match="does not exist"):
+        read_bytes(f"{folder}/{name}", 10)
+    assert files.remote_stamp(f"{folder}/{name}") == ""
+    assert set(parsed_uris) <= {"mock://keys-not-options/x"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mock://bucket?endpoint_override=127.0.0.1:9/x.png",
+        "mock://bucket#a/x.png",
+        "mock://bucket::mock://another/x.png",
+        "mock://one two/x.png",
+        "mock://a:b:c@bucket/x.png",
+    ],
+)
+def test_a_bucket_is_a_name_where_every_bucket_is_allowed(name: str) -> None:
+    config = SourceConfig(allowed_addresses=("mock://",))
+    with pytest.raises(BadPart, match="names no bucket"):
+        locate(name, "/data", "/data", config)
+    with pytest.raises(SourceError, match="names no bucket"):
+        files.open_filesystem(name)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("s3://key:secret@bucket/a b/c%20d", "bucket/a b/c%20d"),
+        ("s3://key:secret@bucket", "bucket"),
+        ("gs://anonymous@bucket/a?b", "bucket/a?b"),
+        ("abfs://box@account.dfs.core.windows.net/a#b", "box/a#b"),
+        ("mock://bucket/a", "a"),
+        ("fsspec+memory://bucket/a b", "/bucket/a b"),
+        ("fsspec+file:///tmp/a b", "/tmp/a b"),
+        ("file:///tmp/a%20b", "/tmp/a%20b"),
+    ],
+)
+def test_each_store_has_its_own_form_of_a_path(
+    monkeypatch: pytest.MonkeyPatch, address: str, path: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # else the bucket's region is asked for
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert files.open_filesystem(address)[1] == path
+
+
+def test_a_path_beside_the_files_of_a_bucket_stays_in_the_bucket() -> None:
+    config = SourceConfig()
+    assert locate("a.png", "s3://bucket", "s3://bucket", config) == "s3://bucket/a.png"
+    assert locate("../a.png", "s3://bucket", "s3://bucket", config) == "s3://bucket/a.png"
+    assert files.joined("s3://bucket/site", "img") == "s3://bucket/site/img"
+    assert files.joined("s3://bucket/a?b#c", "../d") == "s3://bucket/d"
+
+
+def test_options_behind_a_source_are_not_read_and_it_says_what_is() -> None:
+    config = SourceConfig(allowed_addresses=("mock://bucket",))
+    with pytest.raises(SourceError, match=r"does not exist .*AWS_ENDPOINT_URL names another S3"):
+        list_items(["mock://bucket/corpus?endpoint_override=127.0.0.1:9"], config)
+
+
 def test_a_pyarrow_file_system_is_walked_in_order(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/c/3.png", "a.png", ".hidden/x.png", "z.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +430,32 @@ def test_an_unknown_scheme_is_an_error_that_names_those_that_work() -> None:
     config = SourceConfig(allowed_addresses=("ftp://host/",))
     with pytest.raises(SourceError, match=r"ftp://host/x: .*s3://"):
         list_items(["ftp://host/x"], config)
+
+
+def test_an_allowed_root_must_be_one() -> None:
+    for root, reason in (("~nobody-of-that-name/x", "home of a user"), ("/a\0b", "no path has")):
+        with pytest.raises(ValidationError, match=reason):
+            SourceConfig(allowed_roots=(root,))
+
+
+def test_an_allowed_root_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home" / "open").mkdir(parents=True)
+    (tmp_path / "home" / "open" / "a.png").write_bytes(b"x")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = SourceConfig(allowed_roots=("~/open-once", "~/open"))
+    looked_up: list[str] = []
+    original = files.local_address
+
+    def counted(name: str) -> str:
+        looked_up.append(name)
+        return original(name)
+
+    monkeypatch.setattr(files, "local_address", counted)
+    files._root.cache_clear()
+    for _ in range(3):
+        assert locate("../home/open/a.png", str(tmp_path / "x"), str(tmp_path / "x"), config)
+    assert looked_up == ["~/open-once", "~/open"]
+    files._root.cache_clear()
 
 
 def test_an_allowed_address_must_be_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -275,6 +276,9 @@ def test_a_single_file_has_the_id_it_has_in_its_folder(folder: Path) -> None:
         ("s3://bucket/x", "add its bucket to allowed_addresses"),
         ("https://example.org/x.png", "is a network address"),
         ("file://host/x", "another machine"),
+        ("~nobody-of-that-name/x", "home of a user who is not known here"),
+        ("x" * 300 + ".png", "File name too long"),
+        ("x.zip/x.png", "does not exist"),
     ],
 )
 def test_an_unusable_source_is_an_error_that_names_it(
@@ -285,6 +289,23 @@ def test_an_unusable_source_is_an_error_that_names_it(
     with pytest.raises(SourceError, match=reason) as error:
         list_items([name], CONFIG)
     assert name in str(error.value)
+
+
+def test_a_source_with_a_nul_is_an_error() -> None:
+    for name in ("a\0b", "file:///a%00b"):
+        with pytest.raises(SourceError, match="no path has"):
+            list_items([name], CONFIG)
+
+
+def test_a_picture_whose_folder_cannot_be_listed_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: str) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    with pytest.raises(SourceError, match=r"cat\.jpg: what lies beside it cannot be listed \(Permission den"):
+        list(list_items([str(folder / "cat.jpg")], CONFIG))
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "gone.tar", "gone-folder", "gone.of-no-known-form"])

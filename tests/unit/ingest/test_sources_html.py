@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from pipelines.core.errors import BadText
@@ -166,6 +167,26 @@ def test_addresses_are_read_as_a_browser_reads_them(folder: Path, src: str, addr
     assert read(folder, f"<img src='{src}'>").images == (str(folder / address),)
 
 
+def test_a_picture_in_a_bucket_is_written_as_an_address_and_read_by_its_key(folder: Path) -> None:
+    (folder / "page.html").write_text("<img src='s3://open/c%20d.png?v=1'>")
+    config = SourceConfig(allowed_addresses=("s3://open",))
+    [item] = list_items([str(folder)], config)
+    assert isinstance(item, Item)
+    assert parse(item, config).document.images == ("s3://open/c d.png",)
+
+
+def test_a_page_in_a_bucket_has_its_base_there() -> None:
+    config = SourceConfig(allowed_addresses=("fsspec+memory://pages",))
+    html = b"<head><base href='img/'></head><p>x</p><img src='a.png'><img src='../../out.png'>"
+    fsspec.filesystem("memory").pipe("/pages/site/page.html", html)
+    [item] = list_items(["fsspec+memory://pages/site/page.html"], config)
+    assert isinstance(item, Item)
+    assert parse(item, config).document.images == (
+        "fsspec+memory://pages/site/img/a.png",
+        "fsspec+memory://pages/out.png",
+    )
+
+
 def test_lazy_pictures_and_a_base_are_understood(folder: Path) -> None:
     html = "<head><base href='img/'></head><img src='data:image/gif;base64,R0' data-src='a.png'>"
     assert read(folder, html).images == (str(folder / "img/a.png"),)
@@ -201,6 +222,12 @@ def test_an_unusable_picture_is_rejected_once_and_the_page_stays(folder: Path, s
     assert len(rejected.reason) < 300
 
 
+def test_a_base_that_no_path_can_have_costs_the_pictures_and_not_the_page(folder: Path) -> None:
+    result = parsed(folder, "<head><base href='a%00/'></head><p>Text</p><img src='a.png'>")
+    assert texts(result.document) == ["Text"]
+    assert "NUL" in result.rejected[0].reason
+
+
 def test_a_page_depends_on_the_pictures_it_wants(folder: Path) -> None:
     assert parsed(folder, "<p>x</p><img src=img/missing.png>").wanted == (str(folder / "img/missing.png"),)
 
@@ -218,6 +245,10 @@ def test_a_page_depends_on_the_pictures_it_wants(folder: Path) -> None:
             "Käse “",
         ),
         ("<p>图层</p>".encode("utf-16"), "图层"),
+        ("<meta charset=utf-16><p>图层</p>".encode(), "图层"),
+        ("<meta charset=UTF-16BE><p>图层</p>".encode(), "图层"),
+        ('<?xml version="1.0" encoding="utf-16le"?><p>图层</p>'.encode(), "图层"),
+        ("<meta charset=utf-8><p>图层</p>".encode("utf-16"), "图层"),
         (b"\xef\xbb\xbf<meta charset=latin1><p>\xc3\xa4</p>", "ä"),
     ],
 )
@@ -229,6 +260,7 @@ def test_charsets(folder: Path, raw: bytes, text: str) -> None:
     ("raw", "reason"),
     [
         (b"<p>\xff</p>", "not UTF-8 text"),
+        (b"<meta charset=utf-16><p>\xff</p>", "not UTF-8 text"),
         (b"<meta charset=klingon><p>x</p>", "unknown charset 'klingon'"),
         (b"<meta charset=hex><p>x</p>", "'hex', which is none"),
         (b"<meta charset=punycode><p>x</p>", "not read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ import pytest
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.core.types import Document
-from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, parse
+from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, manifest, parse
+from pipelines.ingest.sources.text import decode
 
 CONFIG = SourceConfig()
 
@@ -225,6 +227,7 @@ def test_a_line_beyond_the_bound_is_rejected_alone(folder: Path) -> None:
         ("https://example.org/x.png", "is a network address"),
         ("s3://bucket/x.png", "allowed_addresses"),
         ("a\0.png", "NUL"),
+        ("file:///tmp/a%00b.png", "NUL"),
         ("x" * 300 + ".png", "cannot be read"),
     ],
 )
@@ -300,6 +303,47 @@ def test_a_quote_that_never_closes_costs_its_own_row_only(folder: Path, tail: st
     assert list(dict.fromkeys(item.document_id for item in items)) == ["1", "3", "4"]
     assert len(items) == tail.count("\n") + 1
     assert rejected[0].source.endswith(":3")
+
+
+@pytest.mark.parametrize(
+    "hostile", ['b","c\n', 'b","c\n\n', '"b"c\nd,"\n', '1,t\nb","c\n', 'b","' + "c" * 2000 + "\n"], ids=repr
+)
+def test_quotes_that_never_close_cost_no_more_than_their_stretch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hostile: str
+) -> None:
+    sizes: list[int] = []
+
+    def counted(raw: bytes, name: str) -> str:
+        sizes.append(len(raw))
+        return decode(raw, name)
+
+    monkeypatch.setattr(manifest, "decode", counted)
+    path = folder / "m.csv"
+    path.write_text("id,text\n1,t\n" + hostile * 20_000 + '2,"t"\n3,"t"\n')
+    items, rejected = read(path, SourceConfig(max_row_bytes=1000))
+    assert sum(sizes) <= 2 * 20 * path.stat().st_size  # it is read twice
+    assert items[0].document_id == "1"
+    assert rejected[0].reason.startswith("m.csv:")
+
+
+def test_rows_that_are_left_out_with_broken_ones_are_told(folder: Path) -> None:
+    path = folder / "m.csv"
+    path.write_text("id,text\n" + 'b","c\n' * 1000 + "1,t\n" * 500)
+    items, rejected = read(path, SourceConfig(max_row_bytes=1000))
+    told = [
+        re.search(r"m\.csv:([0-9]+): .*all up to line ([0-9,]+) are left out", r.reason) for r in rejected
+    ]
+    left_out = [range(int(found[1]), int(found[2].replace(",", "")) + 1) for found in told if found]
+    assert {items[0].document_id} == {"1"}
+    # Every line is a document, is refused, or is told to be left out.
+    assert len(items) + len(rejected) - len(left_out) + sum(map(len, left_out)) == 1500
+
+
+def test_a_row_that_is_broken_on_its_own_line_costs_itself_however_many_there_are(folder: Path) -> None:
+    path = folder / "m.csv"
+    path.write_text("id,text\n" + '"a"b,t\n1,t\n' * 1000)
+    items, rejected = read(path, SourceConfig(max_row_bytes=1000))
+    assert (len(items), len(rejected)) == (1000, 1000)
 
 
 def test_a_csv_without_known_columns_is_an_error_that_lists_its_own(folder: Path) -> None:

@@ -69,6 +69,15 @@ def test_any_kind_of_list_holds_pictures(path: Path, kind: pa.DataType) -> None:
     assert [shown(item) for item in read(path)[0]] == [[b"A", b"B"], [b"C", b"D"]]
 
 
+def test_a_map_whose_names_are_no_texts_costs_its_row(path: Path) -> None:
+    kind = pa.map_(pa.int32(), pa.string())
+    held = pa.array([[(1, "one")], None], kind)
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["t", "t"], "metadata": held}), path)
+    items, [rejected] = read(path)
+    assert [item.document_id for item in items] == ["b"]
+    assert rejected.reason == "m.parquet:1: field 'metadata' has a name that is a number; it must be a text"
+
+
 def test_a_row_without_id_is_named_by_its_file_and_number(path: Path) -> None:
     pq.write_table(pa.table({"image": pictures(picture(b"A", "same.png"), picture(b"B", "same.png"))}), path)
     assert [item.document_id for item in read(path)[0]] == ["shop/m.parquet:1", "shop/m.parquet:2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -23,7 +24,17 @@ from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.run import Run
 from pipelines.ingest.sink import write_rows
-from pipelines.ingest.sources import Item, Parsed, Rejected, SourceConfig, list_items, parse, pdf, read_bytes
+from pipelines.ingest.sources import (
+    Item,
+    Parsed,
+    Rejected,
+    SourceConfig,
+    files,
+    list_items,
+    parse,
+    pdf,
+    read_bytes,
+)
 from pipelines.ingest.stages import Encode, LoadPictures, ParseItems
 
 CONFIG = SourceConfig()
@@ -264,6 +275,50 @@ def test_a_pdf_beyond_the_bound_is_not_read(path: Path) -> None:
     written(path, line("x"))
     with pytest.raises(BadText, match="more than the 100 allowed"):
         parsed(path, SourceConfig(max_file_bytes=100))
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses of files that were read, one a reading."""
+    readings: list[str] = []
+    original = files.read_bytes
+
+    def counted(address: str, max_bytes: int) -> bytes:
+        readings.append(address)
+        return original(address, max_bytes)
+
+    monkeypatch.setattr(files, "read_bytes", counted)
+    return readings
+
+
+def test_a_remote_pdf_is_read_once_for_all_its_pages(path: Path, readings: list[str]) -> None:
+    written(path, line("one"), line("two"), line("three"))
+    os.utime(path, (1000, 1000))
+    far = f"fsspec+file://{path}"
+    config = SourceConfig(allowed_addresses=("fsspec+file://",))
+    [item] = list_items([far], config)
+    assert isinstance(item, Item)
+    images_ = parse(item, config).document.images
+    pages = [read_bytes(address, config.max_file_bytes) for address in images_]
+    assert (len(set(pages)), readings) == (3, [far])
+    written(path, line("another"))
+    os.utime(path, (2000, 2000))
+    assert read_bytes(images_[0], config.max_file_bytes) not in pages
+    assert readings == [far, far]
+
+
+def test_a_large_pdf_and_one_that_may_still_change_are_not_held(
+    path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = f"fsspec+file://{written(path, line('one'))}"
+    read_bytes(f"{far}#page=1", MIB)
+    read_bytes(f"{far}#page=1", MIB)
+    assert len(readings) == 2  # it was written just now
+    os.utime(path, (1000, 1000))
+    monkeypatch.setattr(pdf, "_MAX_HELD_BYTES", 100)
+    read_bytes(f"{far}#page=1", MIB)
+    read_bytes(f"{far}#page=1", MIB)
+    assert len(readings) == 4
 
 
 def test_a_page_that_is_not_there_is_refused(path: Path) -> None:
