@@ -254,12 +254,14 @@ class Retriever:
 
     def _floor(self, branch: Branch, query: Query, found: Sequence[Found]) -> float:
         """The score that tells nothing: no word in common; for passages what the embedder says. Two pictures,
-        or a picture and a text, have no such cosine: there it is the last of many."""
-        if branch == "lexical":
+        or a picture and a text, have no such cosine: there it is the last of many. So it is of words beside a
+        picture: "What is the noise?" is asked of each plate alike, and the picture says which is meant."""
+        is_full = len(found) >= self._asked(query)
+        if branch == "lexical" and not (is_full and query.image is not None and query.mode != "text"):
             return 0.0
         if branch == "text" and (floor := self._knowledge.embedder().floor) > -1.0:
             return floor
-        if branch == "image_to_image" and len(found) < self._asked(query):
+        if branch == "image_to_image" and not is_full:
             return 0.0
         return found[-1].score if found else 0.0
 

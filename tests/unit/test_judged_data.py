@@ -13,7 +13,7 @@ from pathlib import Path
 import fake_packages as fake
 import pytest
 
-from benchmarks.data import build, easy_vqa, emoji, gcompris, gimp, judged, packages
+from benchmarks.data import build, easy_vqa, emoji, gcompris, gimp, judged, packages, plates
 from benchmarks.data.packages import Package, PackageError
 from benchmarks.data.rcc import BadResource, read_rcc
 from pipelines.evaluate.queries import read_queries
@@ -253,6 +253,7 @@ def work(tmp_path, monkeypatch) -> Path:
         files = {f"./help/{name}": data for name, data in fake.manual(pages, words).items()}
         manuals[language] = fake.put(downloads, f"manual-{language}", fake.tgz(files)), "help"
     monkeypatch.setattr(gimp, "MANUALS", manuals)
+    monkeypatch.setattr(plates, "MANY", 3)
     return tmp_path
 
 

@@ -131,6 +131,27 @@ def test_the_only_picture_counts_by_its_likeness_to_the_questions_own(world: Wor
     assert (rose.id, rose.score) == ("rose#img-0", pytest.approx(0.9 * rose.scores["image_to_image"]))
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_last"),
+    [
+        ({"image": RED}, True),
+        ({"image": RED, "mode": "text"}, False),
+        ({}, False),
+        ({"image": RED, "k": 5}, False),  # there are but three: they are all that have the word
+    ],
+)
+def test_words_that_many_passages_share_tell_nothing_beside_a_picture(
+    world: World, asked: dict[str, Any], is_last: bool
+) -> None:
+    world.config = SearchConfig(candidates=2)
+    world.add_pictures(rose="red")
+    world.add_chunks(*(chunk_part(f"note-{n}", "zebra") for n in range(3)))
+    world.search("zebra")
+    assert world.retriever
+    run = world.retriever.run_branches(Query("zebra", **({"k": 1} | asked)))["lexical"]
+    assert run.floor == (run.found[-1].score if is_last else 0.0)
+
+
 def test_a_passage_counts_by_what_it_has_above_the_embedders_floor(garden: World) -> None:
     garden.embedder.floor = 0.1
     rose = garden.search("red").hits[0]
