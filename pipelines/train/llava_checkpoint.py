@@ -11,7 +11,6 @@ Knows nothing of Ray or of data.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from pipelines.core.adapter import BaseModelIdentity
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.files import sync
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_loop import Loop, LoopState
 from pipelines.train.llava_model import Trainable
@@ -178,27 +178,19 @@ def _write(
         tensors = {peft_name(name): weights[name] for name in trainable.adapter}
         _store(adapter / ADAPTER_WEIGHTS, to_bytes(tensors, {"format": "pt"}))
         trainable.lora_config.save_pretrained(str(adapter))
-        _flush(adapter / ADAPTER_CONFIG)
-        _flush(adapter)
+        sync(adapter / ADAPTER_CONFIG)
+        sync(adapter)
     if thawed := {name: weights[name] for name in trainable.thawed}:
         _store(directory / THAWED, to_bytes(thawed))
     _store(directory / _OPTIMIZER, to_bytes(state.optimizer))
     _store(directory / INFO_FILE, info.model_dump_json(indent=2).encode() + b"\n")
-    _flush(directory)
+    sync(directory)
 
 
 def _store(file: Path, content: bytes) -> None:
+    """A rename that survives a power cut must not name contents that did not."""
     file.write_bytes(content)
-    _flush(file)
-
-
-def _flush(path: Path) -> None:
-    """To the disk: a rename that survives a power cut must not name contents that did not."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(file)
 
 
 def _replace(directory: Path, new: Path) -> None:
@@ -209,7 +201,7 @@ def _replace(directory: Path, new: Path) -> None:
     if directory.exists():
         directory.rename(old)
     new.rename(directory)
-    _flush(directory.parent)
+    sync(directory.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
