@@ -29,9 +29,9 @@ from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadReading, StoreUnavailable, UsageError
 from pipelines.core.filters import Filter
-from pipelines.core.fusion import RANK_CONSTANT, Fused, fuse, margins, reciprocal, side_weights
+from pipelines.core.fusion import RANK_CONSTANT, fuse, margins, reciprocal, side_weights
+from pipelines.core.hits import credited_ranks, first_hits
 from pipelines.core.ocr_config import QuestionOcrConfig
-from pipelines.core.readings import lines_of
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
 from pipelines.core.words_held import by_words_held
@@ -332,7 +332,7 @@ class Retriever:
         BadImage."""
         return self.pictures.vector(data)
 
-    def _alpha(self, query: Query, branches: Sequence[Branch]) -> float:
+    def _alpha(self, query: Query, branches: Sequence[str]) -> float:
         if query.mode == "visually_similar":
             return self._config.alpha_similar
         return self._config.alpha_image if "image_to_image" in branches else self._config.alpha_text
@@ -347,16 +347,17 @@ class Retriever:
     def _fuse(
         self, query: Query, runs: Mapping[Branch, BranchRun]
     ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
-        found = {branch: run.found for branch, run in runs.items()}
+        found: dict[str, Sequence[Found]] = {branch: run.found for branch, run in runs.items()}
         replaced = {"text_to_image"} if "aligner" in found else set()
         shares: dict[str, float] = {
             b: share for b, share in self._shares.items() if b in found and b not in replaced
         }
         text = {str(branch): shares.pop(branch) for branch in TEXT if branch in shares}
         weights = side_weights(self._alpha(query, list(found)), shares, text) | dict.fromkeys(replaced, 0.0)
-        ranks = {str(branch): credited_ranks(results) for branch, results in found.items()}
+        ranks = {branch: credited_ranks(results) for branch, results in found.items()}
         worth = {str(branch): self._worth(branch, runs) for branch in runs}
-        return self._hits(fuse(ranks, weights, worth), found, query.k)
+        like = self._knowledge.likeness() if self._config.near_duplicates == "collapse" else {}
+        return first_hits(fuse(ranks, weights, worth), found, query.k, self._knowledge, like)
 
     def _worth(self, branch: Branch, runs: Mapping[Branch, BranchRun]) -> list[float]:
         """What each rank of a branch is worth. An aligner gives an order alone: its ranks are worth what
@@ -370,79 +371,3 @@ class Retriever:
             self._worth("text_to_image", runs) if "text_to_image" in runs else reciprocal(len(run.found))
         )
         return [*replaced, *[0.0] * len(run.found)][: len(run.found)]
-
-    def _hits(
-        self, fused: Sequence[Fused[str]], found: Mapping[Branch, Sequence[Found]], k: int
-    ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
-        """The first k fused items as hits, and what was missing for them. A credited picture that no
-        visual branch returned is fetched; where it was refused at ingest, or its store is down, its
-        chunk stands for itself. Where near-duplicates collapse, the first of those that look the same is
-        the one hit."""
-        parts = {f.part.key: f.part for results in found.values() for f in results}
-        chunk_of = credits_of(found)
-        own_scores = {str(branch): [f.score for f in results] for branch, results in found.items()}
-        like = self._knowledge.likeness() if self._config.near_duplicates == "collapse" else {}
-        hits: dict[str, Hit] = {}  # by the key of what they look like
-        unfetched: tuple[str, ...] = ()
-        for start in range(0, len(fused), k):
-            page = fused[start : start + k]
-            missing = [f.item for f in page if f.item not in parts]
-            if missing and not unfetched:
-                try:
-                    parts |= self._knowledge.visual().fetch(missing)
-                except StoreUnavailable as exc:
-                    unfetched = (f"pictures of passages: {exc}",)
-            for f in page:
-                part = parts.get(f.item) or chunk_of[f.item]
-                shown = like.get(part.key, part.key)
-                if shown not in hits and len(hits) < k:
-                    scores = {branch: own_scores[branch][rank - 1] for branch, rank in f.ranks.items()}
-                    hits[shown] = self._hit(part, chunk_of.get(f.item), f, len(hits) + 1, scores)
-            if len(hits) >= k:
-                break
-        return tuple(hits.values()), unfetched
-
-    def _hit(
-        self,
-        part: Part,
-        chunk: Part | None,
-        fused: Fused[str],
-        citation_id: int,
-        scores: Mapping[str, float],
-    ) -> Hit:
-        know, is_picture = self._knowledge, part.kind == "image"
-        text = chunk.text if chunk else part.text
-        return Hit(
-            id=part.id,
-            document_id=part.document_id,
-            kind=part.kind,
-            score=fused.score,
-            text=text,
-            source=part.source,
-            image_uri=know.image_uri(part) if is_picture else None,
-            metadata=part.metadata,
-            citation_id=citation_id,
-            sources=fused.ranks,
-            lines=lines_of(text, know.lines(part)) if is_picture else (),
-            scores=scores,
-        )
-
-
-def credited_ranks(results: Sequence[Found]) -> dict[str, int]:
-    """Ranks by key of pictures and unlinked chunks: a linked chunk passes its rank to its pictures."""
-    ranks: dict[str, int] = {}
-    for rank, found in enumerate(results, start=1):
-        for key in found.part.image_keys or (found.part.key,):
-            ranks.setdefault(key, rank)
-    return ranks
-
-
-def credits_of(found: Mapping[Branch, Sequence[Found]]) -> dict[str, Part]:
-    """For each credited picture's key, the best-ranked chunk that credits it."""
-    best: dict[str, tuple[int, Part]] = {}
-    for results in found.values():
-        for rank, result in enumerate(results, start=1):
-            for key in result.part.image_keys:
-                if key not in best or rank < best[key][0]:
-                    best[key] = (rank, result.part)
-    return {key: part for key, (_, part) in best.items()}

@@ -13,7 +13,8 @@ from retriever_world import RED, World, ids
 
 from pipelines.core import filters
 from pipelines.core.errors import UsageError
-from pipelines.core.retriever import Branch, Query, SearchConfig, credited_ranks, plan
+from pipelines.core.hits import credited_ranks
+from pipelines.core.retriever import Branch, Query, SearchConfig, plan
 from pipelines.core.types import Found, Line
 
 SHARES: dict[Branch, float] = {"text_to_image": 0.5, "text": 0.5 * 0.33, "lexical": 0.5 * 0.67}
