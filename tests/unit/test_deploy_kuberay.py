@@ -1,4 +1,4 @@
-"""deploy/kuberay: each file by itself, and what kustomize makes of them where there is a kubectl.
+"""deploy/kuberay: each file by itself, and what kustomize makes of them where there is one, or a kubectl.
 
 No package brings KubeRay's CRDs, of a megabyte each: the fields of ray.io/v1 that are used stand in `_RAY` as
 its CRDs of RayCronJob (commit 0074504f) and RayService (02a80a6f) have them; the values of `submissionMode`
@@ -35,7 +35,10 @@ SECRETS = {
     "MMRAG_STORES__ELASTIC__API_KEY": "secret",
     "MMRAG_SERVE__API_KEYS": '[{"key": "long-enough", "tenant": null, "name": "someone"}]',
 }
-RENDERED = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+KUSTOMIZE = {"kubectl": ("kubectl", "kustomize"), "kustomize": ("kustomize", "build")}
+"""What renders an overlay, by the program."""
+PROGRAM = next(filter(shutil.which, KUSTOMIZE), None)
+RENDERED = pytest.mark.skipif(PROGRAM is None, reason="neither kubectl nor kustomize is installed")
 
 _TEXT, _COUNT, _FLAG, _ANY = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {}
 
@@ -89,7 +92,8 @@ def kustomizations() -> list[Path]:
 
 @cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
-    done = subprocess.run(["kubectl", "kustomize", KUBERAY / overlay], capture_output=True, text=True)
+    assert PROGRAM
+    done = subprocess.run([*KUSTOMIZE[PROGRAM], KUBERAY / overlay], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
