@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from memory_stores import MemoryLexicalStore, MemoryVectorStore
 from PIL import Image
 
 from pipelines.core.aligner import Asked, Candidates
@@ -23,7 +24,6 @@ from pipelines.core.job_metrics import JobMetric
 from pipelines.core.manifest import named
 from pipelines.core.space import Space
 from pipelines.core.stores import Vectors
-from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Part, part_id
 from pipelines.ingest.sources import files
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from drawn_concepts import draw_shape
+from shell import mmrag
 from tiny_llava import save_tiny_llava
 
 from pipelines.train.llava_config import LlavaTraining
@@ -49,11 +49,12 @@ def command(work: Path, out: Path, *more: str, data: str = "data.jsonl", **setti
     return [program, "train", "llava", "--data", str(work / data), "--out", str(out), "--json", *more, *sets]
 
 
-def train(work: Path, out: Path, *more: str, **settings: Any) -> dict[str, Any]:
-    done = subprocess.run(command(work, out, *more, **settings), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary: dict[str, Any] = json.loads(done.stdout)
-    return summary
+def train(work: Path, out: Path, *more: str, status: int = 0, **settings: Any) -> tuple[dict[str, Any], str]:
+    """The command in this process: its summary, and what it said."""
+    done = mmrag(*command(work, out, *more, **settings)[1:])
+    assert done.status == status, done.err[-3000:]
+    summary: dict[str, Any] = json.loads(done.out)
+    return summary, done.err
 
 
 def losses(out: Path) -> dict[int, float]:

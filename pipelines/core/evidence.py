@@ -67,7 +67,7 @@ def show(
         raise UsageError(f"the question has {asked:,} tokens; {profile.name} reads {room // 2:,} at most")
     room -= asked
     most = min(config.most_pictures, int(room * _MOST_OF_CONTEXT) // profile.tokens_per_image)
-    pictures = _pictures(hits, query_picture, load, most, profile)
+    pictures = _pictures(hits, query_picture, load, most, config.picture_share, profile)
     room -= len(pictures) * profile.tokens_per_image
     turns = _recent(history, room // 4, profile)
     room -= sum(profile.count(turn.text) for turn in turns)
@@ -87,9 +87,15 @@ def show(
 
 
 def _pictures(
-    hits: Sequence[Hit], query_picture: bytes | None, load: LoadPreview, most: int, profile: ModelProfile
+    hits: Sequence[Hit],
+    query_picture: bytes | None,
+    load: LoadPreview,
+    most: int,
+    share: float,
+    profile: ModelProfile,
 ) -> dict[PictureOf, _Picture]:
-    """The question's own, and those of the first hits by their place from 0: at most so many."""
+    """The question's own, and by their place from 0 those of the first hits that have so large a share of the
+    best one's score: at most so many."""
     pictures: dict[PictureOf, _Picture] = {}
     if query_picture is not None:
         if most < 1:
@@ -97,7 +103,8 @@ def _pictures(
         upright = images.decode(query_picture)
         pictures["query"] = _fitted(upright, (upright.width, upright.height), profile)
     for place, hit in enumerate(hits):
-        if hit.kind == "image" and len(pictures) < most and (preview := load(hit)):
+        stands_out = hit.kind == "image" and hit.score >= share * hits[0].score
+        if stands_out and len(pictures) < most and (preview := load(hit)):
             size = preview.original_width, preview.original_height
             pictures[place] = _fitted(images.decode(preview.data), size, profile)
     return pictures

@@ -49,6 +49,9 @@ class GeneratorConfig(BaseModel):
     max_pictures: int | None = Field(
         None, ge=0, le=64, description="a prompt's, the question's own among them; null: 4, of tiny-llava 1"
     )
+    picture_share: float = Field(
+        0.5, ge=0, le=1, description="of the best hit's score: with less a hit's picture is not shown"
+    )
     evidence_tokens: int = Field(1536, ge=0, description="for the text of the evidence")
     max_tokens: int = Field(256, ge=1, description="of an answer")
     temperature: float = Field(0.0, ge=0, le=2)

@@ -60,7 +60,7 @@ class SearchConfig(BaseModel):
         "margins",
         description="by how far scores stand out, or by ranks alone (RRF; its α_text was .3, α_image .7)",
     )
-    alpha_text: float = Field(0.7, ge=0, le=1, description="α for a text query")
+    alpha_text: float = Field(0.6, ge=0, le=1, description="α for a text query")
     alpha_image: float = Field(0.9, ge=0, le=1, description="α with a picture")
     alpha_similar: float = Field(0.9, ge=0, le=1, description="α in visually_similar")
     lexical_share: float = Field(
@@ -253,15 +253,14 @@ class Retriever:
         return max(query.k, self._config.candidates)
 
     def _floor(self, branch: Branch, query: Query, found: Sequence[Found]) -> float:
-        """The score that tells nothing: no word in common; for passages what the embedder says. Two pictures,
-        or a picture and a text, have no such cosine: there it is the last of many. So it is of words beside a
-        picture: "What is the noise?" is asked of each plate alike, and the picture says which is meant."""
-        is_full = len(found) >= self._asked(query)
-        if branch == "lexical" and not (is_full and query.image is not None and query.mode != "text"):
-            return 0.0
+        """The score that tells nothing. Of passages the embedder says it; of words and of pictures it is the
+        last of many: "What is the noise?" is asked of each plate alike, and two pictures always have some
+        cosine. Where less was found than was asked for, it is 0: no word in common, or no more pictures.
+        """
         if branch == "text" and (floor := self._knowledge.embedder().floor) > -1.0:
             return floor
-        if branch == "image_to_image" and not is_full:
+        is_full = len(found) >= self._asked(query)
+        if branch in ("lexical", "image_to_image") and not is_full:
             return 0.0
         return found[-1].score if found else 0.0
 

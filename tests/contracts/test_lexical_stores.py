@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from memory_stores import MemoryLexicalStore
 from pydantic import ValidationError
 from servers import free_port, python
 from shelf import part
@@ -17,7 +18,6 @@ from store_contract import LexicalStoreContract
 from pipelines.core.errors import IndexLocked, StoreError
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.elastic import ElasticStore
-from pipelines.core.stores.memory import MemoryLexicalStore
 from pipelines.core.stores.tantivy import TantivyStore
 
 _NUMBER = itertools.count()

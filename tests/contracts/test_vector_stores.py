@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from memory_stores import MemoryVectorStore
 from pydantic import ValidationError
 from pymilvus import MilvusException
 from servers import free_port
@@ -27,7 +28,6 @@ from pipelines.core.stores.config import (
     MilvusConfig,
     parameters,
 )
-from pipelines.core.stores.memory import MemoryVectorStore
 from pipelines.core.stores.milvus import MilvusStore, _translated
 from pipelines.ingest.backup import export_index, import_index
 

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import shell
 from fakes import photograph, png
+
+from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.stores import embedded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-MMRAG = str(Path(sys.executable).with_name("mmrag"))
 NAMES = ("red pump", "蓝色的风扇", "green motor", "黄色的阀门", "white gear", "黑色的皮带")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """Which each job else starts for itself."""
+    with ray_runtime(cpus=4):
+        yield
+
+
 def mmrag(*words: str, status: int = 0) -> Any:
-    done = subprocess.run([MMRAG, *words, "--json"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == status, done.stderr[-3000:]
-    return json.loads(done.stdout) if done.stdout else done.stderr
+    done = shell.mmrag(*words, "--json")
+    assert done.status == status, done.err[-3000:]
+    return json.loads(done.out) if done.out else done.err
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("pairs")
     with (folder / "pairs.jsonl").open("w") as pairs, (folder / "corpus.jsonl").open("w") as corpus:
         for number, name in enumerate(NAMES * 2):
@@ -34,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pairs.write(json.dumps(pair, ensure_ascii=False) + "\n")
             row = {"id": f"d{number}", "image": f"{number}.png", "text": name}
             corpus.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return folder
+    yield folder
+    for server in folder.glob("*/vectors/*"):
+        embedded.stop(server)
 
 
 def test_two_workers_train_on_a_file(folder: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llava_run import command, conversations, losses, settings
+from llava_run import conversations, losses, settings, train
 
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.llava_job import train_llava
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """Which each job else starts for itself."""
+    with ray_runtime(cpus=4):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +42,7 @@ def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: P
     ]
     (work / "mixed.jsonl").write_text("\n".join([*map(json.dumps, bad), *rows]) + "\n")
     out = tmp_path / "mixed"
-    done = subprocess.run(
-        command(work, out, data="mixed.jsonl", steps=4, eval_fraction=0),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 3, done.stderr[-3000:]
-    summary = json.loads(done.stdout)
+    summary, _ = train(work, out, status=3, data="mixed.jsonl", steps=4, eval_fraction=0)
     assert (summary["rejected"], summary["shortened"]) == (4, 1)
     refused = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     lines = {"gone": 1, "broken": 2, "long": 3, "marks": 4, "talkative": 5}
@@ -49,15 +50,7 @@ def test_bad_rows_are_counted_and_the_rest_is_trained_on(work: Path, tmp_path: P
     assert [row["id"] for row in refused if row["dropped_turns"]] == ["talkative"]
 
 
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    """A Ray of this process, for jobs that need none of their own. Comes last: others kill theirs."""
-    with ray_runtime(cpus=4):
-        yield
-
-
 @pytest.mark.timeout(600)  # three jobs
-@pytest.mark.usefixtures("one_ray")
 def test_two_workers_learn_what_one_learns(work: Path, tmp_path: Path) -> None:
     """Without dropout, whose draws belong to a micro-batch, the number of workers changes nothing."""
     one = settings(work, steps=4, accumulate=4, save_steps=4, dropout=0)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from fakes import chunk_part, image_part, memory_index, picture
+from memory_stores import MemoryVectorStore
 from shell import mmrag
 from typer.main import get_command
 
@@ -22,7 +23,6 @@ import pipelines.core.index
 from pipelines import __version__, cli
 from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
-from pipelines.core.stores.memory import MemoryVectorStore
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from fakes import ColourModel, WordEmbedder, chunk_part
+from memory_stores import MemoryLexicalStore, MemoryVectorStore
 from retriever_world import World
 
 from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
 from pipelines.core.retriever import Knowledge, SearchConfig
-from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 
 
 @pytest.fixture

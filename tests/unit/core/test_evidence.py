@@ -47,6 +47,13 @@ def test_hits_are_numbered_and_the_first_pictures_shown(profile) -> None:
     assert [hit.id for hit in shown.hits] == ["a", "b", "c", "d"]
 
 
+def test_a_picture_far_behind_the_best_hit_is_told_and_not_shown(profile) -> None:
+    """A sentence answers the question: the plate of another machine beside it misleads."""
+    hits = [replace(hit("a", "a sentence", "chunk"), score=1.0), replace(hit("b", "a plate"), score=0.4)]
+    assert lines(shown_of(profile, hits)) == ["[1] a sentence", "[2] a plate", "Question: How wide?"]
+    assert shown_of(profile, hits, config=replace_config(picture_share=0.4)).frames.keys() == {2}
+
+
 def test_pictures_are_pngs_in_the_models_square(profile) -> None:
     [png] = shown_of(profile, [hit("a")]).prompt.pictures
     pixels = np.array(Image.open(io.BytesIO(png)))

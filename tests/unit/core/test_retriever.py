@@ -135,13 +135,12 @@ def test_the_only_picture_counts_by_its_likeness_to_the_questions_own(world: Wor
 @pytest.mark.parametrize(
     ("asked", "is_last"),
     [
+        ({}, True),
         ({"image": RED}, True),
-        ({"image": RED, "mode": "text"}, False),
-        ({}, False),
-        ({"image": RED, "k": 5}, False),  # there are but three: they are all that have the word
+        ({"k": 5}, False),  # there are but three: they are all that have the word
     ],
 )
-def test_words_that_many_passages_share_tell_nothing_beside_a_picture(
+def test_words_that_many_passages_share_tell_nothing(
     world: World, asked: dict[str, Any], is_last: bool
 ) -> None:
     world.config = SearchConfig(candidates=2)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from fakes import DownStore, chunk_part, picture
+from memory_stores import MemoryLexicalStore, MemoryVectorStore
 from retriever_world import World, ids
 
 from pipelines.core.cache import VectorCache
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable
 from pipelines.core.retriever import SearchConfig
-from pipelines.core.stores.memory import MemoryLexicalStore, MemoryVectorStore
 from pipelines.core.types import Found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import DownStore, Recorded, chunk_part, image_part
+from memory_stores import MemoryLexicalStore
 from sink_runs import begun, entry, ids, ingest, ledger, letters, part_rows, planned, rows_of
 
 from pipelines.core.errors import PartsRefused, StoreError, StoreUnavailable
@@ -16,7 +17,6 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
-from pipelines.core.stores.memory import MemoryLexicalStore
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience
 from pipelines.ingest.captions import caption_path

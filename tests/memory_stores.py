@@ -1,4 +1,4 @@
-"""Both store protocols in plain memory: exact, and gone with the process. For tests and small trials."""
+"""Both store protocols in plain memory: exact, and gone with the process."""
 
 from __future__ import annotations
 
