@@ -77,7 +77,7 @@ def untold(what: str, done: int, total: int, detail: str = "") -> None:
 # and stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
 _COMPARE_CPUS, _PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
-_ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 128
+_ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 32
 _LOST = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError)
 _FAILED_TO_START = "creation task"  # an error of code, not of a machine
 _GOES_ON = "it goes on where this one stopped"
@@ -293,7 +293,8 @@ def _encode_and_write(
                 "text_cache": text_cache,
                 "record": record,
             },
-            compute=ActorPoolStrategy(size=actors),
+            # On CPUs a batch takes seconds: one that waits for its encoder could be another's.
+            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2 if gpus else 1),
             batch_format="pyarrow",
             batch_size=config.encoder_batch,
             num_cpus=threads,
