@@ -71,10 +71,10 @@ def warm(retriever: Retriever, texts: list[str], queries: int) -> None:
 
 def query_picture(index: Index, retriever: Retriever, pairs: int) -> None:
     picture = next(index.previews.glob("*/*.jpg")).read_bytes()
-    index.encoder().encode_bytes(picture)
-    retriever.picture_vector(picture)
-    computed = [seconds(lambda: index.encoder().encode_bytes(picture)) for _ in range(pairs)]
-    cached = [seconds(lambda: retriever.picture_vector(picture)) for _ in range(pairs)]
+    index.encoder().encode_asked(picture)
+    retriever.pictures.vectors(picture)
+    computed = [seconds(lambda: index.encoder().encode_asked(picture)) for _ in range(pairs)]
+    cached = [seconds(lambda: retriever.pictures.vectors(picture)) for _ in range(pairs)]
     print(f"query picture, cached / computed: {ratio(cached, computed)}")
 
 

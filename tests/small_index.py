@@ -82,7 +82,7 @@ def fill(index: Index, pictures: Mapping[str, tuple[str, tuple[int, int, int]]] 
         save_preview(index.previews, content, images.decode(data))
         caption = f"a {colour} {document}"
         shown = image_part(document, 0, caption, content=content, metadata=metadata, tenant=tenant)
-        index.visual().upsert([shown], index.encoder().encode_bytes(data)[None])
+        index.visual().upsert([shown], index.encoder().encode_asked(data))
         texts = [f"{caption} 孔距" + " and" * 2 * n, f"a 孔距 of {document}" + " and" * (2 * n + 1)]
         chunks = [
             chunk_part(document, text, k, images=[0][k:], metadata=metadata, tenant=tenant)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipelines.core import images
 from pipelines.core.errors import OutOfMemory
 from pipelines.core.space import Space
+from pipelines.core.views import views
 
 _LOG = logging.getLogger(__name__)
 
@@ -182,10 +183,14 @@ class Encoder:
         repeated = np.tile(self.model.embed_texts(texts), (1, len(self.scales)))
         return repeated / np.float32(np.sqrt(len(self.scales)))
 
-    def encode_bytes(self, data: bytes) -> Vectors:
-        """The unit vector (dim,) of one picture file. Raises BadImage."""
-        vectors: Vectors = self.encode_images([images.pyramid(images.decode(data), self.scales)])[0]
-        return vectors
+    def encode_asked(self, data: bytes) -> Vectors:
+        """Unit vectors (V, dim) of a question's picture file, one a view, the whole picture first. Raises
+        BadImage."""
+        return self.encode_images(self.asked_pyramids(data))
+
+    def asked_pyramids(self, data: bytes) -> list[Sequence[Pixels]]:
+        """What `encode_images` takes of each view of a question's picture file. Raises BadImage."""
+        return [images.pyramid(view, self.scales) for view in views(images.decode(data))]
 
 
 def _space(model: Described, dim: int) -> Space:

@@ -24,6 +24,17 @@ class Shown(Protocol):
     def lines(self) -> Callable[[Part], Sequence[Line]]: ...
 
 
+def best_of(searches: Sequence[Sequence[Found]], n: int) -> Sequence[Found]:
+    """The n best of several searches of one store: what more than one found counts by its best score."""
+    if len(searches) == 1:
+        return searches[0]
+    best: dict[str, Found] = {}
+    for found in (one for results in searches for one in results):
+        if found.part.key not in best or found.score > best[found.part.key].score:
+            best[found.part.key] = found
+    return sorted(best.values(), key=lambda found: -found.score)[:n]
+
+
 def credited_ranks(results: Sequence[Found]) -> dict[str, int]:
     """Ranks by key of pictures and unlinked chunks: a linked chunk passes its rank to its pictures."""
     ranks: dict[str, int] = {}

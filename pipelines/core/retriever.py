@@ -30,7 +30,7 @@ from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadReading, StoreUnavailable, UsageError
 from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, fuse, margins, reciprocal, side_weights
-from pipelines.core.hits import credited_ranks, first_hits
+from pipelines.core.hits import best_of, credited_ranks, first_hits
 from pipelines.core.ocr_config import QuestionOcrConfig
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
@@ -271,9 +271,10 @@ class Retriever:
         if branch == "lexical":
             return by_words_held(text, know.lexical().search(text, n, query.where))
         if branch == "image_to_image":
-            vector = self.picture_vector(query.image or b"")
-        else:
-            vector = self._text_of(text) if branch == "text" else self._visual_of(text)
+            views_VD = self.pictures.vectors(query.image or b"")
+            know.watch(branch, views_VD[0])
+            return best_of([know.visual().search(view, n, query.where) for view in views_VD], n)
+        vector = self._text_of(text) if branch == "text" else self._visual_of(text)
         know.watch(branch, vector)
         if branch == "text":
             found = know.text().search(vector, n, query.where)
@@ -325,11 +326,6 @@ class Retriever:
             raise _BranchUnfit(f"{encoder.model.name} does not read the language of the question")
         vector: NDArray[np.float32] = encoder.encode_texts([text])[0]
         return vector
-
-    def picture_vector(self, data: bytes) -> NDArray[np.float32]:
-        """The vector of a query's picture, known where it was ingested, or asked about lately. Raises
-        BadImage."""
-        return self.pictures.vector(data)
 
     def _alpha(self, query: Query, branches: Sequence[str]) -> float:
         if query.mode == "visually_similar":

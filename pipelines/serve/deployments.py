@@ -22,10 +22,9 @@ from prometheus_client.metrics_core import Metric
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.core import images
 from pipelines.core.aligner import Asked, Candidates
 from pipelines.core.answer import AnswerConfig, Answerer, Question
-from pipelines.core.encoder import load_encoder
+from pipelines.core.encoder import Pixels, Vectors, load_encoder
 from pipelines.core.engine import TransformersEngine
 from pipelines.core.errors import BadImage, MmragError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
@@ -96,21 +95,24 @@ class QueryEncoder:
             return await asyncio.to_thread(_question_vectors, self._index, texts)
 
     @serve.batch
-    async def encode_picture(self, files: list[bytes]) -> list[Vector | BadImage]:
+    async def encode_picture(self, files: list[bytes]) -> list[Vectors | BadImage]:
         with timed(_LOG, "encode_picture", batch=len(files), requests=_batched_ids()):
             return await asyncio.to_thread(self._pictures, files)
 
-    def _pictures(self, files: Sequence[bytes]) -> list[Vector | BadImage]:
+    def _pictures(self, files: Sequence[bytes]) -> list[Vectors | BadImage]:
         """A bad picture fails its own question only."""
-        found: list[Any] = []
+        found: list[list[Sequence[Pixels]] | BadImage] = []
         for data in files:
             try:
-                found.append(images.pyramid(images.decode(data), self._encoder.scales))
+                found.append(self._encoder.asked_pyramids(data))
             except BadImage as exc:
                 found.append(exc)
-        good = [pyramid for pyramid in found if not isinstance(pyramid, BadImage)]
-        vectors = iter(self._encoder.encode_images(good) if good else ())
-        return [one if isinstance(one, BadImage) else next(vectors) for one in found]
+        pyramids = [one for of_file in found if not isinstance(of_file, BadImage) for one in of_file]
+        vectors = iter(self._encoder.encode_images(pyramids))
+        return [
+            of_file if isinstance(of_file, BadImage) else np.stack([next(vectors) for _ in of_file])
+            for of_file in found
+        ]
 
 
 class Alignment:

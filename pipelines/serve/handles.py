@@ -111,7 +111,7 @@ class RemoteEncoder(Encoder):
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         return np.stack([self._visual(text) for text in texts])
 
-    def encode_bytes(self, data: bytes) -> Vectors:
+    def encode_asked(self, data: bytes) -> Vectors:
         found: Vectors | BadImage = _waited(self._timeout_s, self._handle.encode_picture, data)
         if isinstance(found, BadImage):
             raise found

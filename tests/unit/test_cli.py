@@ -135,7 +135,7 @@ def test_search_json_is_one_object_and_nothing_else(kb: Path) -> None:
         "document_id": "rose",
         "kind": "image",
         # The only picture stands out from none; "red" is one of four words, and of the note's weight of √8.
-        "score": pytest.approx(0.3 * (0.33 * (1 / 2 - 1 / 8**0.5) + 0.67)),
+        "score": pytest.approx(0.4 * (0.33 * (1 / 2 - 1 / 8**0.5) + 0.67)),
         "text": "a red rose 红",
         "source": "/rose.png",
         "image_uri": hit["image_uri"],

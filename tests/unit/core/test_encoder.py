@@ -65,14 +65,14 @@ def test_a_picture_that_lacks_a_scale_is_our_own_mistake(encoder: Encoder) -> No
 
 
 def test_a_file_is_decoded_resized_and_encoded(encoder: Encoder) -> None:
-    green = encoder.encode_bytes(picture("green"))
+    green = encoder.encode_asked(picture("green"))[0]
     assert green.shape == (9,)
     assert green @ encoder.encode_texts(["green"])[0] == pytest.approx(1, abs=1e-4)
 
 
 def test_a_file_that_is_no_picture_is_refused(encoder: Encoder) -> None:
     with pytest.raises(BadImage):
-        encoder.encode_bytes(b"PK\3\4 a zip")
+        encoder.encode_asked(b"PK\3\4 a zip")
 
 
 def test_the_rules_of_decoding_are_part_of_the_space(encoder: Encoder) -> None:

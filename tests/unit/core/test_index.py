@@ -84,7 +84,7 @@ def test_a_cached_query_picture_does_not_hide_another_space(tmp_path: Path) -> N
     other = Encoder(ColourModel(scales=(2, 8)))
     use(index, other)
     content = hashlib.sha256(picture("red")).hexdigest()
-    index.cache(other.cache_key).put({content: other.encode_bytes(picture("red"))})
+    index.cache(other.cache_key).put({content: other.encode_asked(picture("red"))[0]})
     with index, pytest.raises(SpaceMismatch):
         index.retriever(SearchConfig()).search(Query(image=picture("red")))
 

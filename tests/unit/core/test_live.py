@@ -40,7 +40,7 @@ def build(directory: Path, scales: tuple[int, ...] = (2, 4)) -> str:
         index.write_lock(),
     ):
         index.create(generation, replaces=now.generation if now else None)
-        index.visual().upsert([image_part(name)], index.encoder().encode_bytes(picture("red"))[None])
+        index.visual().upsert([image_part(name)], index.encoder().encode_asked(picture("red")))
         chunks = [chunk_part(name, "a red rose")]
         index.text().upsert(chunks, WORDS.embed_passages([chunk.text for chunk in chunks]))
         index.lexical().upsert(chunks)
@@ -85,7 +85,7 @@ def test_a_reader_goes_over_to_the_new_generation(kb: Path, reader: LiveIndex) -
 def test_a_later_ingests_near_duplicates_collapse_without_a_restart(kb: Path) -> None:
     """It writes the report anew, in the same generation."""
     with shelved_index(kb, embedder=WORDS) as index:
-        index.visual().upsert([image_part("copy")], index.encoder().encode_bytes(picture("red"))[None])
+        index.visual().upsert([image_part("copy")], index.encoder().encode_asked(picture("red")))
     reader = LiveIndex(shelved_index(kb, embedder=WORDS), SearchConfig(near_duplicates="collapse"))
     seen = Query(image=picture("red"))
     assert found(reader.search(seen)) == {"of0", "copy"}

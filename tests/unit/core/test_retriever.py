@@ -13,7 +13,7 @@ from retriever_world import RED, World, ids
 
 from pipelines.core import filters
 from pipelines.core.errors import UsageError
-from pipelines.core.hits import credited_ranks
+from pipelines.core.hits import best_of, credited_ranks
 from pipelines.core.retriever import Branch, Query, SearchConfig, plan
 from pipelines.core.types import Found, Line
 
@@ -158,6 +158,13 @@ def test_a_passage_counts_by_what_it_has_above_the_embedders_floor(garden: World
     assert rose.scores["text"] > 0.1
     others = sum(SHARES[branch] * rose.scores[branch] for branch in ("text_to_image", "lexical"))
     assert rose.score - others == pytest.approx(SHARES["text"] * (rose.scores["text"] - 0.1))
+
+
+def test_of_several_views_a_picture_counts_by_the_best() -> None:
+    one, other, third = (image_part(name) for name in ("one", "other", "third"))
+    whole, inside = [Found(one, 0.9), Found(other, 0.5)], [Found(other, 0.8), Found(third, 0.6)]
+    assert best_of([whole, inside], 2) == [Found(one, 0.9), Found(other, 0.8)]
+    assert best_of([whole], 2) is whole
 
 
 def test_hits_are_cited_from_1_to_n(garden: World) -> None:

@@ -141,7 +141,7 @@ def test_the_aligner_is_left_out_alone_and_with_the_pictures_that_it_reorders(in
 
 
 def test_without_the_questions_picture_the_aligner_has_no_pictures_from_there(index: Index) -> None:
-    index.visual().upsert([image_part("sky")], index.encoder().encode_bytes(picture("blue"))[None])
+    index.visual().upsert([image_part("sky")], index.encoder().encode_asked(picture("blue")))
     query = judged("red", "sky", picture=picture("blue"))
     kept = SearchConfig(candidates=1, alpha_text=1.0, alpha_image=1.0)  # each finds its first picture alone
     retriever = index.retriever(kept, aligner=Reversed())

@@ -22,7 +22,7 @@ def retrieval(tmp_path: Path) -> Retrieval:
     with shelved_index(tmp_path, writable=True) as index, index.write_lock():
         index.create()
         seen = image_part("rose", tenant="a", content="c0ffee")
-        index.visual().upsert([seen], index.encoder().encode_bytes(RED)[None])
+        index.visual().upsert([seen], index.encoder().encode_asked(RED))
         passages = [chunk_part("rose", "a red rose", tenant="a")]
         index.text().upsert(passages, index.embedder().embed_passages(["a red rose"]))
         index.lexical().upsert(passages)

@@ -85,7 +85,7 @@ def test_rows_become_texts_pictures_and_what_belongs_together(tmp_path: Path) ->
     assert pairs.held_out.tolist() == [False, False, False, True, True]
     assert pairs.weights.tolist() == [1, 1, 0, 1, 1]
     encoder = Encoder(ColourModel())
-    np.testing.assert_allclose(pairs.pictures[0], encoder.encode_bytes(picture("red")), rtol=1e-5)
+    np.testing.assert_allclose(pairs.pictures[0], encoder.encode_asked(picture("red"))[0], rtol=1e-5)
     np.testing.assert_array_equal(pairs.visual, encoder.encode_texts(pairs.texts))
 
 
