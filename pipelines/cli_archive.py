@@ -35,7 +35,9 @@ def export(
 ) -> None:
     """Back an index up: vectors, texts, previews, ledger and manifest, as Parquet.
 
-    An earlier export at the address is replaced; a directory that holds anything else is refused.
+    An earlier export at the address is deleted when the new one is whole: there must be room for both.
+
+    Refused: a directory that holds anything else, and an index whose stores lack what its ledger says.
     """
     settings = effective_settings(config, assignments)
     from pipelines.console import print_moved, progress_bar

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _Name = TypeVar("_Name", bound=str)
 _TEXT_WIDTH = 160
 _SHOWN_REFUSALS = 20
+_SHOWN_PARTS = 4
 
 
 class ShowProgress(Protocol):
@@ -186,6 +188,7 @@ def print_status(status: dict[str, Any]) -> None:
     console.print(
         f"{status['index']}: {ledger}; dead letters that stand {status['dead_letters']:,}", highlight=False
     )
+    console.print(f"on disk: {_sizes_told(status['bytes'])}", highlight=False)
     if alike := status["near_duplicates"]:
         same, near = alike["same"], alike["near"]
         said = f"images that are the same file as another: {same:,}; that look like one: {near:,}"
@@ -211,6 +214,13 @@ def print_status(status: dict[str, Any]) -> None:
         )
     if status["unfinished_runs"]:
         console.print(f"unfinished runs, taken up by the next ingest: {', '.join(status['unfinished_runs'])}")
+
+
+def _sizes_told(sizes: Mapping[str, int]) -> str:
+    """The largest parts; the rest is in the sum."""
+    largest = sorted(((size, name) for name, size in sizes.items() if size), reverse=True)[:_SHOWN_PARTS]
+    parts = ", ".join(f"{name} {decimal(size)}" for size, name in largest)
+    return decimal(sum(sizes.values())) + (f" ({parts})" if parts else "")
 
 
 def _recall_told(measured: dict[str, Any] | str) -> str:

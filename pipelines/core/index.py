@@ -91,6 +91,7 @@ class Index:
         self._file = NEXT if building else WRITTEN
         self._restored: Manifest | None = None
         self.expected_rows = 0  # at least so many come into a vector store that is made now
+        self.makes_stores = writable  # those that are not there; else that raises StoreError
         self.met = Lazy[Manifest](self.manifest)
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
@@ -306,7 +307,7 @@ class Index:
         from pipelines.core.stores.embedded import attach
 
         directory = self.directory / "vectors" / collection
-        if not (self.writable or directory.is_dir()):
+        if not (self.makes_stores or directory.is_dir()):
             raise StoreError(f"{directory}: no vectors here; run `mmrag ingest` first")
         self._servers[collection] = attach(directory)
         return MilvusConfig(uri=self._servers[collection])
@@ -327,7 +328,7 @@ class Index:
         server = self._vector_server(collection)
         # A reader makes nothing: what it does not find may have been dropped a moment ago.
         store = MilvusStore.open(
-            server, collection, dim, create=self.writable, expected_rows=self.expected_rows
+            server, collection, dim, create=self.makes_stores, expected_rows=self.expected_rows
         )
         return self._stack.enter_context(store)
 
@@ -338,13 +339,14 @@ class Index:
 
             index = named(TEXT, generation)
             return self._stack.enter_context(
-                ElasticStore.open(self.config.stores.elastic, index, create=self.writable)
+                ElasticStore.open(self.config.stores.elastic, index, create=self.makes_stores)
             )
         from pipelines.core.stores.tantivy import TantivyStore
 
-        return self._stack.enter_context(
-            TantivyStore.open(self.directory / named("lexical", generation), writable=self.writable)
-        )
+        directory = self.directory / named("lexical", generation)
+        if self.writable and not self.makes_stores:
+            TantivyStore.open(directory, writable=False).close()  # raises where there is none
+        return self._stack.enter_context(TantivyStore.open(directory, writable=self.writable))
 
     def cache(self, fingerprint: str, patience_s: float = 0.0) -> VectorCache:
         """The cached vectors of this fingerprint. `patience_s` is for others that keep the file locked

@@ -1,31 +1,36 @@
 """What an export is: Parquet and one JSON file, on any file system of pyarrow's. Knows no index and no store.
 
-    ADDRESS/export.json              spaces, metadata types, the rows of each shard; written last
-    ADDRESS/visual/000000.parquet    pictures: part and vector
-    ADDRESS/text/000000.parquet      chunks: part and vector
-    ADDRESS/previews/000000.parquet  a picture's content hash and its preview
-    ADDRESS/readings/000000.parquet  a picture's content hash and the text read in it
-    ADDRESS/ledger/000000.parquet    what was ingested
+    ADDRESS/export.json                     spaces, metadata types, the shards' folder and rows; written last
+    ADDRESS/data-*/visual/000000.parquet    pictures: part and vector
+    ADDRESS/data-*/text/000000.parquet      chunks: part and vector
+    ADDRESS/data-*/previews/000000.parquet  a picture's content hash and its preview
+    ADDRESS/data-*/readings/000000.parquet  a picture's content hash and the text read in it
+    ADDRESS/data-*/ledger/000000.parquet    what was ingested
 
-Reading trusts nothing: names are numbers that no file says, forms and sizes are checked before a row is read,
-pages carry checksums. As in `sources.parquet`, what pages say against their own footer is not bounded.
+Each export has a folder of its own, so that the one before stands until `export.json` names another. The
+first format had the shards beside `export.json`, and is read.
+
+Reading trusts nothing: names have forms that lead nowhere else, forms and sizes are checked before a row is
+read, pages carry checksums. As in `sources.parquet`, what pages say against their own footer is not bounded.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as arrow_types
 from pyarrow import fs as arrow_fs
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
 
 from pipelines.core.errors import BadExport, BadPart, StoreError, UsageError
 from pipelines.core.previews import MAX_PREVIEW_BYTES
@@ -34,8 +39,9 @@ from pipelines.ingest import ledger, rows
 from pipelines.ingest.sources.files import is_remote, open_uri, strip_file_scheme
 
 Name = Literal["visual", "text", "previews", "readings", "ledger"]
-FORMAT: Final = 1
-_CONTENTS, _UNFINISHED = "export.json", "export.unfinished"
+FORMAT: Final = 2
+_CONTENTS, _COMING, _UNFINISHED = "export.json", "export.json.new", "export.unfinished"
+_FOLDER: Final = "data-[0-9a-f]{32}"
 _SHARD_BYTES: Final = 256 * 2**20
 _GROUP_ROWS: Final = 1024
 _MAX_GROUP_BYTES: Final = 512 * 2**20  # 1,024 rows with every field as long as a store takes it
@@ -89,17 +95,23 @@ class Shards(BaseModel):
 
 
 class Contents(BaseModel):
-    """`export.json`."""
+    """`export.json`. `folder` is that of the shards; the first format has none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1, 2] = FORMAT
+    folder: Annotated[str, StringConstraints(pattern=f"^({_FOLDER})?$")] = ""
     mmrag: str
     created: str
     space: Mapping[str, Any]
     text_space: Mapping[str, Any]
     metadata_types: Mapping[str, Literal["bool", "number", "str"]]
     shards: Shards
+
+    @property
+    def names(self) -> set[str]:
+        """What of an address belongs to it."""
+        return {_CONTENTS, *([self.folder] if self.folder else Shards.model_fields)}
 
 
 class Archive:
@@ -117,40 +129,43 @@ class Archive:
             self._files = arrow_fs.LocalFileSystem()
         self._root = self._root.rstrip("/")
 
-    def begin(self) -> None:
-        """Make room for a new export: an earlier one is removed, anything else there raises UsageError."""
+    def begin(self) -> str:
+        """Make room for a new export. Returns the folder of its shards.
+
+        A whole one that is there stays, what a cut one left is deleted, anything else raises UsageError.
+        """
         with self._translated(""):
             if self._files.get_file_info(self._root).type is arrow_fs.FileType.File:
                 raise UsageError(f"{self.address} is a file; name a directory")
             there = {info.base_name for info in self._list()}
-        ours = {*Shards.model_fields, _CONTENTS, _UNFINISHED}
-        is_export = there <= ours and (_UNFINISHED in there or (_CONTENTS in there and bool(self.contents())))
-        if there and not is_export:
+        ours = all(map(_is_ours, there))
+        standing = self.contents() if ours and _CONTENTS in there else None
+        if there and not (ours and (standing or _UNFINISHED in there)):
             raise UsageError(f"{self.address} is not empty and no earlier export; name another directory")
         with self._translated(""):
             self._files.create_dir(self._root, recursive=True)
             self._write(_UNFINISHED, b"")
-            if _CONTENTS in there:  # first of all: what follows is no whole export any more
-                self._files.delete_file(self._path(_CONTENTS))
-            for name in there & Shards.model_fields.keys():
-                self._files.delete_dir(self._path(name))
+            self._clear(standing.names if standing else set())
+        return f"data-{uuid.uuid4().hex}"
 
-    def write(self, data_set: DataSet, tables: Iterable[pa.Table]) -> tuple[int, ...]:
+    def write(self, folder: str, data_set: DataSet, tables: Iterable[pa.Table]) -> tuple[int, ...]:
         """Write a data set in shards as the tables come. Returns the rows of each."""
         coming = iter(tables)
         written: list[int] = []
         for first in coming:
             if not written:
                 with self._translated(data_set.name):
-                    self._files.create_dir(self._path(data_set.name))
-            file = _shard(data_set.name, len(written))
+                    self._files.create_dir(self._path(f"{folder}/{data_set.name}"))
+            file = _shard(folder, data_set.name, len(written))
             written.append(self._write_shard(file, data_set.schema, itertools.chain([first], coming)))
         return tuple(written)
 
     def end(self, contents: Contents) -> None:
-        """From here on it is an export."""
+        """From here on it is the export at this address. The one before is deleted."""
         with self._translated(_CONTENTS):
-            self._write(_CONTENTS, contents.model_dump_json(indent=1).encode())
+            self._swap(contents.model_dump_json(indent=1).encode())
+        with self._translated(""):
+            self._clear(contents.names)
             self._files.delete_file(self._path(_UNFINISHED))
 
     def contents(self) -> Contents:
@@ -172,13 +187,13 @@ class Archive:
             where = ".".join(map(str, first["loc"])) or "the file"
             raise UsageError(
                 f"{self.address}/{_CONTENTS}: {where}: {first['msg']}; "
-                f"this version of mmrag reads its own format, {FORMAT}"
+                f"this version of mmrag reads formats 1 to {FORMAT}"
             ) from exc
 
-    def read(self, data_set: DataSet, shards: Shards) -> Iterator[tuple[str, pa.Table]]:
+    def read(self, data_set: DataSet, contents: Contents) -> Iterator[tuple[str, pa.Table]]:
         """Batches of the data set as its schema says, without nulls, and the name of the file of each."""
-        for number, expected in enumerate(shards.of(data_set.name)):
-            file = _shard(data_set.name, number)
+        for number, expected in enumerate(contents.shards.of(data_set.name)):
+            file = _shard(contents.folder, data_set.name, number)
             with self.checked(file), self._files.open_input_file(self._path(file)) as stream:
                 opened = _open_shard(stream, data_set, expected)
                 for batch in opened.iter_batches(data_set.batch_rows):
@@ -220,6 +235,23 @@ class Archive:
                     break
         return num_rows
 
+    def _swap(self, body: bytes) -> None:
+        """Write `export.json` at once: an object store shows a file when it is whole, a disk by a move."""
+        if not isinstance(self._files, arrow_fs.LocalFileSystem):
+            self._write(_CONTENTS, body)
+            return
+        self._write(_COMING, body)
+        self._files.move(self._path(_COMING), self._path(_CONTENTS))
+
+    def _clear(self, stays: set[str]) -> None:
+        """Delete what exports wrote here, but the mark that one goes on."""
+        for info in self._list():
+            if not _is_ours(info.base_name) or info.base_name in stays | {_UNFINISHED}:
+                continue
+            is_folder = info.type is arrow_fs.FileType.Directory
+            delete = self._files.delete_dir if is_folder else self._files.delete_file
+            delete(self._path(info.base_name))
+
     def _write(self, file: str, body: bytes) -> None:
         with self._files.open_output_stream(self._path(file)) as stream:
             stream.write(body)
@@ -231,8 +263,14 @@ class Archive:
         return f"{self._root}/{file}" if file else self._root
 
 
-def _shard(name: Name, number: int) -> str:
-    return f"{name}/{number:06d}.parquet"
+def _is_ours(name: str) -> bool:
+    known = {*Shards.model_fields, _CONTENTS, _COMING, _UNFINISHED}
+    return name in known or re.fullmatch(_FOLDER, name) is not None
+
+
+def _shard(folder: str, name: Name, number: int) -> str:
+    file = f"{name}/{number:06d}.parquet"
+    return f"{folder}/{file}" if folder else file
 
 
 def _open_shard(stream: Any, data_set: DataSet, expected: int) -> pq.ParquetFile:

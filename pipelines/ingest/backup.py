@@ -1,7 +1,8 @@
 """Move an index out to an export and back in, between stores of any kind. Knows no Ray and no file's form.
 
-Nothing is encoded: vectors move as they are. The lexical store is not read, as it holds the same chunks as
-the text collection. An export holds the pictures' previews and what was read in them, but no cached vectors.
+Nothing is encoded: vectors move as they are. Of the lexical store only the parts are counted, as it holds
+the same chunks as the text collection. An export holds the pictures' previews and what was read in them, but
+no cached vectors.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import __version__
-from pipelines.core.errors import BadExport, BadImage, StoreError, UsageError
+from pipelines.core.errors import BadExport, BadImage, StoreError, StoreUnavailable, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import Manifest, standing
 from pipelines.core.previews import check_preview, preview_path, write_preview
@@ -29,6 +31,7 @@ from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
 from pipelines.ingest.archive import LEDGER, PREVIEWS, READINGS, Archive, Contents, DataSet, Shards, parts
+from pipelines.ingest.counts import disagreeing
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import part_row, row_part
@@ -38,6 +41,11 @@ Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
 _KINDS: Final = {"visual": "image", "text": "chunk"}
+_LOST: Final = (
+    "Nothing was exported. If the index was filled before, its stores are elsewhere or lost: do "
+    "stores.milvus and stores.elastic name its own, address and prefix? `mmrag ingest SOURCE --rebuild` "
+    "makes it anew, `mmrag import` of an earlier export fills a new --index"
+)
 _PREVIEWS_A_TABLE: Final = 16
 _READINGS_A_TABLE: Final = 512
 _LEDGER_ROWS_A_TABLE: Final = 8192
@@ -60,10 +68,10 @@ class Moved:
 
 
 def export_index(index: Index, address: str, progress: Progress = lambda what, done, total: None) -> Moved:
-    """Write the whole index to `address`, where an earlier export is replaced.
+    """Write the whole index to `address`, where an earlier export stands until this one is whole.
 
-    Nobody writes meanwhile. Raises UsageError, IndexLocked, StoreError, and BadExport when it cannot be
-    written.
+    Nobody writes meanwhile, and no store is made. Raises UsageError, IndexLocked, BadExport when it cannot be
+    written, and StoreError, before anything is written, where a store lacks what the ledger says.
     """
     start = time.perf_counter()
     archive = Archive(address)
@@ -74,19 +82,20 @@ def export_index(index: Index, address: str, progress: Progress = lambda what, d
         pictures.update(part.content for part in found if part.content)
 
     with index.write_lock():
-        ledger, manifest = recover(index), index.manifest()
-        archive.begin()
-        _open_vectors(index)
+        ledger, manifest = _whole(index), index.manifest()
+        folder = archive.begin()
         visual, text = _parts("visual", manifest), _parts("text", manifest)
+        write = partial(archive.write, folder)
         shards = Shards(
-            visual=archive.write(visual, _scanned(index.visual(), visual, progress, named)),
-            text=archive.write(text, _scanned(index.text(), text, progress)),
-            previews=archive.write(PREVIEWS, _previews(index.previews, sorted(pictures), progress)),
-            readings=archive.write(READINGS, _readings(index.readings, sorted(pictures))),
-            ledger=archive.write(LEDGER, _ledger_tables(ledger)),
+            visual=write(visual, _scanned(index.visual(), visual, progress, named)),
+            text=write(text, _scanned(index.text(), text, progress)),
+            previews=write(PREVIEWS, _previews(index.previews, sorted(pictures), progress)),
+            readings=write(READINGS, _readings(index.readings, sorted(pictures))),
+            ledger=write(LEDGER, _ledger_tables(ledger)),
         )
         archive.end(
             Contents(
+                folder=folder,
                 mmrag=__version__,
                 created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
                 space=manifest.space,
@@ -118,11 +127,27 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         _make_room(index)
         begin()
         pictures = _fill(index, archive, contents, progress)
-        _restore_previews(index.previews, archive, contents.shards, progress)
-        _restore_readings(index.readings, archive, contents.shards)
+        _restore_previews(index.previews, archive, contents, progress)
+        _restore_readings(index.readings, archive, contents)
         _check_counts(index, contents.shards)
-        _read_ledger(archive, contents.shards, index.home)
+        _read_ledger(archive, contents, index.home)
     return _moved(archive, contents.shards, pictures, start)
+
+
+def _whole(index: Index) -> Ledger:
+    """The ledger, once the stores are known to hold what it says. Raises StoreError."""
+    index.makes_stores = False  # one that is not there is lost, or elsewhere
+    try:
+        ledger = recover(index)
+        _open_vectors(index)
+        wrong = disagreeing(index, ledger)
+    except StoreUnavailable:
+        raise
+    except StoreError as exc:
+        raise StoreError(f"{exc}. {_LOST}") from exc
+    if wrong:
+        raise StoreError(f"the stores do not hold what the ledger says ({'; '.join(wrong)}). {_LOST}")
+    return ledger
 
 
 def _open_vectors(index: Index) -> None:
@@ -236,7 +261,7 @@ def _read_parts(
     archive: Archive, data_set: DataSet, contents: Contents, progress: Progress
 ) -> Iterator[tuple[list[Part], Vectors]]:
     done, total = 0, contents.shards.total(data_set.name)
-    for file, table in archive.read(data_set, contents.shards):
+    for file, table in archive.read(data_set, contents):
         progress(f"importing {data_set.name}", done, total)
         with archive.checked(file):
             found = [row_part(row) for row in table.drop_columns(["vector"]).to_pylist()]
@@ -265,9 +290,9 @@ def _check_part(part: Part, kind: str, types: Any) -> None:
         raise ValueError(f"part {part.id!r}: {reason}")
 
 
-def _restore_previews(root: Path, archive: Archive, shards: Shards, progress: Progress) -> None:
-    done, total = 0, shards.total("previews")
-    for file, table in archive.read(PREVIEWS, shards):
+def _restore_previews(root: Path, archive: Archive, contents: Contents, progress: Progress) -> None:
+    done, total = 0, contents.shards.total("previews")
+    for file, table in archive.read(PREVIEWS, contents):
         progress("importing previews", done, total)
         for content, jpeg in zip(*(column.to_pylist() for column in table.columns), strict=True):
             with archive.checked(file):
@@ -278,8 +303,8 @@ def _restore_previews(root: Path, archive: Archive, shards: Shards, progress: Pr
         done += len(table)
 
 
-def _restore_readings(root: Path, archive: Archive, shards: Shards) -> None:
-    for file, table in archive.read(READINGS, shards):
+def _restore_readings(root: Path, archive: Archive, contents: Contents) -> None:
+    for file, table in archive.read(READINGS, contents):
         for row in table.to_pylist():
             with archive.checked(file):
                 if not is_sha256(row["content"]):
@@ -298,8 +323,8 @@ def _check_counts(index: Index, shards: Shards) -> None:
             )
 
 
-def _read_ledger(archive: Archive, shards: Shards, home: Path) -> None:
-    read: Iterable[tuple[str, pa.Table]] = archive.read(LEDGER, shards)
+def _read_ledger(archive: Archive, contents: Contents, home: Path) -> None:
+    read: Iterable[tuple[str, pa.Table]] = archive.read(LEDGER, contents)
     tables = [LEDGER.schema.empty_table()]
     for file, table in read:
         with archive.checked(file):

@@ -144,10 +144,18 @@ class Ledger:
                 statuses[entry["values"]] += entry["counts"]
         return {**sums, "status": dict(statuses)}
 
-    def parts(self) -> dict[str, int]:
-        """How many parts each store holds when it agrees."""
-        totals = self.totals()
-        return {"visual": totals["images"], "text": totals["chunks"], "lexical": totals["chunks"]}
+    def has_unfinished(self) -> bool:
+        return UNFINISHED["status"] in self.totals()["status"]
+
+    def parts(self, *, finished: bool = False) -> dict[str, int]:
+        """How many parts each store holds when it agrees; of all documents, or of `finished` ones alone."""
+        images = chunks = 0
+        for rows in self.tables(["images", "chunks", "status"]):
+            if finished:
+                rows = rows.filter(pc.not_equal(rows["status"], UNFINISHED["status"]))
+            images += pc.sum(rows["images"]).as_py() or 0
+            chunks += pc.sum(rows["chunks"]).as_py() or 0
+        return {"visual": images, "text": chunks, "lexical": chunks}
 
     def changed(
         self,

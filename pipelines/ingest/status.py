@@ -19,6 +19,7 @@ from pipelines.ingest.history import last_runs
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.near_duplicates import read_report
 from pipelines.ingest.run import unfinished_runs
+from pipelines.ingest.sizes import bytes_by_part
 
 PROBES: Final = 32
 """Stored vectors of each collection that are searched for."""
@@ -39,6 +40,7 @@ def index_status(index: Index) -> dict[str, Any]:
         "ledger": totals,
         "stores": {name: _count(store) for name, store in index.stores.items()},
         "expected": ledger.parts(),
+        "bytes": bytes_by_part(index.directory),
         "space": dict(manifest.space),
         "text_space": dict(manifest.text_space),
         "fingerprints": {"visual": digest(manifest.space), "text": digest(manifest.text_space)},

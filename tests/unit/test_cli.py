@@ -17,6 +17,7 @@ import pytest
 from fakes import chunk_part, image_part, memory_index, picture
 from memory_stores import MemoryVectorStore
 from shell import mmrag
+from small_index import ledger_row
 from typer.main import get_command
 
 import pipelines.core.index
@@ -238,7 +239,9 @@ def test_recall_of_the_stores_is_measured_when_it_is_asked_for(kb: Path) -> None
 
 @pytest.fixture
 def kb2(kb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A second directory that commands open over stores in memory."""
+    """A second directory that commands open over stores in memory. The first one has its ledger."""
+    known = [ledger_row("rose", images=1, chunks=1), ledger_row("note", images=0, chunks=1)]
+    Ledger(kb).changed(pa.Table.from_pylist(known, schema=SCHEMA))
     other, first = memory_index(tmp_path / "kb2", create=False), pipelines.core.index.Index
 
     def reopened(directory: Path, config: object, *, writable: bool = False) -> Index:
@@ -261,15 +264,15 @@ def test_export_and_import_json_are_one_object_each(kb: Path, kb2: Path, tmp_pat
 
 def test_export_and_import_say_what_they_moved(kb: Path, kb2: Path, tmp_path: Path) -> None:
     answer = mmrag("export", tmp_path / "out", "--index", kb)
-    assert answer.out.startswith("exported 0 documents, 1 images, 2 chunks, 0 previews in ")
-    assert mmrag("import", tmp_path / "out", "--index", kb2).out.startswith("imported 0 documents, 1 images")
+    assert answer.out.startswith("exported 2 documents, 1 images, 2 chunks, 0 previews in ")
+    assert mmrag("import", tmp_path / "out", "--index", kb2).out.startswith("imported 2 documents, 1 images")
 
 
 @pytest.mark.parametrize(
     ("command", "name", "status", "complaint"),
     [
         ("import", "nowhere", 2, "no whole export"),
-        ("import", "out", 2, "parts of another index; import into a new --index"),
+        ("import", "out", 2, "holds 2 documents; import into a new --index"),
         ("import", "damaged", 1, "visual/000000.parquet: does not exist"),
         ("export", "kb", 2, "is not empty and no earlier export"),
     ],
@@ -279,7 +282,8 @@ def test_an_export_of_no_use_is_one_line(
 ) -> None:
     for out in ("out", "damaged"):
         assert mmrag("export", tmp_path / out, "--index", kb).status == 0
-    (tmp_path / "damaged/visual/000000.parquet").unlink()
+    [shard] = (tmp_path / "damaged").glob("*/visual/000000.parquet")
+    shard.unlink()
     index = kb2 if name == "damaged" else kb
     answer = mmrag(command, tmp_path / name, "--index", index, "--json")
     assert (answer.status, answer.out) == (status, "")

@@ -32,10 +32,13 @@ def test_brackets_of_a_path_are_no_markup(
     with memory_index(index, create=False) as opened:
         status = index_status(opened)
     status["stores"]["visual"] = "[Errno 111] refused"
+    status["bytes"] = {"vectors": 2_000_000, "lexical": 0, "previews": 500_000, "cache": 30_000_000, "a": 1}
+    status["bytes"] |= {"b": 2, "c": 3}
     print_status(status)
     shown = capsys.readouterr().out
     assert f"{index}: 0 documents" in shown
     assert "[Errno 111] refused" in shown
+    assert "on disk: 32.5 MB (cache 30.0 MB, vectors 2.0 MB, previews 500.0 kB, c 3 bytes)\n" in shown
 
 
 def test_a_bar_says_how_many_pictures_were_read(

@@ -11,7 +11,7 @@ import pytest
 from fakes import ColourModel, WordEmbedder, memory_index, picture
 
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import IndexLocked, SpaceMismatch, UsageError
+from pipelines.core.errors import IndexLocked, SpaceMismatch, StoreError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest
 from pipelines.core.readings import Reading, save_reading
@@ -41,6 +41,22 @@ def test_the_manifest_survives_a_round_trip(tmp_path: Path) -> None:
     assert manifest.metadata_types == {"年": "number", "brand": "str"}
     assert manifest.space == Encoder(ColourModel()).space.as_dict()
     assert index.check_spaces() == manifest
+
+
+def test_a_store_that_is_missing_is_not_made_where_none_is_to_be(tmp_path: Path) -> None:
+    memory_index(tmp_path)
+    for store in ("visual", "text", "lexical"):
+        with Index(tmp_path, IndexConfig(), writable=True) as index:
+            index.makes_stores = False
+            with pytest.raises(StoreError, match=r"no (vectors|lexical index) here"):
+                index.stores[store]()
+    assert not (tmp_path / "vectors").exists()
+    assert not (tmp_path / "lexical").exists()
+    with Index(tmp_path, IndexConfig(), writable=True) as index:
+        assert index.lexical().count() == 0  # made
+    with Index(tmp_path, IndexConfig(), writable=True) as index:
+        index.makes_stores = False
+        index.lexical().delete(["k"])  # written, for it is there
 
 
 def test_creating_it_again_keeps_what_was_learnt(tmp_path: Path) -> None:

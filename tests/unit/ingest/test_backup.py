@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import ColourModel, DownStore, chunk_part, memory_index, picture
+from fakes import ColourModel, DownStore, chunk_part, image_part, memory_index, picture
 from small_index import answers, fill, ledger_row
 
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import BadExport, IndexLocked, SpaceMismatch, StoreUnavailable, UsageError
-from pipelines.core.index import Index
+from pipelines.core.errors import (
+    BadExport,
+    IndexLocked,
+    SpaceMismatch,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+)
+from pipelines.core.index import Index, IndexConfig
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Line, store_key
 from pipelines.ingest import archive
@@ -48,6 +57,20 @@ def empty(index: Index, name: str = "kb2") -> Index:
     return other
 
 
+def data(export: Path) -> Path:
+    """Where the shards of an export are."""
+    folder: str = json.loads((export / "export.json").read_text())["folder"]
+    return export / folder
+
+
+def drop_a_chunk(index: Index) -> None:
+    """Of the rose, as an ingest of a changed document does."""
+    for store in (index.text(), index.lexical()):
+        store.delete([chunk_part("rose", "").key])
+    rose = pa.Table.from_pylist([ledger_row("rose", chunks=1)], schema=SCHEMA)
+    Ledger.load(index.directory).changed(rose)
+
+
 def rows(index: Index) -> list[dict[str, Any]]:
     return [row for table in Ledger.load(index.directory).tables() for row in table.to_pylist()]
 
@@ -76,7 +99,8 @@ def test_an_imported_index_answers_as_the_exported_one(index: Index, tmp_path: P
     assert files(other.previews) == files(index.previews)
     assert files(other.readings) == files(index.readings) != {}
     expected = index_status(index)
-    assert index_status(other) | {"index": expected["index"]} == expected
+    own = {name: expected[name] for name in ("index", "bytes")}
+    assert index_status(other) | own == expected
 
 
 def test_shards_are_written_and_read_one_after_another(
@@ -93,7 +117,7 @@ def test_shards_are_written_and_read_one_after_another(
     )
     export_index(index, str(tmp_path / "export"))
     assert json.loads((tmp_path / "export/export.json").read_text())["shards"]["text"] == [3, 3, 2]
-    assert len(list((tmp_path / "export/text").iterdir())) == 3
+    assert len(list((data(tmp_path / "export") / "text").iterdir())) == 3
     other = empty(index)
     import_index(other, str(tmp_path / "export"))
     assert answers(other) == answers(index)
@@ -114,8 +138,10 @@ def test_an_ingest_of_the_same_sources_does_nothing_afterwards(index: Index, tmp
     listed = [
         item for item in list_items([str(tmp_path / "pictures")], SourceConfig()) if isinstance(item, Item)
     ]
+    parts = {"images": 2, "chunks": 4}
     known = [
-        ledger_row(i.document_id, inputs=list(i.inputs), digest=document_digest(i, i.inputs)) for i in listed
+        ledger_row(i.document_id, inputs=list(i.inputs), digest=document_digest(i, i.inputs), **parts)
+        for i in listed
     ]
     Ledger.drop(index.directory)
     Ledger(index.directory).changed(pa.Table.from_pylist(known, schema=SCHEMA))
@@ -143,14 +169,40 @@ def test_previews_of_deleted_pictures_stay_behind_and_missing_ones_are_counted(
 
 
 def test_an_earlier_export_is_replaced(index: Index, export: Path) -> None:
-    (export / "text" / "000001.parquet").write_bytes(b"of a larger one")
-    index.text().delete([chunk_part("rose", "").key])
+    before = data(export)
+    drop_a_chunk(index)
     export_index(index, str(export))
-    assert sorted(files(export)) == [
-        "export.json",
-        *(f"{name}/000000.parquet" for name in ("ledger", "previews", "text", "visual")),
-    ]
+    assert not before.exists()
+    assert is_one_export(export)
     assert import_index(empty(index), str(export)).chunks == 7
+
+
+def is_one_export(directory: Path) -> bool:
+    """Nothing is there but the files of one."""
+    shards = (f"{data(directory).name}/{name}/000000.parquet" for name in SHARDS)
+    return sorted(files(directory)) == [*shards, "export.json"] and len(list(directory.iterdir())) == 2
+
+
+SHARDS = ("ledger", "previews", "text", "visual")
+
+
+def of_the_first_format(export: Path) -> None:
+    """As earlier versions wrote it."""
+    for name in SHARDS:
+        (data(export) / name).rename(export / name)
+    data(export).rmdir()
+    body = json.loads((export / "export.json").read_text())
+    del body["folder"]
+    (export / "export.json").write_text(json.dumps(body | {"format": 1}))
+
+
+def test_an_export_of_an_earlier_version_is_imported_and_replaced(index: Index, export: Path) -> None:
+    of_the_first_format(export)
+    other = empty(index)
+    import_index(other, str(export))
+    assert answers(other) == answers(index)
+    export_index(index, str(export))
+    assert is_one_export(export)
 
 
 @pytest.mark.parametrize("there", ["notes.txt", "export.json", "text/mine.md", "visual"])
@@ -183,16 +235,126 @@ def test_nobody_writes_during_an_export(index: Index, tmp_path: Path) -> None:
         export_index(index, str(tmp_path / "export"))
 
 
-def test_an_export_that_was_cut_short_is_none_and_can_be_made_again(index: Index, export: Path) -> None:
-    text = index.text
+# Exports that are cut short.
+
+
+@contextmanager
+def cut_at(owner: object, name: str, call: int = 1) -> Iterator[None]:
+    """Whoever calls a method for the n-th time meanwhile is killed there."""
+    calls, original = itertools.count(1), getattr(owner, name)
+
+    def killed(*args: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def test_a_first_export_that_was_cut_short_is_none_and_can_be_made_again(
+    index: Index, tmp_path: Path
+) -> None:
+    with cut_at(index.text(), "scan"):
+        export_index(index, str(tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"no whole export: no export\.json, which is written last"):
+        import_index(empty(index), str(tmp_path / "out"))
+    export_index(index, str(tmp_path / "out"))
+    assert is_one_export(tmp_path / "out")
+
+
+@pytest.mark.parametrize("first_format", [False, True])
+@pytest.mark.parametrize(
+    ("method", "call", "chunks"),
+    [
+        ("_clear", 1, 8),
+        ("_write_shard", 3, 8),
+        ("_swap", 1, 8),
+        ("_clear", 2, 7),  # the new one is whole
+    ],
+)
+def test_an_export_that_is_cut_short_leaves_a_whole_one(
+    index: Index, export: Path, method: str, call: int, chunks: int, first_format: bool
+) -> None:
+    if first_format:
+        of_the_first_format(export)
+    drop_a_chunk(index)
+    with cut_at(archive.Archive, method, call):
+        export_index(index, str(export))
+    assert import_index(empty(index), str(export)).chunks == chunks
+    export_index(index, str(export))
+    assert is_one_export(export)
+    assert import_index(empty(index, "kb3"), str(export)).chunks == 7
+
+
+def test_so_it_is_where_files_are_no_disks(index: Index, tmp_path: Path) -> None:
+    address = f"fsspec+memory://{tmp_path}/export"
+    export_index(index, address)
+    drop_a_chunk(index)
+    with cut_at(archive.Archive, "_write_shard", 3):
+        export_index(index, address)
+    assert import_index(empty(index), address).chunks == 8
+    export_index(index, address)
+    assert import_index(empty(index, "kb3"), address).chunks == 7
+    there = archive.Archive(address)
+    names = {there.contents().folder, "export.json"}
+    assert {info.base_name for info in there._list()} == names
+
+
+def test_half_a_new_manifest_is_none(index: Index, export: Path) -> None:
+    """What a kill between writing and moving it leaves."""
+    (export / "export.json.new").write_bytes(b'{"form')
+    (export / "export.unfinished").write_bytes(b"")
+    assert import_index(empty(index), str(export)).chunks == 8
+    export_index(index, str(export))
+    assert is_one_export(export)
+
+
+# Stores that are not what the ledger says.
+
+
+@pytest.mark.parametrize("name", ["visual", "text", "lexical"])
+def test_stores_that_lost_something_are_not_exported(index: Index, export: Path, name: str) -> None:
+    before = files(export)
+    store = index.stores[name]()
+    lost = chunk_part("rose", "") if name != "visual" else image_part("rose")
+    store.delete([lost.key])
+    told = rf"{name} (3|7) parts, not (4|8)\)\. Nothing was exported\..*--rebuild"
+    with pytest.raises(StoreError, match=told):
+        export_index(index, str(export))
+    assert files(export) == before
+
+
+def test_a_store_that_is_down_leaves_the_export_before(index: Index, export: Path) -> None:
+    before = files(export)
     index.text = lambda: DownStore()  # type: ignore[assignment]
     with pytest.raises(StoreUnavailable):
         export_index(index, str(export))
-    with pytest.raises(UsageError, match=r"no whole export: no export\.json, which is written last"):
-        import_index(empty(index), str(export))
-    index.text = text
-    export_index(index, str(export))
-    assert import_index(empty(index), str(export)).chunks == 8
+    assert files(export) == before
+
+
+def test_unfinished_documents_may_have_any_number_of_parts(index: Index, tmp_path: Path) -> None:
+    """Half of a new version of the rose was written, and more was to come."""
+    new = ["two more", "texts"]
+    chunks = [chunk_part("rose", text, 2 + n) for n, text in enumerate(new)]
+    index.text().upsert(chunks, index.embedder().embed_passages(new))
+    index.lexical().upsert(chunks[:1])
+    Ledger.load(index.directory).unfinished([store_key("", "rose")])
+    export_index(index, str(tmp_path / "export"))
+    index.visual().delete([image_part(document).key for document in ("rose", "sea")])
+    with pytest.raises(StoreError, match="visual 2 parts, not 3 or more"):
+        export_index(index, str(tmp_path / "export"))
+
+
+def test_no_store_is_made(index: Index, tmp_path: Path) -> None:
+    embedded = Index(index.directory, IndexConfig(), writable=True)
+    with embedded, pytest.raises(StoreError, match=r"no vectors here.*Nothing was exported"):
+        export_index(embedded, str(tmp_path / "export"))
+    assert not (tmp_path / "export").exists()
+    assert not (index.directory / "vectors").exists()
+    assert not (index.directory / "lexical").exists()
 
 
 # Where an import may go.
@@ -251,8 +413,7 @@ def test_an_import_that_was_cut_short_is_no_index_and_can_be_run_again(
         with pytest.raises(UsageError, match="has not ended; wait, or run it again"):
             use()
     setattr(other, broken, working)
-    index.text().delete([chunk_part("rose", "").key])
-    index.lexical().delete([chunk_part("rose", "").key])
+    drop_a_chunk(index)
     export_index(index, str(export))  # what the first one left and this one lacks must go
     import_index(other, str(export))
     assert answers(other) == answers(index)
@@ -266,7 +427,7 @@ def reshaped(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> C
     """Change the first row of a data set."""
 
     def apply(export: Path) -> None:
-        path = export / name / "000000.parquet"
+        path = data(export) / name / "000000.parquet"
         table = pq.read_table(path)
         first, *others = table.to_pylist()
         pq.write_table(pa.Table.from_pylist([first | change(first), *others], schema=table.schema), path)
@@ -275,30 +436,30 @@ def reshaped(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> C
 
 
 def without(file: str) -> Callable[[Path], None]:
-    return lambda export: (export / file).unlink()
+    return lambda export: (data(export) / file).unlink()
 
 
 def cut(file: str) -> Callable[[Path], None]:
-    return lambda export: (export / file).write_bytes((export / file).read_bytes()[:-100])
+    return lambda export: (data(export) / file).write_bytes((data(export) / file).read_bytes()[:-100])
 
 
 def bit(export: Path) -> None:
     """The last one of the vectors' page."""
-    path = export / "visual" / "000000.parquet"
-    data = bytearray(path.read_bytes())
+    path = data(export) / "visual" / "000000.parquet"
+    body = bytearray(path.read_bytes())
     vectors = pq.read_metadata(path).row_group(0).column(9)
-    data[vectors.data_page_offset + vectors.total_compressed_size - 1] ^= 1
-    path.write_bytes(data)
+    body[vectors.data_page_offset + vectors.total_compressed_size - 1] ^= 1
+    path.write_bytes(body)
 
 
 def column_less(export: Path) -> None:
-    path = export / "text" / "000000.parquet"
+    path = data(export) / "text" / "000000.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["content"]), path)
 
 
 def link(export: Path) -> None:
-    (export / "text" / "000000.parquet").unlink()
-    (export / "text" / "000000.parquet").symlink_to("/dev/zero")
+    (data(export) / "text" / "000000.parquet").unlink()
+    (data(export) / "text" / "000000.parquet").symlink_to("/dev/zero")
 
 
 HOSTILE = {
@@ -394,7 +555,9 @@ WHOLE = {"visual": [4], "text": [8], "ledger": [4], "previews": [3], "readings":
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"format": 2}, r"export\.json: format: .*reads its own format, 1"),
+        ({"format": 3}, r"export\.json: format: .*reads formats 1 to 2"),
+        ({"folder": "../elsewhere"}, r"export\.json: folder"),
+        ({"folder": "data-" + "0" * 32 + "/.."}, r"export\.json: folder"),
         ({"shards": {"visual": [4], "text": [8], "ledger": [4]}}, r"shards\.previews"),
         ({"shards": WHOLE | {"visual": [-4]}}, r"shards\.visual"),
         ({"metadata_types": {"year": "date"}}, r"metadata_types\.year"),

@@ -56,6 +56,16 @@ def files(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in (home / "ledger").iterdir()}
 
 
+def test_parts_of_finished_documents_alone_are_counted_when_asked_for(tmp_path: Path, few: None) -> None:
+    ledger = Ledger(tmp_path).changed(rows(*(row(f"d{n}", images=n) for n in range(5))))
+    assert not ledger.has_unfinished()
+    assert ledger.parts(finished=True) == ledger.parts() == {"visual": 10, "text": 10, "lexical": 10}
+    ledger = ledger.unfinished([key("d4")])
+    assert ledger.has_unfinished()
+    assert ledger.parts() == {"visual": 10, "text": 10, "lexical": 10}
+    assert ledger.parts(finished=True) == {"visual": 6, "text": 8, "lexical": 8}
+
+
 def test_documents_are_held_of_which_there_is_a_part(tmp_path: Path, few: None) -> None:
     known = rows(row("a"), row("b", images=0, chunks=1), row("c", images=0, chunks=0), row("a", tenant="t"))
     ledger = Ledger.load(tmp_path).changed(known).changed(many(9))

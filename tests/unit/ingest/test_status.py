@@ -94,6 +94,14 @@ def test_a_damaged_side_file_is_empty_and_written_anew(index: Index, left: bytes
     assert ([run["run"] for run in told["last_runs"]], told["dead_letters"]) == (["1"], 1)
 
 
+def test_the_bytes_of_each_part_are_told(index: Index) -> None:
+    before = index_status(index)["bytes"]
+    (index.previews / "ab").mkdir(parents=True)
+    (index.previews / "ab" / "abc.jpg").write_bytes(b"x" * 1000)
+    assert index_status(index)["bytes"] == before | {"previews": 1000}
+    assert before["other"] >= (index.directory / "index.json").stat().st_size
+
+
 # What is still refused.
 
 
