@@ -151,6 +151,7 @@ def ingest(
                     run.items,
                     retry_rejected=retry_rejected,
                     whole=rebuild,
+                    max_bytes=config.sources.largest_bytes,
                     each=partial(_each_bucket, connected),
                 )
                 pruned = plan.gone_keys if rebuild else ()

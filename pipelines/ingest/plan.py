@@ -90,6 +90,7 @@ def make_plan(
     *,
     retry_rejected: bool = False,
     whole: bool = False,
+    max_bytes: int | None = None,
     each: Each = map,
 ) -> Plan:
     """Compare, and write the items that need work under `out`, a Parquet file for each thousand of them.
@@ -97,8 +98,8 @@ def make_plan(
     They stand there in the order of the listing, so that pictures of one Parquet row group are read together.
     Of items of one document the first one stands. With `retry_rejected` a document of which a part was
     refused needs work too. With `whole` the listing is all that there shall be: whatever it does not have is
-    gone, of whichever source it was. A listing of many
-    items is compared by `each`, beside `out`.
+    gone, of whichever source it was. Files of more than `max_bytes` are known by their size. A listing of
+    many items is compared by `each`, beside `out`.
     """
     refused: list[Rejected] = []
 
@@ -114,7 +115,7 @@ def make_plan(
         missing = _Missing.of(listing.scopes, refused, whole)
         needed = Path(folder, "needed")
         needed.mkdir()
-        compare = _Compare(listed, ledger, fingerprint, needed, missing, retry_rejected)
+        compare = _Compare(listed, ledger, fingerprint, needed, missing, retry_rejected, max_bytes)
         run = each if listed.held is None else map
         plan = Plan.of(list(run(compare, range(listed.buckets))), refused)
         if out and plan.to_do:
@@ -214,6 +215,7 @@ class _Compare:
     needed: Path
     missing: _Missing
     retry_rejected: bool
+    max_bytes: int | None
 
     def __call__(self, bucket: int) -> Plan:
         known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
@@ -236,7 +238,7 @@ class _Compare:
             if entry is None:
                 counts["new"] += 1
                 return True
-            stamp = _unchanged_stamp(item, entry, self.fingerprint)
+            stamp = _unchanged_stamp(item, entry, self.fingerprint, self.max_bytes)
             if stamp is None or (self.retry_rejected and entry["rejected"]):
                 counts["changed"] += 1
                 return True
@@ -264,7 +266,9 @@ def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:
             pq.write_table(pa.Table.from_pylist(some, schema=ITEMS), beside)
 
 
-def _unchanged_stamp(item: Item, entry: Mapping[str, Any], fingerprint: str) -> str | None:
+def _unchanged_stamp(
+    item: Item, entry: Mapping[str, Any], fingerprint: str, max_bytes: int | None
+) -> str | None:
     """The stamp by which an unchanged document is known from now on; None of one that changed."""
     if entry["fingerprint"] != fingerprint:
         return None
@@ -276,5 +280,5 @@ def _unchanged_stamp(item: Item, entry: Mapping[str, Any], fingerprint: str) -> 
     if stamp and stamp == entry["stamp"]:
         return stamp
     # The stamp was taken before the bytes were read: what is written meanwhile has another.
-    digest = document_digest(item, inputs)
+    digest = document_digest(item, inputs, max_bytes=max_bytes)
     return stamp or str(entry["stamp"] or "") if digest == entry["digest"] else None
