@@ -1,5 +1,5 @@
-"""What a question's picture shows: the whole, and by itself what lies in even surroundings, as a plate does that
-was photographed on a desk. Decides by pixels alone."""
+"""What a question's picture shows: the whole, and by itself what lies in even surroundings, as a plate that
+was photographed on a desk does. Decides by pixels alone."""
 
 from __future__ import annotations
 

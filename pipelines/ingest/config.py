@@ -44,8 +44,8 @@ class CaptionConfig(ChatConfig):
 class IngestConfig(BaseModel):
     """How a corpus is read and how the job is sized.
 
-    With `encoders` 0 there is one for each GPU of the cluster; where there is none, up to eight share
-    out the cores.
+    With `encoders` 0 there is one for each GPU of the cluster; where there is none, up to eight on each node
+    share out its cores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

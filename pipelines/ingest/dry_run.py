@@ -53,7 +53,12 @@ def dry_run(
         home = _rebuilt(index, listing, config) if rebuild else _home(index)
         ledger = Ledger.load(home) if home else Ledger(directory)
         plan = make_plan(
-            listing, ledger, fingerprint_of(index, config), retry_rejected=retry_rejected, whole=rebuild
+            listing,
+            ledger,
+            fingerprint_of(index, config),
+            retry_rejected=retry_rejected,
+            whole=rebuild,
+            max_bytes=config.sources.largest_bytes,
         )
         pruned = plan.gone_keys if rebuild else ()
         if prune and not rebuild:

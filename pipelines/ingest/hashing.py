@@ -4,6 +4,8 @@ A stamp is what the file system tells without reading: size, times and inode. Th
 set by a program, so an edit that keeps size and modification time is seen too. Of a remote
 file they are its size and the time of its last write: where a program can set that, as in HDFS, an edit that
 keeps both is not seen.
+
+A file that is larger than any that is used has no hash, but its size: to read it would take hours.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from pipelines.ingest.sources.files import stamp
 from pipelines.ingest.sources.records import Item
 
 
-def hash_file(address: str) -> str:
-    """SHA-256 of a file's bytes, or why it cannot be read: a file that comes back is a change too."""
+def hash_file(address: str, max_bytes: int | None = None) -> str:
+    """SHA-256 of a file's bytes, or why it is not read: a file that comes back is a change too.
+
+    One of more than `max_bytes` is not read.
+    """
     try:
-        with opened(address) as stream:
+        with opened(address, max_bytes) as stream:
             return hashlib.file_digest(cast(io.BufferedIOBase, stream), "sha256").hexdigest()
     except BadPart as exc:
         return f"unreadable: {exc}"
@@ -37,13 +42,20 @@ def stamp_file(address: str) -> str:
     return stamp(inside.file_of(address))
 
 
-def document_digest(item: Item, inputs: Sequence[str], hashed: Mapping[str, str] | None = None) -> str:
-    """Identifies what a document was made from: its item and the content of every input file.
+def document_digest(
+    item: Item,
+    inputs: Sequence[str],
+    hashed: Mapping[str, str] | None = None,
+    max_bytes: int | None = None,
+) -> str:
+    """Identifies what a document was made from: its item and the content of every input file, as `hash_file`
+    tells it.
 
     `hashed` holds what is known of them already.
     """
     known = hashed or {}
-    return _combined(item, {address: known.get(address) or hash_file(address) for address in inputs})
+    hashes = {address: known.get(address) or hash_file(address, max_bytes) for address in inputs}
+    return _combined(item, hashes)
 
 
 def document_stamp(item: Item, inputs: Sequence[str], stamped: Mapping[str, str] | None = None) -> str:

@@ -51,6 +51,7 @@ from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.encoders import Encoders, encoders_for
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
@@ -73,8 +74,8 @@ def untold(what: str, done: int, total: int, detail: str = "") -> None:
     """The progress of a job that nobody watches."""
 
 
-# In Ray's count of CPUs. An encoder takes a whole one for each thread, and so does OCR; what waits for disks
-# and stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
+# In Ray's count of CPUs. An encoder takes whole ones (`encoders`), and OCR one; what waits for disks and
+# stores shares the rest. Another figure than an encoder's also keeps Ray from fusing decoding into it.
 _COMPARE_CPUS, _PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 32
@@ -82,7 +83,6 @@ _LOST = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, Wo
 _FAILED_TO_START = "creation task"  # an error of code, not of a machine
 _GOES_ON = "it goes on where this one stopped"
 _ADDED_BY_RAY = "\nFailed to apply UDF"
-_MAX_CPU_ENCODERS = 8  # each holds the models
 
 
 class IndexSink(Datasink[int]):
@@ -142,7 +142,7 @@ def ingest(
         progress("looking for changes", 0, 0)
         encode_s = 0.0
         with ExitStack() as cluster:
-            connected = Lazy[None](lambda: cluster.enter_context(_ray(config)))
+            connected = Lazy[int](lambda: cluster.enter_context(_ray(config)))
             try:
                 plan = make_plan(
                     listing,
@@ -151,6 +151,7 @@ def ingest(
                     run.items,
                     retry_rejected=retry_rejected,
                     whole=rebuild,
+                    max_bytes=config.sources.largest_bytes,
                     each=partial(_each_bucket, connected),
                 )
                 pruned = plan.gone_keys if rebuild else ()
@@ -160,10 +161,10 @@ def ingest(
                 run.end()  # nothing was begun
                 raise
             if plan.to_do:
-                connected()
+                threads_a_cpu = connected()
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
-                encode_s = _process(index, run, config, progress)
+                encode_s = _process(index, run, config, progress, threads_a_cpu)
         ledger, finished = finish(
             index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.seen
         )
@@ -187,7 +188,7 @@ def ingest(
 
 
 def _each_bucket(
-    connected: Callable[[], None], compare: Callable[[int], Plan], buckets: Iterable[int]
+    connected: Callable[[], int], compare: Callable[[int], Plan], buckets: Iterable[int]
 ) -> Iterator[Plan]:
     """`compare` of each bucket of the ledger and the listing, by tasks: the driver only has their plans."""
     connected()
@@ -198,12 +199,12 @@ def _each_bucket(
     return (row["plan"] for row in plans.iter_rows())
 
 
-def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -> float:
+def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, threads_a_cpu: int) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    if index.embedded and nodes > 1:
+    nodes = _node_cpus()
+    if index.embedded and len(nodes) > 1:
         raise UsageError(
-            f"the embedded stores live on one machine, but the Ray cluster has {nodes} nodes; "
+            f"the embedded stores live on one machine, but the Ray cluster has {len(nodes)} nodes; "
             "set stores.milvus and stores.elastic"
         )
     for store in (index.visual, index.text, index.lexical):
@@ -213,6 +214,8 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
     _read(index, run, config, parts, progress)
     types = _extend_metadata_types(index, parts)
     total = pads.dataset(parts, format="parquet").count_rows()
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    encoders = encoders_for(_node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
     start = time.perf_counter()
 
     def report() -> None:
@@ -221,9 +224,14 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress) -
         record(ROWS_WAITING, total - done)
 
     with _every_second(report):
-        _encode_and_write(index, run, config, parts, types, total)
+        _encode_and_write(index, run, config, parts, types, encoders)
     progress("encoding and writing", total, total)
     return time.perf_counter() - start
+
+
+def _node_cpus() -> list[int]:
+    """Of each node that is there, as Ray counts them."""
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: Progress) -> None:
@@ -257,15 +265,14 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
 
 
 def _encode_and_write(
-    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str], total: int
+    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str], encoders: Encoders
 ) -> None:
     encoder = index.encoder()
     fingerprints = encoder.cache_key, index.embedder().space.fingerprint, perceptual_hash.RULES
     image_cache, text_cache, signs = (index.cache(name, config.store_patience_s) for name in fingerprints)
-    actors, threads, gpus = _encoders(config, most=math.ceil(total / _ROWS_PER_BLOCK))
     # Without a bound, decoding runs ahead of the encoders until it fills Ray's share of the machine.
     ray.data.DataContext.get_current().execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=actors * config.buffer_mb * 2**20
+        object_store_memory=encoders.count * config.buffer_mb * 2**20
     )
     rows = (
         ray.data.read_parquet(str(parts), schema=SCHEMA)
@@ -287,44 +294,26 @@ def _encode_and_write(
         .map_batches(
             Encode,
             fn_constructor_kwargs={
-                "load_encoder": partial(_load_encoder, index.config, threads),
+                "load_encoder": partial(_load_encoder, index.config, encoders.threads),
                 "load_embedder": partial(load_embedder, index.config.embedder),
                 "image_cache": image_cache,
                 "text_cache": text_cache,
                 "record": record,
             },
             # On CPUs a batch takes seconds: one that waits for its encoder could be another's.
-            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2 if gpus else 1),
+            compute=ActorPoolStrategy(
+                size=encoders.count, max_tasks_in_flight_per_actor=2 if encoders.gpus else 1
+            ),
             batch_format="pyarrow",
             batch_size=config.encoder_batch,
-            num_cpus=threads,
-            num_gpus=gpus,
+            num_cpus=encoders.cpus,
+            num_gpus=encoders.gpus,
         )
     )
     open_index = partial(Index, index.directory, index.config, writable=True, building=index.building)
     sink = IndexSink(open_index, run, config)
     writers = 1 if index.embedded else config.writers
     rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
-
-
-def _encoders(config: IngestConfig, most: int) -> tuple[int, int, int]:
-    """(encoders, threads of each, GPUs of each): one a GPU, else half of Ray's CPUs shared out among a few.
-
-    No more than the blocks that there are to encode (`most`): another would only load its models.
-
-    Several encoders of one thread beat one of several, whose threads wait for each other while the
-    same cores decode.
-    """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    actors = config.encoders or gpus or max(1, min(cpus // 2, _MAX_CPU_ENCODERS))
-    threads = 1 if gpus else config.encoder_threads or max(1, cpus // 2 // actors)
-    if actors * threads >= cpus:
-        raise UsageError(
-            f"{actors} encoders of {threads} threads leave nothing of Ray's {cpus} CPUs for reading and "
-            "writing; lower ingest.encoders or ingest.encoder_threads, or give Ray more CPUs"
-        )
-    return min(actors, most), threads, 1 if gpus else 0
 
 
 def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
@@ -350,18 +339,24 @@ def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _ray(config: IngestConfig) -> Iterator[None]:
-    """A connection to the configured cluster, or a Ray of this machine that ends with the job."""
+def _ray(config: IngestConfig) -> Iterator[int]:
+    """A connection to the configured cluster, or a Ray of this machine that ends with the job.
+
+    Gives the threads of an encoder for each CPU that it takes: with half of Ray's CPUs they are as many as
+    there are cores.
+    """
+    joins = bool(config.ray_address or os.environ.get("RAY_ADDRESS"))
+    counts_twice = not (joins or ray.is_initialized())
     # Ray reads Parquet footers with 32 processes of 100 MB, on a laptop and for one file too.
-    if not (config.ray_address or os.environ.get("RAY_ADDRESS")):
+    if not joins:
         os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
-    # Twice the cores: encoders are counted for one each, and as much again is for the rest.
+    # Twice the cores: one for each thread of an encoder, and as many again for the rest.
     with ray_runtime(config.ray_address, cpus=2 * (os.cpu_count() or 1)):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.raise_original_map_exception = True  # else all but its text is lost
         try:
-            yield
+            yield 1 if counts_twice else 2
         except RayError as exc:
             raise _own_error(exc) from exc
 

@@ -8,7 +8,6 @@ document stands in the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -69,11 +68,14 @@ def pictures_of(acks: pa.Table) -> pa.Table:
     return acks.filter(is_good).select(PICTURES_SCHEMA.names)
 
 
-def remember(home: Path, pictures: pa.Table, document_keys: pa.ChunkedArray, ledger: Ledger) -> None:
-    """Keep the hashes of these pictures instead of what was known of these documents."""
+def remember(home: Path, pictures: pa.Table, done: pa.ChunkedArray, ledger: Ledger) -> None:
+    """Keep the hashes of these pictures instead of what was known of the documents that are `done`. Of others
+    an earlier picture may still stand that is not among these."""
     known = _standing(home, ledger)
-    known = known.filter(pc.invert(pc.is_in(known["document_key"], document_keys)))
-    _replace(pa.concat_tables([known, pictures]), home / PICTURES)
+    is_met = pc.is_in(known["document_key"], pictures["document_key"])
+    is_same = pc.and_(is_met, pc.is_in(known["id"], pictures["id"]))
+    is_old = pc.or_(is_same, pc.is_in(known["document_key"], done))
+    _replace(pa.concat_tables([known.filter(pc.invert(is_old)), pictures]), home / PICTURES)
 
 
 def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
@@ -101,13 +103,15 @@ def _made_of(report: Path) -> str:
     return said.get(_MADE_OF, b"").decode()
 
 
-def contents_of(home: Path, document_keys: Sequence[str]) -> list[str]:
-    """The content hashes of what is remembered of these documents, each once."""
+def contents_of(home: Path, document_keys: pa.ChunkedArray, but: pa.Table | None = None) -> list[str]:
+    """The content hashes of what is remembered of these documents, each once; without those of `but`."""
     if not (home / PICTURES).exists():
         return []
     rows = pq.read_table(home / PICTURES, columns=["document_key", "content"])
-    wanted = pc.is_in(rows["document_key"], pa.array(document_keys, pa.string()))
-    return pc.unique(rows.filter(wanted)["content"]).to_pylist()  # type: ignore[no-any-return]
+    rows = rows.filter(pc.is_in(rows["document_key"], document_keys))
+    if but is not None:
+        rows = rows.filter(pc.invert(pc.is_in(rows["content"], but["content"])))
+    return pc.unique(rows["content"]).to_pylist()  # type: ignore[no-any-return]
 
 
 def _standing(home: Path, ledger: Ledger) -> pa.Table:

@@ -10,7 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from pipelines.ingest import captions, chunk, ocr, sources
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.listed import ITEMS, Listed, spread
+from pipelines.ingest.listed import ITEMS, Listed, in_order, spread, write_stream
 from pipelines.ingest.sources import Item, Listing, Rejected
 
 _ROWS_PER_FILE = 1000
@@ -90,13 +90,16 @@ def make_plan(
     *,
     retry_rejected: bool = False,
     whole: bool = False,
+    max_bytes: int | None = None,
     each: Each = map,
 ) -> Plan:
-    """Compare, and write the items that need work under `out`, a Parquet file for each thousand of a bucket.
+    """Compare, and write the items that need work under `out`, a Parquet file for each thousand of them.
 
+    They stand there in the order of the listing, so that pictures of one Parquet row group are read together.
     Of items of one document the first one stands. With `retry_rejected` a document of which a part was
     refused needs work too. With `whole` the listing is all that there shall be: whatever it does not have is
-    gone, of whichever source it was. A listing of many items is compared by `each`, beside `out`.
+    gone, of whichever source it was. Files of more than `max_bytes` are known by their size. A listing of
+    many items is compared by `each`, beside `out`.
     """
     refused: list[Rejected] = []
 
@@ -110,9 +113,14 @@ def make_plan(
     with tempfile.TemporaryDirectory(prefix=".listed-", dir=out.parent if out else None) as folder:
         listed = spread(items(), ledger.buckets, Path(folder))
         missing = _Missing.of(listing.scopes, refused, whole)
-        compare = _Compare(listed, ledger, fingerprint, out, missing, retry_rejected)
+        needed = Path(folder, "needed")
+        needed.mkdir()
+        compare = _Compare(listed, ledger, fingerprint, needed, missing, retry_rejected, max_bytes)
         run = each if listed.held is None else map
-        return Plan.of(list(run(compare, range(listed.buckets))), refused)
+        plan = Plan.of(list(run(compare, range(listed.buckets))), refused)
+        if out and plan.to_do:
+            _write(in_order(sorted(needed.glob("*.arrows"))), out)
+        return plan
 
 
 def known_sources(directory: Path) -> set[str]:
@@ -198,14 +206,16 @@ def _places(address: str) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Compare:
-    """The listing against the ledger, called with a bucket's number; may be repeated."""
+    """The listing against the ledger, called with a bucket's number; may be repeated. What needs work of the
+    bucket is a file in `needed` then."""
 
     listed: Listed
     ledger: Ledger
     fingerprint: str
-    out: Path | None
+    needed: Path
     missing: _Missing
     retry_rejected: bool
+    max_bytes: int | None
 
     def __call__(self, bucket: int) -> Plan:
         known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
@@ -228,7 +238,7 @@ class _Compare:
             if entry is None:
                 counts["new"] += 1
                 return True
-            stamp = _unchanged_stamp(item, entry, self.fingerprint)
+            stamp = _unchanged_stamp(item, entry, self.fingerprint, self.max_bytes)
             if stamp is None or (self.retry_rejected and entry["rejected"]):
                 counts["changed"] += 1
                 return True
@@ -240,23 +250,25 @@ class _Compare:
 
         def needed() -> Iterator[pa.Table]:
             for items in self.listed.batches(bucket):
-                rows = items.select(ITEMS.names)
-                keyed = zip(items["document_key"].to_pylist(), rows.to_pylist(), strict=True)
-                yield rows.filter(pa.array([is_needed(key, Item(**row)) for key, row in keyed], pa.bool_()))
+                rows = items.select(ITEMS.names).to_pylist()
+                keyed = zip(items["document_key"].to_pylist(), rows, strict=True)
+                yield items.filter(pa.array([is_needed(key, Item(**row)) for key, row in keyed], pa.bool_()))
 
-        for n, batch in enumerate(_batched(needed(), _ROWS_PER_FILE)):
-            if self.out is not None:
-                _write(batch, self.out, f"{bucket:05d}-{n:06d}")
+        with replaced(self.needed / f"{bucket:05d}.arrows") as beside:
+            write_stream(needed(), beside)
         return Plan(**counts, gone=gone, refused=tuple(refused), seen=seen)
 
 
-def _write(items: pa.Table, out: Path, name: str) -> None:
+def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    with replaced(out / f"{name}.parquet") as beside:  # for the recovery of this run
-        pq.write_table(items, beside)
+    for n, some in enumerate(iter(lambda: list(islice(rows, _ROWS_PER_FILE)), [])):
+        with replaced(out / f"{n:06d}.parquet") as beside:  # for the recovery of this run
+            pq.write_table(pa.Table.from_pylist(some, schema=ITEMS), beside)
 
 
-def _unchanged_stamp(item: Item, entry: Mapping[str, Any], fingerprint: str) -> str | None:
+def _unchanged_stamp(
+    item: Item, entry: Mapping[str, Any], fingerprint: str, max_bytes: int | None
+) -> str | None:
     """The stamp by which an unchanged document is known from now on; None of one that changed."""
     if entry["fingerprint"] != fingerprint:
         return None
@@ -268,16 +280,5 @@ def _unchanged_stamp(item: Item, entry: Mapping[str, Any], fingerprint: str) -> 
     if stamp and stamp == entry["stamp"]:
         return stamp
     # The stamp was taken before the bytes were read: what is written meanwhile has another.
-    return stamp or str(entry["stamp"] or "") if document_digest(item, inputs) == entry["digest"] else None
-
-
-def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of this size, but the last."""
-    waiting = ITEMS.empty_table()
-    for table in tables:
-        waiting = pa.concat_tables([waiting, table])
-        while len(waiting) >= size:
-            yield waiting.slice(0, size)
-            waiting = waiting.slice(size)
-    if len(waiting):
-        yield waiting
+    digest = document_digest(item, inputs, max_bytes=max_bytes)
+    return stamp or str(entry["stamp"] or "") if digest == entry["digest"] else None

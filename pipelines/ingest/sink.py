@@ -163,7 +163,8 @@ def finish(
     Raises StoreUnavailable where a store does not answer for `patience_s`.
 
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
-    `pruned` are deleted everywhere, and others were `seen` with another (scope, stamp).
+    `pruned` are deleted everywhere, and others were `seen` with another (scope, stamp). What is kept of
+    pictures goes with the last part that has them.
     """
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
@@ -186,8 +187,9 @@ def finish(
     unfinished = _unfinished(run, known, rows["document_key"])
     updated = known.changed(pa.concat_tables([rows, unfinished]), pruned, seen)
     if pictures:
-        replaced = pa.chunked_array(keys, pa.string())
-        near_duplicates.remember(run.root, pa.concat_tables(pictures), replaced, updated)
+        redone, now = pa.chunked_array(keys, pa.string()), pa.concat_tables(pictures)
+        patiently(partial(_delete_replaced, index, redone, now), patience_s)
+        near_duplicates.remember(run.root, now, rows["document_key"], updated)
     run.end()  # until then all of this is done again
     return updated, _summary(rows, did, len(unfinished), len(letters))
 
@@ -322,6 +324,14 @@ def _delete_stale(index: Index, acks: pa.Table, known: Ledger, documents: pa.Tab
         index.lexical().commit()
 
 
+def _delete_replaced(index: Index, document_keys: pa.ChunkedArray, now: pa.Table) -> None:
+    """Delete the files of pictures that these documents had and that are not among those which they have now,
+    unless another part has them."""
+    if contents := near_duplicates.contents_of(index.home, document_keys, but=now):
+        index.visual().flush()
+        _delete_pictures(index, contents)
+
+
 def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
     """Delete documents from every store, and the files of pictures that no other document holds.
 
@@ -332,7 +342,8 @@ def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
             store.delete_documents(document_keys[start : start + _DELETE_BATCH])
     if document_keys:
         _flush(index)
-        _delete_pictures(index, near_duplicates.contents_of(index.home, document_keys))
+        keys = pa.chunked_array([document_keys], pa.string())
+        _delete_pictures(index, near_duplicates.contents_of(index.home, keys))
 
 
 def _delete_pictures(index: Index, contents: Sequence[str]) -> None:

@@ -92,7 +92,8 @@ class ParseItems:
 
     def _read(self, item: Item) -> _Read:
         # Before anything is read: what changes later differs from its stamp and hash.
-        before = {address: (stamp_file(address), hash_file(address)) for address in item.inputs}
+        largest = self._sources.largest_bytes
+        before = {address: (stamp_file(address), hash_file(address, largest)) for address in item.inputs}
         try:
             return _Read(item, before, parse(item, self._sources))
         except BadPart as exc:
@@ -123,7 +124,8 @@ class ParseItems:
         shown = (inside.depends_on(address) for address in document.images)
         inputs = list(dict.fromkeys((*item.inputs, *shown, *wanted)))
         stamp = document_stamp(item, inputs, {address: stamp for address, (stamp, _) in before.items()})
-        digest = document_digest(item, inputs, {address: sha for address, (_, sha) in before.items()})
+        hashed = {address: sha for address, (_, sha) in before.items()}
+        digest = document_digest(item, inputs, hashed, self._sources.largest_bytes)
         row = part_row(Part(document.id, "chunk", document.id, document.source, tenant=document.tenant))
         metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
         return row | {

@@ -13,12 +13,12 @@ from pipelines.ingest.sources import files, inside, parquet, pdf
 
 
 @contextmanager
-def opened(address: str) -> Iterator[BinaryIO]:
+def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """As `files.opened`, for any address. Raises BadPart."""
     if inside.split(address):
-        yield io.BytesIO(read_bytes(address, images.MAX_BYTES))
+        yield io.BytesIO(read_bytes(address, images.MAX_BYTES if max_bytes is None else max_bytes))
     else:
-        with files.opened(address) as stream:
+        with files.opened(address, max_bytes) as stream:
             yield stream
 
 

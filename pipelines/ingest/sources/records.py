@@ -33,6 +33,11 @@ class SourceConfig(BaseModel):
     max_text_bytes: int = Field(8 * 1024**2, gt=0)
     max_row_bytes: int = Field(1024**2, gt=0)
 
+    @property
+    def largest_bytes(self) -> int:
+        """A file that has more is refused, whatever its kind."""
+        return max(self.max_file_bytes, self.max_text_bytes)
+
     @field_validator("allowed_roots")
     @classmethod
     def _each_is_a_folder(cls, folders: tuple[str, ...]) -> tuple[str, ...]:

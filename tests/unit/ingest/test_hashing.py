@@ -65,6 +65,20 @@ def test_a_document_is_stamped_only_when_all_its_files_are(settled: Path, tmp_pa
     assert document_stamp(item(settled, fresh), [str(settled), str(fresh)]) == ""
 
 
+def test_a_file_above_the_limit_is_known_by_its_size_and_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    hashes = []
+    for size in (2**40, 2**40, 2**40 + 1):  # sparse: to read one takes a quarter of an hour
+        with path.open("wb") as file:
+            file.truncate(size)
+        hashes.append(hash_file(str(path), 2**20))
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert "has 1,099,511,627,776 bytes, more than the 1,048,576 allowed" in hashes[0]
+    assert hash_file(f"fsspec+file://{path}", 2**20).endswith("more than the 1,048,576 allowed")
+    path.write_bytes(b"one")
+    assert len(hash_file(str(path), 3)) == 64
+
+
 def test_what_is_known_of_a_file_is_not_read_again(settled: Path) -> None:
     read = document_digest(item(settled), [str(settled)])
     known = document_digest(item(settled), [str(settled)], {str(settled): hash_file(str(settled))})

@@ -49,7 +49,14 @@ class Job:
         ledger, run = self.ledger(), Run(index.home, name, fingerprint_of(index, CONFIG))
         run.begin()
         listing = list_items(self.corpus.sources, sources)
-        plan = make_plan(listing, ledger, run.fingerprint, run.items, retry_rejected=retry_rejected)
+        plan = make_plan(
+            listing,
+            ledger,
+            run.fingerprint,
+            run.items,
+            retry_rejected=retry_rejected,
+            max_bytes=sources.largest_bytes,
+        )
         if plan.to_do:
             for batch in pq.read_table(run.items).to_batches(BLOCK_ROWS):
                 write_rows(self.encoded(ParseItems(sources, CONFIG.chunking)(batch)), index, run)
@@ -123,6 +130,24 @@ def test_documents_of_a_manifest_that_broke_are_kept(tmp_path: Path) -> None:
     assert plan.gone_keys == ()
     with pytest.raises(SourceError, match="is empty"):
         list(list_items(job.corpus.sources, CONFIG.sources, whole=True))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.txt", "a.pdf", "a.html"])
+def test_a_file_of_a_terabyte_is_refused_by_its_size_and_unchanged_then(tmp_path: Path, name: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    path = tmp_path / "corpus" / name
+    job = Job(memory_index(tmp_path / "kb"), HostileCorpus((str(tmp_path / "corpus"),), (), ()))
+    for run in ("first", "touched"):
+        with path.open("wb") as file:
+            file.truncate(2**40)
+        plan = job.run(run)
+        assert (plan.documents, plan.unfinished) == ((1, 0) if run == "first" else (0, 0))
+    [letter] = job.letters("first")
+    assert "has 1,099,511,627,776 bytes, more than the" in letter["reason"]
+    assert [row["status"] for row in job.rows()] == ["rejected"]
+    path.unlink()
+    path.write_text("A note that is short enough")
+    assert job.run("mended").documents == 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,15 @@ from pipelines.ingest import listed as listed_items
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import Plan, make_plan, to_prune
-from pipelines.ingest.sources import Item, Listing, Rejected
+from pipelines.ingest.sources import (
+    Item,
+    Listing,
+    Rejected,
+    SourceConfig,
+    list_items,
+    parquet,
+    read_bytes,
+)
 
 
 @pytest.fixture
@@ -174,9 +182,7 @@ def test_many_items_are_written_in_several_whole_files(tmp_path: Path, files: li
     plan, ids = planned(tmp_path, items, ledger_of())
     assert plan.to_do == 2500
     assert ids == [f"d{n:04d}" for n in range(2500)]
-    assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [
-        f"00000-00000{n}.parquet" for n in range(3)
-    ]
+    assert sorted(p.name for p in (tmp_path / "items").iterdir()) == [f"00000{n}.parquet" for n in range(3)]
 
 
 def test_of_two_items_of_one_document_the_first_stands(tmp_path: Path, files: list[Path]) -> None:
@@ -230,13 +236,32 @@ def test_a_long_listing_is_compared_bucket_by_bucket(tmp_path: Path, few: None, 
     assert (plan.new, plan.changed, plan.unchanged) == (20, len(changed), len(listed) - 20 - len(changed))
     assert sorted(plan.gone_keys) == sorted(store_key("", i.document_id) for i in gone)
     assert [bad.document_id for bad in plan.refused] == ["d089"]
-    written = [row for path in (tmp_path / "items").iterdir() for row in pq.read_table(path).to_pylist()]
-    expected = [*changed, *rows(*range(70, 90))]
-    assert {row["document_id"]: row["payload"] for row in written} == {
-        i.document_id: i.payload for i in expected
-    }
-    assert len(written) == len(expected)
+    written = pq.read_table(tmp_path / "items").to_pylist()
+    expected = [*changed, *rows(*range(70, 90))]  # in the order of the listing
+    assert [(row["document_id"], row["payload"]) for row in written] == [
+        (i.document_id, i.payload) for i in expected
+    ]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "kb") == ["items"]
+
+
+def test_of_a_long_parquet_file_each_row_group_is_decoded_once_a_pass(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [{"bytes": b"%d" % n, "path": None} for n in range(80)]
+    pq.write_table(pa.table({"image": held}), tmp_path / "m.parquet", row_group_size=10)
+    listing = list_items([str(tmp_path / "m.parquet")], SourceConfig())
+    assert make_plan(listing, ledger_of(), "f1", tmp_path / "items", each=pickled).new == 80
+    decoded: list[int] = []
+    begin = parquet._Pictures._go_to_group
+
+    def counted(pictures: Any, row: int) -> None:
+        decoded.append(row // 10)
+        begin(pictures, row)
+
+    monkeypatch.setattr(parquet._Pictures, "_go_to_group", counted)
+    items = pq.read_table(tmp_path / "items").to_pylist()
+    assert [read_bytes(item["inputs"][0], 100) for item in items] == [one["bytes"] for one in held]
+    assert decoded == list(range(8))
 
 
 def test_a_short_listing_is_compared_here_however_large_the_ledger_is(tmp_path: Path, few: None) -> None:

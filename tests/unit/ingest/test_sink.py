@@ -297,6 +297,30 @@ def test_pictures_go_with_the_last_document_that_holds_them(index: Index) -> Non
         assert files(index) == left
 
 
+def test_a_picture_that_changed_leaves_no_files_unless_another_document_holds_it(index: Index) -> None:
+    shared, own, new = "ab" * 32, "cd" * 32, "ef" * 32
+    ingest(index, held("a", own), held("b", shared), held("c", shared))
+    keep_files(index, shared, own, new)
+    ingest(index, held("a", new), held("b", new), name="run-2")
+    assert files(index) == {shared, new}
+    image, *rest = held("c", new)
+    ingest(index, [refuse(image, "decode", "bad"), *rest], name="run-3")
+    assert files(index) == {new}
+
+
+def test_a_picture_of_an_unfinished_document_stays_until_it_is_done(index: Index) -> None:
+    first, second, new = "ab" * 32, "cd" * 32, "ef" * 32
+    other = part_rows(image_part("a", 1)) | {"content": second}
+    image, chunk, described = held("a", first)
+    ingest(index, [image, other, chunk, described | {"num_parts": 3}])
+    keep_files(index, first, second, new)
+    shorter = held("a", new)
+    ingest(index, shorter[:1], name="run-2")  # its other rows were not acknowledged
+    assert files(index) == {second, new}
+    ingest(index, shorter, name="run-3")
+    assert files(index) == {new}
+
+
 def test_pictures_stay_while_a_rebuild_shares_them(index: Index) -> None:
     picture = "ab" * 32
     ingest(index, held("a", picture))
