@@ -35,6 +35,9 @@ _BAD_PART: Final = ("document_parsing_exception", "mapper_parsing_exception")  #
 _BULK_ACTIONS: Final = 500
 _BULK_BYTES: Final = 10 << 20
 _KEYS_A_REQUEST: Final = 1_000
+_DELETE_S: Final = 600.0
+"""A delete by query goes on at the server when we give it up, and is in the way of the next one."""
+_DELETE_TRIES: Final = 5
 _REASONS_SHOWN: Final = 3
 
 _STORED_ONLY: Final = {"type": "keyword", "index": False, "doc_values": False}
@@ -178,12 +181,7 @@ class ElasticStore:
                 {"terms": {"key": list(keep[first : first + _MAX_TERMS])}}
                 for first in range(0, len(keep), _MAX_TERMS)
             ]
-            with _translated(self._config.url, "delete"):
-                answer = self._client.delete_by_query(index=self._index, query={"bool": query}, refresh=True)
-            if answer.get("failures"):
-                raise StoreError(
-                    f"{self._config.url}: {len(answer['failures'])} parts were not deleted; run it again"
-                )
+            self._delete_found({"bool": query})
 
     def fetch(self, keys: Sequence[str]) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -219,6 +217,22 @@ class ElasticStore:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+    def _delete_found(self, query: Mapping[str, Any]) -> None:
+        """Delete what a search finds, until none is left that was changed between the search and its turn."""
+        client = self._client.options(request_timeout=max(self._config.timeout_s, _DELETE_S))
+        for _ in range(_DELETE_TRIES):
+            with _translated(self._config.url, "delete"):
+                answer = client.delete_by_query(
+                    index=self._index, query=query, conflicts="proceed", refresh=True
+                )
+            if answer.get("failures"):
+                raise StoreError(
+                    f"{self._config.url}: {len(answer['failures'])} parts were not deleted; run it again"
+                )
+            if not (answer.get("version_conflicts") or answer.get("timed_out")):
+                return
+        raise StoreUnavailable(f"{self._config.url}: others keep changing the parts that are to be deleted")
 
     def _refresh(self) -> None:
         with _translated(self._config.url, "refresh"):
