@@ -13,6 +13,8 @@ import pytest
 from memory_stores import MemoryVectorStore
 from pydantic import ValidationError
 from pymilvus import MilvusException
+from pymilvus.exceptions import ParamError
+from pymilvus.grpc_gen.common_pb2 import NotReadyServe
 from servers import free_port
 from shelf import part
 from small_index import answers, filled, opened
@@ -28,7 +30,8 @@ from pipelines.core.stores.config import (
     MilvusConfig,
     parameters,
 )
-from pipelines.core.stores.milvus import MilvusStore, _translated
+from pipelines.core.stores.milvus import MilvusStore
+from pipelines.core.stores.milvus_errors import translated
 from pipelines.ingest.backup import export_index, import_index
 
 _NUMBER = itertools.count()
@@ -199,19 +202,25 @@ def test_an_index_moved_to_other_embedded_stores_answers_as_it_did(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "raised"),
+    ("error", "raised"),
     [
-        (503, "channel not available", StoreUnavailable),
-        (8, "request is rejected by rate limiter", StoreUnavailable),
-        (9, "quota exceeded[reason=memory quota exceeded]", StoreUnavailable),
-        (1100, "invalid parameter", StoreError),
+        (MilvusException(503, "channel not available"), StoreUnavailable),
+        (MilvusException(8, "request is rejected by rate limiter"), StoreUnavailable),
+        (MilvusException(9, "quota exceeded[reason=memory quota exceeded]"), StoreUnavailable),
+        (MilvusException(1, "service not ready", NotReadyServe), StoreUnavailable),
+        (MilvusException(103, "collection not fully loaded"), StoreUnavailable),
+        (MilvusException(106, "collection on recovering"), StoreUnavailable),
+        (MilvusException(601, "segment not loaded", retriable=True), StoreUnavailable),
+        (MilvusException(1100, "invalid parameter"), StoreError),
+        (MilvusException(message="what pymilvus finds itself has code 1"), StoreError),
+        (ParamError(message="no such parameter"), StoreError),
     ],
 )
 def test_what_passes_is_waited_for_and_a_bad_request_is_not(
-    code: int, message: str, raised: type[Exception]
+    error: MilvusException, raised: type[Exception]
 ) -> None:
-    with pytest.raises(StoreError) as caught, _translated("http://127.0.0.1:1", "upsert"):
-        raise MilvusException(code=code, message=message)
+    with pytest.raises(StoreError) as caught, translated("http://127.0.0.1:1", "upsert"):
+        raise error
     assert type(caught.value) is raised
 
 
