@@ -16,6 +16,7 @@ from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.near_duplicates import FILE as REPORT
+from pipelines.ingest.counts import differences
 from pipelines.ingest.ledger import Ledger, joined
 from pipelines.ingest.near_duplicates import PICTURES
 from pipelines.ingest.plan import FEW_DOCUMENTS
@@ -75,13 +76,9 @@ def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float) ->
 
 
 def _require_counts(index: Index, built: Ledger) -> None:
-    wrong = []
-    for name, expected in built.parts().items():
-        store = index.stores[name]()
-        store.flush()
-        if (count := store.count()) != expected:
-            wrong.append(f"{name} {count:,} parts, not {expected:,}")
-    if wrong:
+    for store in index.stores.values():
+        store().flush()
+    if wrong := differences(index, built):
         index.abandon()
         raise MmragError(
             f"the rebuilt stores do not hold what the ledger says ({'; '.join(wrong)}), and nothing was "
