@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from pipelines.core.errors import StoreError
 from pipelines.core.filters import Filter
+from pipelines.core.identity import require_own
 from pipelines.core.stores import Vectors
 from pipelines.core.stores.config import SEARCH_PARAMETERS, MilvusConfig, parameters
 from pipelines.core.stores.milvus_errors import translated
@@ -49,6 +50,7 @@ _FIELDS: Final = {
     "metadata": MAX_TEXT_BYTES,  # as it came; what filters read are the dynamic fields beside it
 }
 _OUTPUT: Final = ["key", *_FIELDS]
+_OWNER: Final = "mmrag: "  # how a description begins that names the index; any other is somebody's words
 
 # pymilvus pings every 10 s; milvus-lite, with gRPC's default policy, hangs up on a client that pings an idle
 # connection more than once in five minutes ("Too many pings").
@@ -71,12 +73,20 @@ class MilvusStore:
 
     @classmethod
     def open(
-        cls, config: MilvusConfig, collection: str, dim: int, *, create: bool = True, expected_rows: int = 0
+        cls,
+        config: MilvusConfig,
+        collection: str,
+        dim: int,
+        *,
+        create: bool = True,
+        expected_rows: int = 0,
+        owner: str = "",
     ) -> Self:
-        """Open `prefix + collection`; if it is not there and `create` says so, create it for `expected_rows`.
+        """Open `prefix + collection`; if it is not there and `create` says so, create it for `expected_rows`,
+        as the index `owner`'s.
 
         StoreUnavailable when nothing answers at `uri`; StoreError when the collection is missing or
-        was made with another dimension or index.
+        was made with another dimension or index; OtherIndex when it is not `owner`'s.
         """
         name = config.prefix + collection
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
@@ -87,8 +97,8 @@ class MilvusStore:
                 if not client.has_collection(name, timeout=config.timeout_s):
                     if not create:
                         raise StoreError(f"{config.uri}: no collection {name}; run `mmrag ingest` first")
-                    _create(client, config, name, dim, expected_rows)
-                index = _check_existing(client, config, name, dim)
+                    _create(client, config, name, dim, expected_rows, owner)
+                index = _check_existing(client, config, name, dim, owner)
                 if client.get_load_state(name, timeout=config.timeout_s)["state"] != LoadState.Loaded:
                     client.load_collection(name, timeout=config.timeout_s)
                 rows = int(client.get_collection_stats(name, timeout=config.timeout_s)["row_count"])
@@ -108,12 +118,15 @@ class MilvusStore:
             client.close()
 
     @staticmethod
-    def drop(config: MilvusConfig, collection: str) -> None:
-        """Delete `prefix + collection`; one that is not there is no error. Raises as `exists` does."""
+    def drop(config: MilvusConfig, collection: str, owner: str = "") -> None:
+        """Delete `prefix + collection`; one that is not there is no error. Raises as `exists` does, and
+        OtherIndex when it is not `owner`'s."""
         client, name = _connect(config), config.prefix + collection
         try:
             with translated(config.uri, f"drop collection {name}"):
                 if client.has_collection(name, timeout=config.timeout_s):
+                    described = client.describe_collection(name, timeout=config.timeout_s)
+                    _require_own(described, config.uri, name, owner)
                     client.drop_collection(name, timeout=config.timeout_s)
         finally:
             client.close()
@@ -301,12 +314,13 @@ def _connect(config: MilvusConfig) -> MilvusClient:
         return MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=_CHANNEL)
 
 
-def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, rows: int) -> None:
+def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, rows: int, owner: str) -> None:
     index: str = config.index_type
     if index == "auto":
         lite = client.get_server_version(timeout=config.timeout_s).startswith("milvus_lite")
         index = "FLAT" if lite else "HNSW"
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
+    description = f"{_OWNER}{owner}" if owner else ""
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True, description=description)
     schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=32)
     for field, length in _FIELDS.items():
         schema.add_field(field, DataType.VARCHAR, max_length=length)
@@ -321,15 +335,23 @@ def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, row
             raise  # Otherwise another process was faster, and what it made is checked next.
 
 
-def _check_existing(client: MilvusClient, config: MilvusConfig, name: str, dim: int) -> str:
+def _require_own(described: Mapping[str, Any], uri: str, name: str, owner: str) -> None:
+    description = described.get("description") or ""
+    found = description.removeprefix(_OWNER) if description.startswith(_OWNER) else ""
+    require_own(f"{uri}: collection {name}", found, owner, "stores.milvus.prefix")
+
+
+def _check_existing(client: MilvusClient, config: MilvusConfig, name: str, dim: int, owner: str) -> str:
     """The type of the collection's index, once it is known that the collection is ours."""
-    found = {f["name"]: f for f in client.describe_collection(name, timeout=config.timeout_s)["fields"]}
+    described = client.describe_collection(name, timeout=config.timeout_s)
+    found = {f["name"]: f for f in described["fields"]}
     missing = {"vector", *_OUTPUT} - found.keys()
     if missing:
         raise StoreError(
             f"{config.uri}: collection {name} is not mmrag's (no field {', '.join(sorted(missing))}); "
             "set another prefix"
         )
+    _require_own(described, config.uri, name, owner)
     if (other := int(found["vector"]["params"]["dim"])) != dim:
         raise StoreError(
             f"{config.uri}: collection {name} holds vectors of {other} dimensions, not {dim}; "
