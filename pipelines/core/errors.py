@@ -69,6 +69,10 @@ class PartsRefused(StoreError):
         self.reasons = dict(reasons or {})
 
 
+class OtherIndex(StoreError, UsageError):
+    """A collection on a server belongs to another index than the one that is opened."""
+
+
 class StoreUnavailable(StoreError):
     """A store does not answer. Safe to retry."""
 

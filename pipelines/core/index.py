@@ -2,6 +2,7 @@
 
     DIR/index.json    the manifest: generation, vector spaces and metadata types
     DIR/next.json     the same of a rebuild that has not ended
+    DIR/identity      the name that its collections on servers carry
     DIR/cache/        vectors by content hash
     DIR/previews/     upright pictures by content hash
     DIR/ocr/          lines read in pictures by content hash
@@ -30,6 +31,7 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder, EmbedderConfig, load_embedder
 from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import IndexLocked, StoreError, UsageError
+from pipelines.core.identity import identity, make_identity
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
 from pipelines.core.near_duplicates import Likeness, load_likeness
@@ -261,6 +263,7 @@ class Index:
                 f"{self.directory} is being written by another process; wait until it ends"
             ) from exc
         try:
+            make_identity(self.directory)
             yield
         finally:
             lock.release()
@@ -285,7 +288,7 @@ class Index:
         if self.config.stores.milvus is not None:
             from pipelines.core.stores.milvus import MilvusStore
 
-            MilvusStore.drop(self.config.stores.milvus, collection)
+            MilvusStore.drop(self.config.stores.milvus, collection, identity(self.directory))
         else:
             from pipelines.core.stores.embedded import stop
 
@@ -296,7 +299,7 @@ class Index:
         if self.config.stores.elastic is not None:
             from pipelines.core.stores.elastic import ElasticStore
 
-            ElasticStore.drop(self.config.stores.elastic, named(TEXT, generation))
+            ElasticStore.drop(self.config.stores.elastic, named(TEXT, generation), identity(self.directory))
         else:
             _remove(self.directory / named("lexical", generation))
 
@@ -328,7 +331,12 @@ class Index:
         server = self._vector_server(collection)
         # A reader makes nothing: what it does not find may have been dropped a moment ago.
         store = MilvusStore.open(
-            server, collection, dim, create=self.makes_stores, expected_rows=self.expected_rows
+            server,
+            collection,
+            dim,
+            create=self.makes_stores,
+            expected_rows=self.expected_rows,
+            owner=identity(self.directory),
         )
         return self._stack.enter_context(store)
 
@@ -337,9 +345,9 @@ class Index:
         if self.config.stores.elastic is not None:
             from pipelines.core.stores.elastic import ElasticStore
 
-            index = named(TEXT, generation)
+            server, index = self.config.stores.elastic, named(TEXT, generation)
             return self._stack.enter_context(
-                ElasticStore.open(self.config.stores.elastic, index, create=self.makes_stores)
+                ElasticStore.open(server, index, create=self.makes_stores, owner=identity(self.directory))
             )
         from pipelines.core.stores.tantivy import TantivyStore
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import __version__
-from pipelines.core.errors import BadExport, BadImage, StoreError, StoreUnavailable, UsageError
+from pipelines.core.errors import BadExport, BadImage, OtherIndex, StoreError, StoreUnavailable, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import Manifest, standing
 from pipelines.core.previews import check_preview, preview_path, write_preview
@@ -140,8 +140,10 @@ def _whole(index: Index) -> Ledger:
     try:
         ledger = recover(index)
         _open_vectors(index)
+        for store in index.stores.values():
+            store().flush()
         wrong = disagreeing(index, ledger)
-    except StoreUnavailable:
+    except (StoreUnavailable, OtherIndex):
         raise
     except StoreError as exc:
         raise StoreError(f"{exc}. {_LOST}") from exc

@@ -1,23 +1,40 @@
-"""Do the stores hold what the ledger says? Knows no Ray and no model."""
+"""Whether the stores hold as many parts as the ledger says. Knows no Ray and no model."""
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+
 from pipelines.core.index import Index
 from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.patience import patiently
+
+_LOG = logging.getLogger(__name__)
 
 
 def disagreeing(index: Index, ledger: Ledger) -> list[str]:
-    """Both numbers of parts of each store that holds another than the ledger says.
+    """Both numbers of each store that holds another than the ledger says, such as "lexical 3 parts, not 5".
 
-    Of an unfinished document a store may hold any, so where there are some it is to hold at least the parts
+    Of an unfinished document a store may hold any part, so where there are some it is to hold at least those
     of the others. Raises StoreError.
     """
     some_unfinished = ledger.has_unfinished()
     wrong = []
     for name, expected in ledger.parts(finished=some_unfinished).items():
-        store = index.stores[name]()
-        store.flush()
-        count = store.count()
+        count = index.stores[name]().count()
         if count < expected or (count > expected and not some_unfinished):
             wrong.append(f"{name} {count:,} parts, not {expected:,}{' or more' if some_unfinished else ''}")
     return wrong
+
+
+def warn_of_disagreement(index: Index, ledger: Ledger, patience_s: float = 0.0) -> list[str]:
+    """The same, told as a warning too. Raises StoreUnavailable where a store does not answer for
+    `patience_s`."""
+    found = patiently(partial(disagreeing, index, ledger), patience_s)
+    if found:
+        _LOG.warning(
+            "the stores do not hold what the ledger says (%s): was one restored, or killed before it had "
+            "written? `mmrag ingest --rebuild` of all sources mends it",
+            "; ".join(found),
+        )
+    return found

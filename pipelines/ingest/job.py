@@ -51,6 +51,7 @@ from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.counts import warn_of_disagreement
 from pipelines.ingest.encoders import Encoders, encoders_for
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
@@ -168,11 +169,13 @@ def ingest(
         ledger, finished = finish(
             index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.seen
         )
+        compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
+        differing = warn_of_disagreement(index, ledger, config.store_patience_s) if compared else []
         elapsed_s = time.perf_counter() - start
         alike = None
         if config.near_duplicates == "report":
             alike = near_duplicates.write_report(index.home, ledger, config.near_duplicate_bits)
-        summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike)
+        summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike, differing)
         history.remember(index.directory, summary)
         refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:

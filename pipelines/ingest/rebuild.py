@@ -76,6 +76,8 @@ def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float) ->
 
 
 def _require_counts(index: Index, built: Ledger) -> None:
+    for store in index.stores.values():
+        store().flush()
     if wrong := disagreeing(index, built):
         index.abandon()
         raise MmragError(

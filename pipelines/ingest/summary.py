@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ class Summary:
     """What a run found and did. Times in seconds; a stage's time adds up over its parallel workers.
 
     Of all pictures of the index, `same_pictures` are the same file as an earlier one and `near_duplicates`
-    look like one; None where that was not looked for.
+    look like one; None where that was not looked for. `differing_stores` hold another number of parts than
+    the ledger says, as far as the run has opened them.
     """
 
     run: str
@@ -38,6 +40,7 @@ class Summary:
     index: dict[str, Any]
     same_pictures: int | None
     near_duplicates: int | None
+    differing_stores: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,6 +55,7 @@ def summarise(
     encode_s: float,
     pruned: int,
     alike: Alike | None,
+    differing_stores: Sequence[str],
 ) -> Summary:
     return Summary(
         run=run.name,
@@ -71,6 +75,7 @@ def summarise(
         index=ledger.totals(),
         same_pictures=alike.same if alike else None,
         near_duplicates=alike.near if alike else None,
+        differing_stores=differing_stores,
     )
 
 

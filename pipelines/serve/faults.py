@@ -23,6 +23,7 @@ from pipelines.core.errors import (
     IndexLocked,
     MissingDependency,
     MmragError,
+    OtherIndex,
     SourceError,
     SpaceMismatch,
     StoreUnavailable,
@@ -102,7 +103,7 @@ INTERNAL: Final = Fault(500, "server_error", "the server failed at this; its log
 _RESTART: Final = Fault(
     503, "unavailable_error", "the index was made with other models: the server must be restarted with them"
 )
-_OURS = (MissingDependency, SourceError)  # wrong settings, not a wrong request
+_OURS = (MissingDependency, OtherIndex, SourceError)  # wrong settings, not a wrong request
 _RETRY = (StoreUnavailable, GeneratorUnavailable, IndexLocked)
 
 

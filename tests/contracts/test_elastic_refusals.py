@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,11 +30,14 @@ from pipelines.ingest.sink import finish, write_rows
 
 
 class Answers(ThreadingHTTPServer):
-    """Has one index, and answers the next bulk requests with these statuses of each of their items."""
+    """Has one index, and answers the next bulk requests with these statuses of each of their items, and the
+    next deletes by query, each after `delete_s`, with these numbers of conflicts."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses: list[Sequence[int]] = []
+        self.conflicts: list[int] = []
+        self.delete_s = 0.0
         self.sent: list[int] = []
         """Bytes of each bulk request."""
         self.posted: list[tuple[str, Any]] = []
@@ -52,8 +56,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.posted.append((urlsplit(self.path).path, json.loads(body) if body else None))
-        self._answer({"failures": []})
+        url = urlsplit(self.path)
+        self.server.posted.append((url.path, json.loads(body) if body else None))
+        conflicts = 0
+        if url.path.endswith("_delete_by_query"):
+            assert "conflicts=proceed" in url.query
+            time.sleep(self.server.delete_s)
+            conflicts = self.server.conflicts.pop(0) if self.server.conflicts else 0
+        self._answer({"failures": [], "version_conflicts": conflicts})
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -98,9 +108,12 @@ def server() -> Iterator[Answers]:
         server.shutdown()
 
 
-def opened(server: Answers, max_retries: int = 0) -> ElasticStore:
+def opened(server: Answers, max_retries: int = 0, **settings: float) -> ElasticStore:
     url = f"http://127.0.0.1:{server.server_port}"
-    return ElasticStore.open(ElasticConfig(url=url, prefix="mm-", max_retries=max_retries), "text")
+    config = ElasticConfig.model_validate(
+        {"url": url, "prefix": "mm-", "max_retries": max_retries, **settings}
+    )
+    return ElasticStore.open(config, "text")
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -184,6 +197,31 @@ def test_no_query_has_more_terms_than_a_server_takes(server: Answers) -> None:
     kept = [clause["terms"]["key"] for clause in query["must_not"]]
     assert [len(keys) for keys in kept] == [65_536, 65_536, 1]
     assert [key for keys in kept for key in keys] == keep
+
+
+def deletes(server: Answers) -> int:
+    return sum(path.endswith("_delete_by_query") for path, _ in server.posted)
+
+
+def test_what_changed_under_a_delete_is_deleted_by_another(server: Answers) -> None:
+    server.conflicts = [7, 1, 0]
+    with opened(server) as store:
+        store.delete_documents(["d"])
+    assert deletes(server) == 3
+
+
+def test_a_delete_that_meets_changes_again_and_again_may_be_tried_later(server: Answers) -> None:
+    server.conflicts = [1] * 100
+    with opened(server) as store, pytest.raises(StoreUnavailable, match="others keep changing"):
+        store.delete_documents(["d"])
+    assert deletes(server) == 5
+
+
+def test_a_delete_may_take_longer_than_another_request(server: Answers) -> None:
+    server.delete_s = 1.0
+    with opened(server, timeout_s=0.3) as store:
+        store.delete_documents(["d"])
+    assert deletes(server) == 1
 
 
 def test_a_request_has_a_bounded_size(server: Answers) -> None:

@@ -15,7 +15,7 @@ from servers import free_port, python
 from shelf import part
 from store_contract import LexicalStoreContract
 
-from pipelines.core.errors import IndexLocked, StoreError
+from pipelines.core.errors import IndexLocked, OtherIndex, StoreError
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.elastic import ElasticStore
 from pipelines.core.stores.tantivy import TantivyStore
@@ -133,6 +133,27 @@ class TestElastic(LexicalStoreContract):
                 ElasticStore.drop(config, later)
                 assert not ElasticStore.exists(config, later)
             assert store.count() == 1
+
+    def test_an_index_of_no_known_knowledge_base_is_taken_as_it_is(self, server: str) -> None:
+        config, name = ElasticConfig(url=server), f"i{next(_NUMBER)}"
+        for owner in ("", "/kb (1)"):
+            ElasticStore.open(config, name, owner=owner).close()
+        ElasticStore.drop(config, name, "/kb (1)")
+        assert not ElasticStore.exists(config, name)
+
+    def test_anothers_index_is_neither_opened_nor_dropped(self, server: str) -> None:
+        config, name = ElasticConfig(url=server), f"i{next(_NUMBER)}"
+        with ElasticStore.open(config, name, owner="/知识 (1)") as store:
+            self.put(store, [part("a")])
+            for stranger in ("/kb (2)", ""):
+                with pytest.raises(OtherIndex, match=r"belongs to the index /知识 \(1\)"):
+                    ElasticStore.open(config, name, owner=stranger)
+                with pytest.raises(OtherIndex, match=r"set another stores\.elastic\.prefix"):
+                    ElasticStore.drop(config, name, stranger)
+            ElasticStore.open(config, name, owner="/知识 (1)").close()
+            assert store.count() == 1
+        ElasticStore.drop(config, name, "/知识 (1)")
+        assert not ElasticStore.exists(config, name)
 
     def test_an_index_of_someone_elses_is_left_alone(self, server: str) -> None:
         with self.new_store(server) as store:

@@ -13,12 +13,15 @@ import pytest
 from memory_stores import MemoryVectorStore
 from pydantic import ValidationError
 from pymilvus import MilvusException
+from pymilvus.exceptions import ParamError
+from pymilvus.grpc_gen.common_pb2 import NotReadyServe
 from servers import free_port
 from shelf import part
 from small_index import answers, filled, opened
 from store_contract import DIM, VectorStoreContract
 
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import OtherIndex, StoreError, StoreUnavailable
+from pipelines.core.identity import FILE as IDENTITY
 from pipelines.core.index import VISUAL, StoresConfig
 from pipelines.core.stores import config, milvus
 from pipelines.core.stores.config import (
@@ -29,7 +32,9 @@ from pipelines.core.stores.config import (
     parameters,
 )
 from pipelines.core.stores.embedded import attach
-from pipelines.core.stores.milvus import MilvusStore, _translated
+from pipelines.core.stores.milvus import MilvusStore
+from pipelines.core.stores.milvus_errors import translated
+from pipelines.core.stores.records import MAX_JSON_BYTES
 from pipelines.ingest.backup import export_index, import_index
 
 _NUMBER = itertools.count()
@@ -104,6 +109,13 @@ class _Milvus(VectorStoreContract):
                 assert again.count() == 0
             MilvusStore.drop(config, later)
 
+    def test_a_collection_of_no_known_index_is_taken_as_it_is(self, server: str) -> None:
+        config = MilvusConfig(uri=server)
+        with fresh_collection(server) as store:
+            MilvusStore.open(config, store._collection, DIM, owner="/kb (1)").close()
+            MilvusStore.drop(config, store._collection, "/kb (1)")
+            assert not MilvusStore.exists(config, store._collection)
+
     def test_a_second_client_sees_what_was_flushed(self, server: str) -> None:
         with fresh_collection(server) as store:
             self.put(store, [part("a")])
@@ -150,6 +162,26 @@ class TestMilvusServer(_Milvus):
     def test_the_bound_of_k_is_the_servers_own(self, server: str) -> None:
         with fresh_collection(server) as store, pytest.raises(MilvusException, match=str(milvus.MAX_K)):
             store._client.search(store._collection, [[1.0] * DIM], limit=milvus.MAX_K + 1)
+
+    def test_anothers_collection_is_neither_opened_nor_dropped(self, server: str) -> None:
+        config, name = MilvusConfig(uri=server), f"c{next(_NUMBER)}"
+        with MilvusStore.open(config, name, DIM, owner="/知识 (1)") as store:
+            self.put(store, [part("a")])
+            for stranger in ("/kb (2)", ""):
+                with pytest.raises(OtherIndex, match=r"belongs to the index /知识 \(1\)"):
+                    MilvusStore.open(config, name, DIM, owner=stranger)
+                with pytest.raises(OtherIndex, match=r"set another stores\.milvus\.prefix"):
+                    MilvusStore.drop(config, name, stranger)
+            MilvusStore.open(config, name, DIM, owner="/知识 (1)").close()
+            assert store.count() == 1
+        MilvusStore.drop(config, name, "/知识 (1)")
+        assert not MilvusStore.exists(config, name)
+
+    def test_metadata_of_as_many_bytes_as_we_allow_are_stored(self, server: str) -> None:
+        with fresh_collection(server) as store:
+            largest = part("a", **{f"{n:04x}": 1 for n in range(MAX_JSON_BYTES // 11)})
+            self.put(store, [largest])
+            assert store.fetch([largest.key]) == {largest.key: largest}
 
     def test_a_graph_is_built_for_what_is_expected(self, server: str) -> None:
         """milvus-lite does not tell what it built."""
@@ -214,19 +246,25 @@ def test_an_export_makes_no_collection_where_one_was_lost(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "raised"),
+    ("error", "raised"),
     [
-        (503, "channel not available", StoreUnavailable),
-        (8, "request is rejected by rate limiter", StoreUnavailable),
-        (9, "quota exceeded[reason=memory quota exceeded]", StoreUnavailable),
-        (1100, "invalid parameter", StoreError),
+        (MilvusException(503, "channel not available"), StoreUnavailable),
+        (MilvusException(8, "request is rejected by rate limiter"), StoreUnavailable),
+        (MilvusException(9, "quota exceeded[reason=memory quota exceeded]"), StoreUnavailable),
+        (MilvusException(1, "service not ready", NotReadyServe), StoreUnavailable),
+        (MilvusException(103, "collection not fully loaded"), StoreUnavailable),
+        (MilvusException(106, "collection on recovering"), StoreUnavailable),
+        (MilvusException(601, "segment not loaded", retriable=True), StoreUnavailable),
+        (MilvusException(1100, "invalid parameter"), StoreError),
+        (MilvusException(message="what pymilvus finds itself has code 1"), StoreError),
+        (ParamError(message="no such parameter"), StoreError),
     ],
 )
 def test_what_passes_is_waited_for_and_a_bad_request_is_not(
-    code: int, message: str, raised: type[Exception]
+    error: MilvusException, raised: type[Exception]
 ) -> None:
-    with pytest.raises(StoreError) as caught, _translated("http://127.0.0.1:1", "upsert"):
-        raise MilvusException(code=code, message=message)
+    with pytest.raises(StoreError) as caught, translated("http://127.0.0.1:1", "upsert"):
+        raise error
     assert type(caught.value) is raised
 
 
@@ -249,3 +287,32 @@ def test_an_index_moved_to_servers_answers_as_it_did(
             for folder in (tmp_path / export).glob("data-*")
         )
         assert before == after
+
+
+@pytest.mark.slow
+def test_two_indices_of_one_prefix_do_not_touch_each_other(
+    tmp_path: Path, milvus_uri: str, elastic_url: str
+) -> None:
+    servers = StoresConfig(
+        milvus=MilvusConfig(uri=milvus_uri, prefix="shared_"),
+        elastic=ElasticConfig(url=elastic_url, prefix="shared-"),
+    )
+    with filled(tmp_path / "kb") as source:
+        export_index(source, str(tmp_path / "out"))
+    with opened(tmp_path / "one", servers) as one:
+        import_index(one, str(tmp_path / "out"))
+        expected = answers(one)
+    with opened(tmp_path / "two", servers) as two, two.write_lock():
+        two.create()
+        for store in two.stores.values():
+            with pytest.raises(OtherIndex, match=r"belongs to the index .*/one \(.*, not to .*/two \("):
+                store()
+        with pytest.raises(OtherIndex):
+            two.drop(0)
+    with opened(tmp_path / "three", servers) as three, pytest.raises(OtherIndex):
+        import_index(three, str(tmp_path / "out"))
+    with opened(tmp_path / "one", servers) as one:
+        assert answers(one) == expected
+        (tmp_path / "one" / IDENTITY).unlink()  # as after `rm -r` and a new ingest
+        with one.write_lock(), pytest.raises(OtherIndex, match="if that index is no more"):
+            one.drop(0)

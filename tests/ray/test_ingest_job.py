@@ -51,6 +51,7 @@ def test_the_summary_counts_what_the_folder_holds(first: First) -> None:
     assert summary.rejected == 2
     assert summary.index["status"] == {"complete": 6, "rejected": 2}
     assert (summary.same_pictures, summary.near_duplicates) == (1, 0)  # p4-again, of p4
+    assert summary.differing_stores == []
     assert summary.elapsed_s > 0
     assert {"parse", "load", "encode", "write"} <= summary.stage_s.keys()
 

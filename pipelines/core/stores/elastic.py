@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 from pipelines.core.errors import MissingDependency, PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.filters import Filter
+from pipelines.core.identity import require_own
 from pipelines.core.stores import facets
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.records import check_parts, from_row, last_of_each, to_row
@@ -35,8 +36,12 @@ _BAD_PART: Final = ("document_parsing_exception", "mapper_parsing_exception")  #
 _BULK_ACTIONS: Final = 500
 _BULK_BYTES: Final = 10 << 20
 _KEYS_A_REQUEST: Final = 1_000
+_DELETE_S: Final = 600.0
+"""A delete by query goes on at the server when we give it up, and is in the way of the next one."""
+_DELETE_TRIES: Final = 5
 _REASONS_SHOWN: Final = 3
 
+_OWNER: Final = "mmrag"  # in the mapping's _meta, the index whose it is
 _STORED_ONLY: Final = {"type": "keyword", "index": False, "doc_values": False}
 _MAPPINGS: Final[Mapping[str, Any]] = {
     "dynamic": "strict",
@@ -92,11 +97,12 @@ class ElasticStore:
         self._index = index
 
     @classmethod
-    def open(cls, config: ElasticConfig, index: str, *, create: bool = True) -> Self:
-        """Open `prefix + index`, and create it if it is not there and `create` says so.
+    def open(cls, config: ElasticConfig, index: str, *, create: bool = True, owner: str = "") -> Self:
+        """Open `prefix + index`, and create it, as the mmrag index `owner`'s, if it is not there and `create`
+        says so.
 
         StoreUnavailable when nothing answers at `url`; StoreError when the index is missing or not
-        ours.
+        mmrag's; OtherIndex when it is not `owner`'s.
         """
         name = config.prefix + index
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,200}", name):
@@ -109,8 +115,8 @@ class ElasticStore:
                 if not client.indices.exists(index=name):
                     if not create:
                         raise StoreError(f"{config.url}: no index {name}; run `mmrag ingest` first")
-                    _create(client, name)
-                _check_existing(client, config.url, name)
+                    _create(client, name, owner)
+                _check_existing(client, config.url, name, owner)
         except BaseException:
             client.close()
             raise
@@ -123,11 +129,14 @@ class ElasticStore:
             return bool(client.indices.exists(index=config.prefix + index))
 
     @staticmethod
-    def drop(config: ElasticConfig, index: str) -> None:
-        """Delete `prefix + index`; one that is not there is no error. Raises as `exists` does."""
+    def drop(config: ElasticConfig, index: str, owner: str = "") -> None:
+        """Delete `prefix + index`; one that is not there is no error. Raises as `exists` does, and OtherIndex
+        when it is not `owner`'s."""
         name = config.prefix + index
         with _connect(config) as client, _translated(config.url, f"drop index {name}"):
             if client.indices.exists(index=name):
+                for mappings in _mappings(client, name):
+                    _require_own(mappings, config.url, name, owner)
                 client.indices.delete(index=name)
 
     def upsert(self, parts: Sequence[Part]) -> None:
@@ -178,12 +187,7 @@ class ElasticStore:
                 {"terms": {"key": list(keep[first : first + _MAX_TERMS])}}
                 for first in range(0, len(keep), _MAX_TERMS)
             ]
-            with _translated(self._config.url, "delete"):
-                answer = self._client.delete_by_query(index=self._index, query={"bool": query}, refresh=True)
-            if answer.get("failures"):
-                raise StoreError(
-                    f"{self._config.url}: {len(answer['failures'])} parts were not deleted; run it again"
-                )
+            self._delete_found({"bool": query})
 
     def fetch(self, keys: Sequence[str]) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -219,6 +223,22 @@ class ElasticStore:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+    def _delete_found(self, query: Mapping[str, Any]) -> None:
+        """Delete what a search finds, until none is left that was changed between the search and its turn."""
+        client = self._client.options(request_timeout=max(self._config.timeout_s, _DELETE_S))
+        for _ in range(_DELETE_TRIES):
+            with _translated(self._config.url, "delete"):
+                answer = client.delete_by_query(
+                    index=self._index, query=query, conflicts="proceed", refresh=True
+                )
+            if answer.get("failures"):
+                raise StoreError(
+                    f"{self._config.url}: {len(answer['failures'])} parts were not deleted; run it again"
+                )
+            if not (answer.get("version_conflicts") or answer.get("timed_out")):
+                return
+        raise StoreUnavailable(f"{self._config.url}: others keep changing the parts that are to be deleted")
 
     def _refresh(self) -> None:
         with _translated(self._config.url, "refresh"):
@@ -284,22 +304,34 @@ def _connect(config: ElasticConfig) -> Elasticsearch:
     return Elasticsearch(config.url, **options)
 
 
-def _create(client: Elasticsearch, name: str) -> None:
+def _create(client: Elasticsearch, name: str, owner: str) -> None:
+    mappings = {**_MAPPINGS, "_meta": {_OWNER: owner}} if owner else _MAPPINGS
     try:
-        client.indices.create(index=name, mappings=_MAPPINGS, settings=_SETTINGS)
+        client.indices.create(index=name, mappings=mappings, settings=_SETTINGS)
     except ApiError as exc:
         if exc.error != "resource_already_exists_exception":
             raise  # Otherwise another process was faster, and what it made is checked next.
 
 
-def _check_existing(client: Elasticsearch, url: str, name: str) -> None:
-    for found in client.indices.get_mapping(index=name).values():
-        missing = _MAPPINGS["properties"].keys() - found["mappings"].get("properties", {}).keys()
+def _mappings(client: Elasticsearch, name: str) -> list[dict[str, Any]]:
+    """Of the index; of each index, where the name is an alias."""
+    return [found["mappings"] for found in client.indices.get_mapping(index=name).values()]
+
+
+def _require_own(mappings: Mapping[str, Any], url: str, name: str, owner: str) -> None:
+    found = mappings.get("_meta", {}).get(_OWNER, "")
+    require_own(f"{url}: Elasticsearch's index {name}", found, owner, "stores.elastic.prefix")
+
+
+def _check_existing(client: Elasticsearch, url: str, name: str, owner: str) -> None:
+    for mappings in _mappings(client, name):
+        missing = _MAPPINGS["properties"].keys() - mappings.get("properties", {}).keys()
         if missing:
             raise StoreError(
                 f"{url}: index {name} is not mmrag's (no field {', '.join(sorted(missing))}); "
                 "set another prefix"
             )
+        _require_own(mappings, url, name, owner)
 
 
 def _plan(plan: facets.Plan) -> dict[str, Any]:

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-import grpc  # type: ignore[import-untyped]
 import numpy as np
 
-from pipelines.core.errors import StoreError, StoreUnavailable
+from pipelines.core.errors import StoreError
 from pipelines.core.filters import Filter
+from pipelines.core.identity import require_own
 from pipelines.core.stores import Vectors
 from pipelines.core.stores.config import SEARCH_PARAMETERS, MilvusConfig, parameters
+from pipelines.core.stores.milvus_errors import translated
 from pipelines.core.stores.milvus_filter import dynamic_fields, expression, literal, one_of
-from pipelines.core.stores.pymilvus_names import (
-    DataType,
-    ErrorCode,
-    LoadState,
-    MilvusClient,
-    MilvusException,
-    MilvusUnavailableException,
-)
+from pipelines.core.stores.pymilvus_names import DataType, LoadState, MilvusClient, MilvusException
 from pipelines.core.stores.records import (
     MAX_FIELD_BYTES,
     MAX_TEXT_BYTES,
@@ -44,15 +37,6 @@ from pipelines.core.types import Found, Part
 MAX_K: Final = 16_384  # Milvus's own limit on the rows of one answer
 _MESSAGE_BYTES: Final = 32 << 20  # Milvus refuses 64 MiB; half leaves room for protobuf
 _KEYS_A_REQUEST: Final = 2_000
-_CONNECT_FAILED: Final = 2  # pymilvus.client.types.Status.CONNECT_FAILED
-# Milvus's pkg/util/merr: a channel is being subscribed to, or moves to another node.
-_CHANNEL_LACKS, _CHANNEL_NOT_AVAILABLE = 501, 503
-_DOWN: Final = {
-    *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED),
-    *(_CONNECT_FAILED, _CHANNEL_LACKS, _CHANNEL_NOT_AVAILABLE),
-}
-# Too many requests for now, or none to write until memory, disk or lagging nodes are below their quota.
-_BUSY: Final = {ErrorCode.RATE_LIMIT, ErrorCode.FORCE_DENY}
 _FIELDS: Final = {
     "document_key": 32,
     "tenant": MAX_FIELD_BYTES,
@@ -66,6 +50,7 @@ _FIELDS: Final = {
     "metadata": MAX_TEXT_BYTES,  # as it came; what filters read are the dynamic fields beside it
 }
 _OUTPUT: Final = ["key", *_FIELDS]
+_OWNER: Final = "mmrag: "  # how a description begins that names the index; any other is somebody's words
 
 # pymilvus pings every 10 s; milvus-lite, with gRPC's default policy, hangs up on a client that pings an idle
 # connection more than once in five minutes ("Too many pings").
@@ -88,24 +73,32 @@ class MilvusStore:
 
     @classmethod
     def open(
-        cls, config: MilvusConfig, collection: str, dim: int, *, create: bool = True, expected_rows: int = 0
+        cls,
+        config: MilvusConfig,
+        collection: str,
+        dim: int,
+        *,
+        create: bool = True,
+        expected_rows: int = 0,
+        owner: str = "",
     ) -> Self:
-        """Open `prefix + collection`; if it is not there and `create` says so, create it for `expected_rows`.
+        """Open `prefix + collection`; if it is not there and `create` says so, create it for `expected_rows`,
+        as the index `owner`'s.
 
         StoreUnavailable when nothing answers at `uri`; StoreError when the collection is missing or
-        was made with another dimension or index.
+        was made with another dimension or index; OtherIndex when it is not `owner`'s.
         """
         name = config.prefix + collection
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
             raise StoreError(f"collection {name!r}: use letters, digits and _ only, and no leading digit")
         client = _connect(config)
         try:
-            with _translated(config.uri, f"open collection {name}"):
+            with translated(config.uri, f"open collection {name}"):
                 if not client.has_collection(name, timeout=config.timeout_s):
                     if not create:
                         raise StoreError(f"{config.uri}: no collection {name}; run `mmrag ingest` first")
-                    _create(client, config, name, dim, expected_rows)
-                index = _check_existing(client, config, name, dim)
+                    _create(client, config, name, dim, expected_rows, owner)
+                index = _check_existing(client, config, name, dim, owner)
                 if client.get_load_state(name, timeout=config.timeout_s)["state"] != LoadState.Loaded:
                     client.load_collection(name, timeout=config.timeout_s)
                 rows = int(client.get_collection_stats(name, timeout=config.timeout_s)["row_count"])
@@ -119,18 +112,21 @@ class MilvusStore:
         """Whether `prefix + collection` is there. Raises StoreUnavailable and StoreError as `open` does."""
         client = _connect(config)
         try:
-            with _translated(config.uri, "look"):
+            with translated(config.uri, "look"):
                 return bool(client.has_collection(config.prefix + collection, timeout=config.timeout_s))
         finally:
             client.close()
 
     @staticmethod
-    def drop(config: MilvusConfig, collection: str) -> None:
-        """Delete `prefix + collection`; one that is not there is no error. Raises as `exists` does."""
+    def drop(config: MilvusConfig, collection: str, owner: str = "") -> None:
+        """Delete `prefix + collection`; one that is not there is no error. Raises as `exists` does, and
+        OtherIndex when it is not `owner`'s."""
         client, name = _connect(config), config.prefix + collection
         try:
-            with _translated(config.uri, f"drop collection {name}"):
+            with translated(config.uri, f"drop collection {name}"):
                 if client.has_collection(name, timeout=config.timeout_s):
+                    described = client.describe_collection(name, timeout=config.timeout_s)
+                    _require_own(described, config.uri, name, owner)
                     client.drop_collection(name, timeout=config.timeout_s)
         finally:
             client.close()
@@ -145,7 +141,7 @@ class MilvusStore:
             vector = vectors[position].astype(np.float32)
             rows.append(to_row(part) | dynamic_fields(part.metadata) | {"vector": vector})
         for batch in _by_bytes(rows, self.dim):
-            with _translated(self._config.uri, "upsert"):
+            with translated(self._config.uri, "upsert"):
                 answer = self._client.upsert(self._collection, batch, timeout=self._timeout)
             if answer["upsert_count"] != len(batch):
                 raise StoreError(
@@ -157,7 +153,7 @@ class MilvusStore:
         check_vectors(vector[None], 1, self.dim)
         if not 1 <= k <= MAX_K:
             raise StoreError(f"k is {k}; Milvus answers 1 to {MAX_K} hits")
-        with _translated(self._config.uri, "search"):
+        with translated(self._config.uri, "search"):
             answer = self._client.search(
                 self._collection,
                 data=[vector.astype(np.float32)],
@@ -173,7 +169,7 @@ class MilvusStore:
         return [Found(from_row(hit["entity"]), float(hit["distance"])) for hit in answer[0]]
 
     def has_content(self, content: str, tenant: str) -> bool:
-        with _translated(self._config.uri, "query"):
+        with translated(self._config.uri, "query"):
             rows = self._client.query(
                 self._collection,
                 filter=f"content == {literal(content)} and tenant == {literal(tenant)}",
@@ -193,7 +189,7 @@ class MilvusStore:
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _KEYS_A_REQUEST):
             batch = list(keys[start : start + _KEYS_A_REQUEST])
-            with _translated(self._config.uri, "delete"):
+            with translated(self._config.uri, "delete"):
                 self._client.delete(self._collection, ids=batch, timeout=self._timeout)
 
     def delete_documents(self, document_keys: Sequence[str], keep: Sequence[str] = ()) -> None:
@@ -206,7 +202,7 @@ class MilvusStore:
     def fetch(self, keys: Sequence[str]) -> dict[str, Part]:
         found: dict[str, Part] = {}
         for start in range(0, len(keys), _KEYS_A_REQUEST):
-            with _translated(self._config.uri, "fetch"):
+            with translated(self._config.uri, "fetch"):
                 rows = self._client.query(
                     self._collection,
                     filter=one_of("key", keys[start : start + _KEYS_A_REQUEST]),
@@ -220,7 +216,7 @@ class MilvusStore:
     def vectors(self, keys: Sequence[str]) -> dict[str, Vectors]:
         found: dict[str, Vectors] = {}
         for start in range(0, len(keys), self._vectors_a_request):
-            with _translated(self._config.uri, "fetch vectors"):
+            with translated(self._config.uri, "fetch vectors"):
                 rows = self._client.query(
                     self._collection,
                     filter=one_of("key", keys[start : start + self._vectors_a_request]),
@@ -232,7 +228,7 @@ class MilvusStore:
         return found
 
     def scan(self) -> Iterator[tuple[list[Part], Vectors]]:
-        with _translated(self._config.uri, "scan"):
+        with translated(self._config.uri, "scan"):
             rows = self._client.query_iterator(
                 self._collection,
                 batch_size=self._vectors_a_request,
@@ -242,7 +238,7 @@ class MilvusStore:
             )
         try:
             while True:
-                with _translated(self._config.uri, "scan"):
+                with translated(self._config.uri, "scan"):
                     batch = rows.next()
                 if not batch:
                     return
@@ -257,7 +253,7 @@ class MilvusStore:
         return max(1, min(_KEYS_A_REQUEST, _MESSAGE_BYTES // (4 * self.dim + MAX_TEXT_BYTES // 2)))
 
     def count(self) -> int:
-        with _translated(self._config.uri, "count"):
+        with translated(self._config.uri, "count"):
             rows = self._client.query(
                 self._collection,
                 filter="",
@@ -268,7 +264,7 @@ class MilvusStore:
         return int(rows[0]["count(*)"])
 
     def flush(self) -> None:
-        with _translated(self._config.uri, "flush"):
+        with translated(self._config.uri, "flush"):
             self._client.flush(self._collection, timeout=self._timeout)
         self.count()  # A Strong read: what comes after it, Bounded or not, sees these writes.
 
@@ -294,7 +290,7 @@ class MilvusStore:
         return params
 
     def _values(self, field: str, where: str) -> list[str]:
-        with _translated(self._config.uri, "query"):
+        with translated(self._config.uri, "query"):
             pages = self._client.query_iterator(
                 self._collection,
                 batch_size=MAX_K,
@@ -310,34 +306,21 @@ class MilvusStore:
         return found
 
 
-@contextmanager
-def _translated(uri: str, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (MilvusException, grpc.RpcError) as exc:
-        code = exc.code() if isinstance(exc, grpc.RpcError) else exc.code
-        if code in _DOWN or isinstance(exc, MilvusUnavailableException):
-            raise StoreUnavailable(f"{uri}: {doing} failed; is Milvus running there?") from exc
-        if code in _BUSY:
-            raise StoreUnavailable(f"{uri}: {doing} failed, the server is busy: {exc.message}") from exc
-        reason = exc.details() if isinstance(exc, grpc.RpcError) else exc.message
-        raise StoreError(f"{uri}: {doing} refused: {reason}") from exc
-
-
 def _connect(config: MilvusConfig) -> MilvusClient:
     # It logs a traceback for every failed call; ours say the same in one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     token = config.token.get_secret_value() if config.token else ""
-    with _translated(config.uri, "connect"):
+    with translated(config.uri, "connect"):
         return MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=_CHANNEL)
 
 
-def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, rows: int) -> None:
+def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, rows: int, owner: str) -> None:
     index: str = config.index_type
     if index == "auto":
         lite = client.get_server_version(timeout=config.timeout_s).startswith("milvus_lite")
         index = "FLAT" if lite else "HNSW"
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
+    description = f"{_OWNER}{owner}" if owner else ""
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True, description=description)
     schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=32)
     for field, length in _FIELDS.items():
         schema.add_field(field, DataType.VARCHAR, max_length=length)
@@ -352,15 +335,23 @@ def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, row
             raise  # Otherwise another process was faster, and what it made is checked next.
 
 
-def _check_existing(client: MilvusClient, config: MilvusConfig, name: str, dim: int) -> str:
+def _require_own(described: Mapping[str, Any], uri: str, name: str, owner: str) -> None:
+    description = described.get("description") or ""
+    found = description.removeprefix(_OWNER) if description.startswith(_OWNER) else ""
+    require_own(f"{uri}: collection {name}", found, owner, "stores.milvus.prefix")
+
+
+def _check_existing(client: MilvusClient, config: MilvusConfig, name: str, dim: int, owner: str) -> str:
     """The type of the collection's index, once it is known that the collection is ours."""
-    found = {f["name"]: f for f in client.describe_collection(name, timeout=config.timeout_s)["fields"]}
+    described = client.describe_collection(name, timeout=config.timeout_s)
+    found = {f["name"]: f for f in described["fields"]}
     missing = {"vector", *_OUTPUT} - found.keys()
     if missing:
         raise StoreError(
             f"{config.uri}: collection {name} is not mmrag's (no field {', '.join(sorted(missing))}); "
             "set another prefix"
         )
+    _require_own(described, config.uri, name, owner)
     if (other := int(found["vector"]["params"]["dim"])) != dim:
         raise StoreError(
             f"{config.uri}: collection {name} holds vectors of {other} dimensions, not {dim}; "

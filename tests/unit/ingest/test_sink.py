@@ -333,6 +333,7 @@ def test_pictures_stay_while_a_rebuild_shares_them(index: Index) -> None:
 def test_finishing_removes_the_run_and_leaves_no_other_file(index: Index) -> None:
     ingest(index, rows_of("a"))
     assert sorted(p.name for p in index.directory.iterdir()) == [
+        "identity",
         "index.json",
         "ledger",
         "pictures.parquet",

@@ -32,6 +32,8 @@ from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems
 
 SCALES = (2, 4)
 LOCAL = SourceConfig()
+MANY = [f"{n:04x}" for n in range(6_000)]
+"""Names of metadata that alone are few enough bytes, but not as Milvus is sent them."""
 
 
 class Machine:
@@ -173,12 +175,14 @@ def test_metadata_of_the_right_type_passes() -> None:
     ("fields", "named"),
     [
         ({"metadata": {"note": "x" * 9000}}, "metadata 'note' has 9000 bytes"),
+        ({"metadata": dict.fromkeys(MANY, 1)}, "metadata has 66001 bytes"),
         ({"source": "/" + "x" * 9000}, "source has 9001 bytes"),
         ({"text": "字" * 30_000}, "text has 90000 bytes"),
     ],
 )
 def test_a_part_that_no_store_could_keep_is_refused_alone(fields: dict[str, Any], named: str) -> None:
-    row = checked({"note": "str"}, **fields)
+    types = {"note": "str"} | dict.fromkeys(MANY, "number")
+    row = checked(types, **fields)
     assert row["stage"] == "store"
     assert named in row["reason"]
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.core import images
-from pipelines.core.errors import StoreUnavailable
+from pipelines.core.errors import OtherIndex, StoreUnavailable
 from pipelines.core.retriever import Query
 from pipelines.core.types import SearchResult
 from pipelines.serve import faults
@@ -308,3 +308,8 @@ def test_a_stores_complaint_is_told_without_addresses(complaint: str, told: str)
     assert faults.public(complaint) == told
     found = faults.fault(StoreUnavailable(complaint), 2)
     assert (found.status, found.message, found.retry_after_s) == (503, told, 2)
+
+
+def test_stores_of_another_index_are_the_servers_fault_and_not_told() -> None:
+    complaint = OtherIndex("collection kb_text belongs to the index /srv/kb (1)")
+    assert faults.fault(complaint, 2) == faults.INTERNAL
