@@ -131,7 +131,7 @@ def test_without_matplotlib_no_training_begins(
     """Its curve is drawn last, and wants it."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     without_peft = settings(work, train_projector=True, lora={"r": 0})
-    with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+    with pytest.raises(MissingDependency, match=r"'\.\[train\]'"):
         train_llava(work / "data.jsonl", tmp_path / "out", without_peft)
     assert not (tmp_path / "out").exists()
 
