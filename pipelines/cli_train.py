@@ -140,8 +140,7 @@ def _fit(settings: LlavaTraining, as_json: bool) -> None:
 
 def _train(data: Path, out: Path, settings: LlavaTraining, export: Export | None, as_json: bool) -> None:
     from pipelines.console import progress_bar
-    from pipelines.train.llava_export import export as run_export
-    from pipelines.train.llava_export import require_exportable
+    from pipelines.train.llava_export import export_llava, require_exportable
     from pipelines.train.llava_job import train_llava as run_job
 
     if export:
@@ -149,7 +148,7 @@ def _train(data: Path, out: Path, settings: LlavaTraining, export: Export | None
     with progress_bar() as progress, redirect_stdout(sys.stderr):
         summary: dict[str, Any] = run_job(data, out, settings, progress).as_dict()
     if export:
-        exported = run_export(Path(summary["checkpoint"]), out / export.value, export.value)
+        exported = export_llava(Path(summary["checkpoint"]), out / export.value, export.value)
         summary["export"] = str(exported.directory)
         for warning in exported.warnings:
             print(f"mmrag: {warning}", file=sys.stderr)

@@ -177,7 +177,7 @@ def python_page() -> str:
     names = ((module, name) for module, names in pipelines._MODULES.items() for name in names)
     order = sorted(names, key=lambda pair: (pair[1] != "KnowledgeBase", pair[1].lower()))
     # A settings model's fields are on the settings' page.
-    bare = {"Settings", "LlavaTraining"}
+    bare = {"Settings", "AlignerTraining", "EncoderTraining", "LlavaTraining", "LoraSettings"}
     for module, name in order:
         head += ["", f"::: pipelines.{module}.{name}"]
         if name in bare:

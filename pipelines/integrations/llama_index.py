@@ -7,6 +7,7 @@ nodes = retriever.retrieve(QueryBundle("the same, smaller", image_path="cooler.j
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -34,6 +35,10 @@ class MmragRetriever(BaseRetriever):
         text = query_bundle.query_str or None
         result = self._knowledge_base.search(text, image, mode=self._mode, k=self._k, where=self._where)
         return [NodeWithScore(node=_node(hit), score=hit.score) for hit in result.hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """LlamaIndex's own would search in the event loop."""
+        return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
 def _node(hit: Hit) -> TextNode:

@@ -174,7 +174,7 @@ def _deployed(part: type[Any], name: str, config: Replicas, log: LoggingConfig, 
     return made.options(
         name=name,
         logging_config=log,
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        ray_actor_options=_reservation(config),
         max_ongoing_requests=config.max_ongoing_requests,
         graceful_shutdown_timeout_s=finish_s,
         autoscaling_config={
@@ -185,6 +185,14 @@ def _deployed(part: type[Any], name: str, config: Replicas, log: LoggingConfig, 
             "downscale_delay_s": config.downscale_delay_s,
         },
     )
+
+
+def _reservation(config: Replicas) -> dict[str, Any]:
+    """Ray leaves the GPUs in sight of a replica that reserves none: its models would take vLLM's memory."""
+    reserved: dict[str, Any] = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus}
+    if not config.num_gpus:
+        reserved["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    return reserved
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Replicas(BaseModel):
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
     num_cpus: float = Field(0.5, ge=0, description="that Ray reserves for a replica")
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(0, ge=0, description="that Ray reserves, also a share of one; 0: it sees none")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

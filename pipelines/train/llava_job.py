@@ -50,7 +50,7 @@ _LOADER_CPUS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class LlavaSummary:
     """What a run did. Losses are nats per answer token; `tokens_per_s` is of all workers together.
 
     `shortened` samples are trained on without their last turns, which `max_tokens` does not hold.
@@ -77,7 +77,7 @@ class Summary:
 
 def train_llava(
     data: Path, out: Path, config: LlavaTraining, progress: ReportProgress = lambda what, done, total: None
-) -> Summary:
+) -> LlavaSummary:
     """Fine-tune `config.base_model` on conversations, or take up a run that `out` holds.
 
     `out` is shared by all workers; checkpoints, figures, the curve and the refused rows are in it. Raises
@@ -146,14 +146,14 @@ def _fit(trainer: TorchTrainer) -> Any:
         ) from exc
 
 
-def _summary(out: Path, plan: Plan, outcome: dict[str, Any], result: Any, elapsed_s: float) -> Summary:
+def _summary(out: Path, plan: Plan, outcome: dict[str, Any], result: Any, elapsed_s: float) -> LlavaSummary:
     steps = [record for record in read_steps(out) if "loss" in record]
     left_out = write_rejected(out, plan)
     judged = [record["eval_loss"] for record in read_steps(out) if "eval_loss" in record]
     best = result.checkpoint
     if judged:
         best = min(result.best_checkpoints, key=lambda pair: pair[1]["eval_loss"])[0]
-    return Summary(
+    return LlavaSummary(
         samples=len(plan.train),
         held_out=len(plan.held_out),
         rejected=sum(not one.dropped_turns for one in left_out),

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
 from transformers import AutoConfig, BitsAndBytesConfig, LlavaForConditionalGeneration
 
-from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.train.llava_config import LlavaTraining
 
 _LANGUAGE = ("model.language_model.", "lm_head.")
@@ -106,7 +106,7 @@ def _nf4(dtype: torch.dtype, device: str) -> BitsAndBytesConfig:
     if not device.startswith("cuda"):
         raise UsageError("quantize 'nf4' runs on GPUs only: set quantize to 'none'")
     if find_spec("bitsandbytes") is None:
-        raise MissingDependency("quantize 'nf4' needs: pip install 'mmrag[gpu]'")
+        raise MissingDependency(f"quantize 'nf4' needs: {install_line('gpu')}")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -262,7 +262,7 @@ def _add_adapters(model: LlavaForConditionalGeneration, config: LlavaTraining) -
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as exc:
-        raise MissingDependency("lora needs: pip install 'mmrag[train]'") from exc
+        raise MissingDependency(f"lora needs: {install_line('train')}") from exc
     layers = r"model\.language_model\.layers\.\d+\.(?:.+\.)?"
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     there = {name.rpartition(".")[2] for name in linear if re.match(layers, name)}

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
-from pipelines.core.errors import MissingDependency
+from pipelines.core.errors import MissingDependency, install_line
 from pipelines.core.files import replace_file
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.train.metrics import FIGURES, STEP
@@ -102,7 +102,7 @@ def require_curve() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as exc:
-        raise MissingDependency("the loss curve wants matplotlib: pip install 'mmrag[train]'") from exc
+        raise MissingDependency(f"the loss curve wants matplotlib: {install_line('train')}") from exc
 
 
 def draw_curve(out: Path, title: str) -> Path:

@@ -19,7 +19,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from tuned_llava import as_on_a_hub, save_base, save_tuned
 
 from pipelines.core.prompts import Turn, messages
-from pipelines.train.llava_export import export
+from pipelines.train.llava_export import export_llava
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,8 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = as_on_a_hub(save_base(folder / "base"))
     save_tuned(base, folder / "whole", rank=8, train_projector=True, vision_layers=1)
     save_tuned(base, folder / "language", rank=8)
-    export(folder / "whole", folder / "merged", "merged")
-    export(folder / "language", folder / "adapter", "adapter")
+    export_llava(folder / "whole", folder / "merged", "merged")
+    export_llava(folder / "language", folder / "adapter", "adapter")
     return {name: folder / name for name in ("base", "merged", "adapter")}
 
 

@@ -16,7 +16,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.serve.app import application, reserved
 from pipelines.serve.config import VllmConfig
 from pipelines.serve.deployments import Parts
-from pipelines.serve.vllm import deployment_config, engine_kwargs
+from pipelines.serve.vllm import deployment_config, engine_kwargs, environment
 from pipelines.settings import load_settings
 
 GRAPH = {"gateway", "retriever", "encoder", "generator"}
@@ -92,6 +92,22 @@ def test_a_replica_that_is_to_go_finishes_its_requests(tmp_path: Path) -> None:
     assert {one.name for one in built} == {*GRAPH, "aligner"}
     assert {one._deployment_config.graceful_shutdown_timeout_s for one in built} == {75}
     assert deployment_config(VllmConfig(), on_cpu=True, finish_s=75)["graceful_shutdown_timeout_s"] == 75
+
+
+@pytest.mark.parametrize("layout", ["graph", "compact"])
+def test_a_part_that_reserves_no_gpu_sees_none(tmp_path: Path, layout: str) -> None:
+    """Ray alone would show it all of them, and `device: auto` would take memory that vLLM counts on."""
+    told = [f"serve.layout={layout}", "search.aligner.model=tiny-aligner", "serve.transformers.num_gpus=0.5"]
+    served = application(parts(tmp_path, "generator.engine=transformers", *told))
+    built = {one.name: one.ray_actor_options for one in build_app(served, name="mmrag").deployments}
+    reserving = built.pop("generator")
+    assert reserving["num_gpus"] == 0.5
+    assert "runtime_env" not in reserving
+    assert "gateway" in built
+    assert all(one["num_gpus"] == 0 for one in built.values())
+    assert all(one["runtime_env"]["env_vars"] == {"CUDA_VISIBLE_DEVICES": ""} for one in built.values())
+    # vLLM's engine gets its own by a placement group.
+    assert "CUDA_VISIBLE_DEVICES" not in environment(VllmConfig(), on_cpu=False)
 
 
 def test_vllm_scales_as_the_settings_say(tmp_path: Path) -> None:

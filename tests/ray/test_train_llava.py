@@ -18,9 +18,9 @@ from llava_run import QUICK, STEPS, command, conversations, losses, settings, tr
 from ray_metrics_port import highest_exported
 
 from benchmarks.processes import below, kill, matching
+from pipelines import export_llava, train_llava
 from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.train.llava_job import train_llava
 from pipelines.train.metrics import METRICS, STEP
 from pipelines.train.run_log import read_steps
 
@@ -74,6 +74,17 @@ def test_a_finished_command_given_again_ends_well(work: Path, uninterrupted: Pat
     assert (summary["step"], summary["steps_run"]) == (STEPS, 0)
     assert "it is left as it is" in said
     assert merged.stat().st_mtime_ns == written
+
+
+def test_a_run_of_the_command_is_taken_up_and_exported_from_python(
+    work: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = train_llava(work / "data.jsonl", uninterrupted, settings(work))
+    assert (run.step, run.steps_run) == (STEPS, 0)
+    adapter = export_llava(Path(run.checkpoint), tmp_path / "adapter", "adapter")
+    assert adapter.directory == tmp_path / "adapter"
+    assert adapter.manifest.kind == "adapter"
+    assert (adapter.directory / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.timeout(600)  # three jobs
@@ -131,7 +142,7 @@ def test_without_matplotlib_no_training_begins(
     """Its curve is drawn last, and wants it."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     without_peft = settings(work, train_projector=True, lora={"r": 0})
-    with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+    with pytest.raises(MissingDependency, match=r"'\.\[train\]'"):
         train_llava(work / "data.jsonl", tmp_path / "out", without_peft)
     assert not (tmp_path / "out").exists()
 

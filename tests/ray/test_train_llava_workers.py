@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from llava_run import conversations, losses, settings, train
 
+from pipelines import train_llava
 from pipelines.core.ray_runtime import ray_runtime
-from pipelines.train.llava_job import train_llava
 
 pytestmark = pytest.mark.slow
 

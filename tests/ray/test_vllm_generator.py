@@ -33,7 +33,7 @@ from pipelines.core.types import Usage
 from pipelines.serve.config import VllmConfig
 from pipelines.serve.handles import RemoteGenerator
 from pipelines.serve.vllm import llm_deployment
-from pipelines.train.llava_export import export
+from pipelines.train.llava_export import export_llava
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None,
@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("served")
     base = write_only_ascii(as_on_a_hub(save_base(folder / "base")))
     save_tuned(base, folder / "tuned", rank=4)
-    export(folder / "tuned", folder / "adapter", "adapter")
+    export_llava(folder / "tuned", folder / "adapter", "adapter")
     return {"base": base, "adapter": folder / "adapter"}
 
 

@@ -85,11 +85,11 @@ def test_without_its_extra_elasticsearch_is_said_to_be_missing():
     statement = (
         "import sys\n"
         "sys.modules['elasticsearch'] = None\n"
-        "from pipelines.core.errors import MissingDependency\n"
+        "from pipelines.core.errors import MissingDependency, install_line\n"
         "try:\n"
         "    import pipelines.core.stores.elastic\n"
         "except MissingDependency as exc:\n"
-        "    assert str(exc) == \"stores.elastic needs: pip install 'mmrag[elastic]'\"\n"
+        "    assert str(exc) == 'stores.elastic needs: ' + install_line('elastic')\n"
         "else:\n"
         "    raise AssertionError"
     )

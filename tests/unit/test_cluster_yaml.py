@@ -40,6 +40,10 @@ def prepared() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def node_types(prepared: dict[str, Any], *names: str) -> list[dict[str, Any]]:
+    return [prepared["available_node_types"][name] for name in names]
+
+
 def test_it_obeys_the_schema_in_the_ray_wheel(cluster):
     ray = importlib.util.find_spec("ray")
     assert ray is not None
@@ -60,7 +64,7 @@ def test_it_has_a_head_a_cpu_type_and_a_gpu_type(cluster):
 def test_workers_scale_from_one_of_each_kind_to_what_the_cluster_allows(prepared):
     types = prepared["available_node_types"]
     assert types["head"]["max_workers"] == 0
-    workers = [types[name] for name in ("cpu_decode", "gpu_encode")]
+    workers = node_types(prepared, "cpu_decode", "gpu_encode")
     # An ingest takes the GPUs that are there when it starts.
     assert all(worker["min_workers"] == 1 <= worker["max_workers"] for worker in workers)
     assert sum(worker["max_workers"] for worker in workers) <= prepared["max_workers"]
@@ -68,20 +72,29 @@ def test_workers_scale_from_one_of_each_kind_to_what_the_cluster_allows(prepared
     assert prepared["idle_timeout_minutes"] > 0
 
 
-def test_every_node_type_installs_the_project_and_only_gpu_nodes_the_gpu_extra(prepared):
-    cpu = prepared["worker_setup_commands"]
-    gpu = prepared["available_node_types"]["gpu_encode"]["worker_setup_commands"]
-    assert cpu == prepared["head_setup_commands"][: len(cpu)]
-    # A type's commands replace the common ones; all but the last are the same.
-    assert gpu[:-1] == cpu[:-1]
-    installed = [set(re.findall(r"mmrag\[(.*)\]", command)[0].split(",")) for command in (cpu[-1], gpu[-1])]
+def test_every_node_type_installs_the_same_vllm_included(prepared):
+    """`serve deploy` builds the application in a task without CPUs, which Ray gives to any node, the head
+    first: one without vLLM would have transformers answer on a CPU."""
+    common = prepared["worker_setup_commands"]
+    assert common == prepared["head_setup_commands"][: len(common)]
+    assert not any(
+        one.get("worker_setup_commands") for one in node_types(prepared, "cpu_decode", "gpu_encode")
+    )
+    [command] = [command for command in common if "mmrag[" in command]
+    installed = set(re.findall(r"mmrag\[(.*)\]", command)[0].split(","))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert installed[0] | {"gpu"} == installed[1] <= set(project["optional-dependencies"])
-    # The image installs the same: what the profiles and the three jobs need.
+    assert "gpu" in installed <= set(project["optional-dependencies"])
+    # The images install the same: what the profiles and the three jobs need.
     image = (ROOT / "deploy" / "Dockerfile").read_text()
-    assert [set(extras.split(",")) for extras in re.findall(r"'\.\[(.*)\]'", image)] == installed
-    assert " -c ~/mmrag/requirements/constraints-gpu.txt " in cpu[-1]
-    assert " -c ~/mmrag/requirements/constraints-gpu.txt " in gpu[-1]
+    images = [set(extras.split(",")) for extras in re.findall(r"'\.\[(.*)\]'", image)]
+    assert images == [installed - {"gpu"}, installed]
+    assert " -c ~/mmrag/requirements/constraints-gpu.txt " in command
+
+
+@pytest.mark.parametrize("settings", ["pipelines/profiles/cluster.yaml", "deploy/kuberay/gpu/settings.yaml"])
+def test_settings_of_a_cluster_with_gpus_name_vllm(settings):
+    """Where it is missing the server then says so."""
+    assert yaml.safe_load((ROOT / settings).read_text())["generator"]["engine"] == "vllm"
 
 
 def test_what_pip_installs_from_is_sent_and_exists(cluster):
@@ -124,11 +137,7 @@ def test_machines_and_image_have_compilers(cluster):
 
 
 def test_setup_commands_are_valid_shell(prepared):
-    types = prepared["available_node_types"].values()
-    commands = [
-        *(command for key, value in prepared.items() if key.endswith("_commands") for command in value),
-        *(command for node_type in types for command in node_type.get("worker_setup_commands", ())),
-    ]
+    commands = [command for key, value in prepared.items() if key.endswith("_commands") for command in value]
     assert len(commands) >= 10
     for command in commands:
         done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
@@ -146,9 +155,8 @@ def test_every_placeholder_is_marked(cluster):
 def test_workers_may_read_the_corpus_and_all_machines_reach_the_disk(prepared):
     """Ray gives an instance profile to the head alone, and a security group of its own only after the EFS has
     to let it in."""
-    head, *workers = (
-        prepared["available_node_types"][name]["node_config"] for name in ("head", "cpu_decode", "gpu_encode")
-    )
+    names = ("head", "cpu_decode", "gpu_encode")
+    head, *workers = (node_type["node_config"] for node_type in node_types(prepared, *names))
     assert "IamInstanceProfile" not in head
     assert all("CHANGE" in worker["IamInstanceProfile"]["Arn"] for worker in workers)
     assert all(node["SecurityGroupIds"] == head["SecurityGroupIds"] == ["sg-CHANGE"] for node in workers)

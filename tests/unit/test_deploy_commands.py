@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from command_lines import check, commands, parsed
 from doc_blocks import ROOT
+
+from pipelines.serve.config import ServeConfig
 
 KUBERAY = ROOT / "deploy" / "kuberay"
 
@@ -54,3 +57,28 @@ def test_what_cluster_yaml_is_used_with() -> None:
     for words in found:
         check(words)
     assert found[3][3].startswith("mmrag ingest ")
+
+
+@pytest.mark.parametrize(
+    ("kubectl", "applies"), [("echo Complete", True), ("echo Failed", False), ("exit 1", False)]
+)
+def test_the_endpoint_is_applied_after_an_ingest_that_is_complete(
+    kubectl: str, applies: bool, tmp_path: Path
+) -> None:
+    """A wrong name, which kubectl refuses, is waited for no longer."""
+    fake = tmp_path / "kubectl"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *" get "*) {kubectl};; *) echo "applied";; esac\n')
+    fake.chmod(0o755)
+    told = re.search(r"^while state=.*?^\[ .*?$", (ROOT / "deploy/README.md").read_text(), re.M | re.S)
+    assert told
+    command = ["bash", "-c", f"PATH={tmp_path}:$PATH\n{told[0]}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode == 0) == applies == ("applied" in done.stdout)
+
+
+@pytest.mark.parametrize("page", ["deploy/README.md", "docs/how-to/scale-out.md", "docs/how-to/secure.md"])
+def test_sample_keys_are_ones_that_the_server_takes(page: str) -> None:
+    told = re.findall(r"(?:API_KEYS|api-keys)='(\[.*\])'", (ROOT / page).read_text("utf-8"))
+    assert told
+    for keys in told:
+        assert ServeConfig.model_validate({"api_keys": json.loads(keys)}).api_keys

@@ -83,6 +83,16 @@ def test_each_service_is_held_to_a_bound_of_memory_and_few_rights(compose):
     assert app.removeprefix("${APP_MEMORY:-").removesuffix("}") in (DEPLOY / ".env.example").read_text()
 
 
+def test_answers_are_finished_and_vectors_written_before_a_container_is_killed(compose, settings):
+    grace_s = {
+        name: int(service["stop_grace_period"].removesuffix("s"))
+        for name, service in compose["services"].items()
+        if "stop_grace_period" in service
+    }
+    assert grace_s["serve"] == grace_s["ingest"] > settings.serve.deadline_s
+    assert grace_s["milvus"] > 10  # Docker's own
+
+
 def test_every_secret_comes_from_the_file_that_is_not_in_git(compose):
     names = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     example = dict(

@@ -34,11 +34,11 @@ def test_bases_are_pinned_by_tag_or_are_stages():
         base, _, stage = rest.partition(" AS ")
         assert (
             base in stages
-            or base == "packages-${VARIANT}"
+            or base in ("python-${VARIANT}", "packages-${VARIANT}")
             or re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", base)
         )
         stages.add(stage)
-    assert {"packages-cpu", "packages-gpu"} <= stages
+    assert {f"{stage}-{variant}" for stage in ("python", "packages") for variant in ("cpu", "gpu")} <= stages
 
 
 def test_it_ends_as_a_user_who_is_not_root_with_a_health_check():
@@ -63,6 +63,14 @@ def test_each_image_takes_its_packages_from_its_own_lock():
     installed = [rest for name, rest in instructions() if name == "RUN" and ".[" in rest]
     for variant, command in zip(("cpu", "gpu"), installed, strict=True):
         assert f"-c requirements/constraints-{variant}.txt '.[" in command
+
+
+def test_each_image_has_the_python_that_its_lock_is_resolved_for():
+    makefile = (ROOT / "Makefile").read_text()
+    locked = re.findall(r"--python-version (\S+) .*-(cpu|gpu)\.txt$", makefile, re.MULTILINE)
+    found = re.findall(r"^FROM python:(\d\.\d+)-\S+ AS python-(\w+)$", FILE.read_text(), re.MULTILINE)
+    assert [variant for _, variant in found] == ["cpu", "gpu"]
+    assert found == locked
 
 
 def test_opencv_needs_no_display():

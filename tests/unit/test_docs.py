@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typer.main import get_command
 
 import pipelines
 from pipelines.cli import app
+from pipelines.core.errors import install_line
 from pipelines.settings import Settings, load_settings
 
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -229,9 +231,23 @@ def code(block: Block) -> list[str]:
 # What a page promises.
 
 
+FROM_AN_INDEX = re.compile(r"(?:pip install|install ')[^`\n]*?(?<![./\w])mmrag\b")
+
+
 @pytest.mark.parametrize(
     "page", [README, CHINESE, *BESIDE[1:], *PAGES], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_no_page_installs_mmrag_from_a_package_index(page: Path) -> None:
     """It is on none: whoever takes the name there would be installed."""
-    assert not re.search(r"pip install [^`\n]*?(?<![./\w])mmrag\b", page.read_text("utf-8"))
+    assert not FROM_AN_INDEX.search(page.read_text("utf-8"))
+
+
+def test_no_message_does_either() -> None:
+    code = {path: path.read_text("utf-8") for path in (ROOT / "pipelines").rglob("*.py")}
+    assert not [path for path, text in code.items() if FROM_AN_INDEX.search(text)]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = {name for text in code.values() for name in re.findall(r"install_line\('(\w+)'\)", text)}
+    assert {"elastic", "gpu", "ocr", "train"} <= named <= extras.keys()
+    for name in named:
+        _, _, _, lock, _, *_ = install_line(name).split()
+        assert (ROOT / lock).is_file()

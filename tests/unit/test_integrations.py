@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from llama_index.core.schema import ImageNode, QueryBundle, TextNode
 from pydantic import ValidationError
 from test_architecture import loaded_by
 
-from pipelines import KnowledgeBase, UsageError, knowledge_base
+from pipelines import KnowledgeBase, SearchResult, UsageError, knowledge_base
 from pipelines.integrations import langchain, llama_index
 
 
@@ -80,3 +82,20 @@ def test_llama_index_asks_with_a_picture(kb: KnowledgeBase, tmp_path: Path) -> N
     asked = QueryBundle("", image_path=str(tmp_path / "asked.png"))
     [first, *_] = llama_index.MmragRetriever(kb, mode="visually_similar").retrieve(asked)
     assert first.node.id_ == "rose#img-0"
+
+
+def test_an_event_loop_goes_on_while_either_searches(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, search = [], kb.search
+
+    def watched(*args: Any, **options: Any) -> SearchResult:
+        threads.append(threading.current_thread())
+        return search(*args, **options)
+
+    monkeypatch.setattr(kb, "search", watched)
+    [node, *_] = asyncio.run(llama_index.MmragRetriever(kb, k=2).aretrieve("red rose"))
+    [document, *_] = asyncio.run(langchain.MmragRetriever(knowledge_base=kb, k=2).ainvoke("red rose"))
+    assert node.node.id_ == document.id == "rose#img-0"
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads

@@ -1,4 +1,4 @@
-"""The packaged profiles: each loads, and they differ in addresses, models and sizes alone."""
+"""The packaged profiles: each loads, and they differ in addresses, models, engine and sizes alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.settings import PROFILES, load_settings, origins
 
 MODELS = {
     *("encoder.kind", "encoder.model", "encoder.revision", "encoder.scales"),
-    *("embedder.kind", "embedder.model", "generator.model"),
+    *("embedder.kind", "embedder.model", "generator.model", "generator.engine"),
 }
 ADDRESSES = {
     *("stores.milvus.uri", "stores.milvus.prefix", "stores.elastic.url", "stores.elastic.prefix"),

@@ -130,6 +130,14 @@ def test_the_list_of_licences_has_every_locked_package() -> None:
     assert {name: version for name, (version, _) in listed().items()} == locked, "make licences"
 
 
+def test_what_only_machines_with_a_gpu_install_is_named_as_not_read() -> None:
+    text = (ROOT / "THIRD_PARTY.md").read_text("utf-8")
+    named = dict(re.findall(r"^- (\S+) (\d\S*)$", text, re.MULTILINE))
+    others = {name: version for name, version in pins(LOCKS[1]).items() if name not in listed()}
+    assert named == others, "make licences"
+    assert {"vllm", "nvidia-cublas"} <= named.keys()
+
+
 def test_a_licence_that_is_copyleft_or_unclear_is_explained() -> None:
     explained = set(re.findall(r"`([\w.-]+)`", (DOCS / "explanation" / "licences.md").read_text("utf-8")))
     unusual = {name for name, (_, licence) in listed().items() if COPYLEFT.search(licence)}

@@ -14,7 +14,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipelines.core.errors import MissingDependency, PartsRefused, StoreError, StoreUnavailable
+from pipelines.core.errors import MissingDependency, PartsRefused, StoreError, StoreUnavailable, install_line
 from pipelines.core.filters import Filter
 from pipelines.core.identity import require_own
 from pipelines.core.stores import facets
@@ -27,7 +27,7 @@ try:
     from elasticsearch import ApiError, Elasticsearch, TransportError
     from elasticsearch.helpers import streaming_bulk
 except ImportError as exc:
-    raise MissingDependency("stores.elastic needs: pip install 'mmrag[elastic]'") from exc
+    raise MissingDependency(f"stores.elastic needs: {install_line('elastic')}") from exc
 
 MAX_K: Final = 10_000  # index.max_result_window
 _MAX_TERMS: Final = 65_536  # index.max_terms_count, of one `terms` query

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import BadPart, BadText, MissingDependency
+from pipelines.core.errors import BadPart, BadText, MissingDependency, install_line
 from pipelines.core.images import PREVIEW_SIDE
 from pipelines.core.plain import tidy
 from pipelines.core.readings import has_place
@@ -26,7 +26,7 @@ from pipelines.ingest.sources import files, inside, pdf_child
 from pipelines.ingest.sources.records import Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten
 
-NEEDS = "PDF documents need: pip install 'mmrag[pdf]'"
+NEEDS = f"PDF documents need: {install_line('pdf')}"
 _MAX_PAGES = 2000
 _MAX_DEATHS = 5  # of the process over one document
 _WAIT_S = 600.0  # for a document's texts, or for one picture, on a busy machine too

@@ -19,7 +19,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, prompt_text
 from pipelines.core.prompts import Turn
 from pipelines.core.types import Usage
-from pipelines.train.llava_export import export
+from pipelines.train.llava_export import export_llava
 
 GREEDY = Sampling(12)
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_base(folder / "base")
     save_tuned(folder / "base", folder / "tuned", rank=8)
-    export(folder / "tuned", folder / "adapter", "adapter")
+    export_llava(folder / "tuned", folder / "adapter", "adapter")
     return folder
 
 

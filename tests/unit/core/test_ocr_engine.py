@@ -114,7 +114,7 @@ def test_without_the_extra_one_line_names_it(package: str, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     ocr.require(OcrConfig())
     for need in (ocr.require, ocr.words_reader):
-        with pytest.raises(MissingDependency, match=r"'rapidocr' needs: pip install 'mmrag\[ocr\]'"):
+        with pytest.raises(MissingDependency, match=r"'rapidocr' needs: pip install .* '\.\[ocr\]'"):
             need(OcrConfig(kind="rapidocr"))
 
 

@@ -97,5 +97,5 @@ def test_lines_break_at_spaces_and_between_chinese_characters() -> None:
 
 def test_without_scikit_image_the_message_names_the_extra(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(photographs, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependency, match=r"mmrag\[demo\]"):
+    with pytest.raises(MissingDependency, match=r"'\.\[demo\]'"):
         build(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 from fakes import memory_index
 
 from pipelines.core import images
-from pipelines.core.errors import BadPart, BadText, MissingDependency
+from pipelines.core.errors import BadPart, BadText, MissingDependency, install_line
 from pipelines.core.grounding import iou
 from pipelines.core.readings import has_place, lines_of
 from pipelines.core.retriever import Query, SearchConfig
@@ -404,12 +404,12 @@ def test_a_machine_that_bounds_computing_time_itself_reads_pdfs_too(path: Path) 
 def test_without_the_extra_one_line_names_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(path, line("x"))
     monkeypatch.setattr(pdf, "is_available", lambda: False)
-    with pytest.raises(MissingDependency, match=r"pump\.pdf: PDF documents need: pip install 'mmrag\[pdf\]'"):
+    with pytest.raises(MissingDependency, match=r"pump\.pdf: PDF documents need: pip install .* '\.\[pdf\]'"):
         list_items([str(path)], CONFIG)
     [rejected] = list_items([str(path.parent)], CONFIG)
     assert isinstance(rejected, Rejected)
     assert rejected.document_id == "manuals/pump.pdf"
-    assert "pip install 'mmrag[pdf]'" in rejected.reason
+    assert install_line("pdf") in rejected.reason
 
 
 def test_a_worker_without_the_extra_ends_the_job(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +418,7 @@ def test_a_worker_without_the_extra_ends_the_job(path: Path, monkeypatch: pytest
     monkeypatch.setattr(pdf.pdf_child, "__file__", str(script))
     written(path, line("x"))
     with pytest.raises(
-        MissingDependency, match=r"pip install 'mmrag\[pdf\]', on every node \(libm\.so\.6: no such file\)"
+        MissingDependency, match=r"'\.\[pdf\]' in a clone .*, on every node \(libm\.so\.6: no such file\)"
     ):
         parsed(path)
     with pytest.raises(MissingDependency):

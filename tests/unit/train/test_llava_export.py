@@ -13,7 +13,7 @@ from tuned_llava import as_on_a_hub, save_base, save_tuned
 
 from pipelines.core.adapter import read_manifest
 from pipelines.core.errors import MmragError, UsageError
-from pipelines.train.llava_export import Kind, export
+from pipelines.train.llava_export import Kind, export_llava
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def load(directory: Path) -> LlavaForConditionalGeneration:
 
 def test_the_merged_model_computes_what_the_trained_one_did(tmp_path: Path, base: Path) -> None:
     tuned = save_tuned(base, tmp_path / "last", train_projector=True, vision_layers=1)
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     merged = logits(load(tmp_path / "out"))
     torch.testing.assert_close(merged, logits(tuned.llava), rtol=1e-4, atol=1e-4)
     assert (merged - logits(load(base))).abs().max() > 0.5
@@ -49,7 +49,7 @@ def test_the_merged_model_computes_what_the_trained_one_did(tmp_path: Path, base
 
 def test_merged_weights_have_the_names_that_vllm_reads(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     names = set(load_file(tmp_path / "out" / "model.safetensors"))
     known = ("vision_tower.vision_model.", "language_model.model.", "multi_modal_projector.")
     assert {name for name in names if not name.startswith(known)} == {"language_model.lm_head.weight"}
@@ -58,7 +58,7 @@ def test_merged_weights_have_the_names_that_vllm_reads(tmp_path: Path, base: Pat
 
 def test_what_was_not_trained_is_the_base_models_to_the_bit(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last", vision_layers=1)
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     before, after = load(base).state_dict(), load(tmp_path / "out").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     trained = ("model.vision_tower.encoder.layers.1.", "model.language_model.layers.")
@@ -69,7 +69,7 @@ def test_what_was_not_trained_is_the_base_models_to_the_bit(tmp_path: Path, base
 def test_merging_rounds_once_to_the_base_models_type(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", torch.bfloat16)
     tuned = save_tuned(base, tmp_path / "last")
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     name = "model.language_model.layers.1.mlp.down_proj"
     layer = tuned.llava.get_submodule(name)
     exact = layer.base_layer.weight + layer.get_delta_weight("default")
@@ -81,14 +81,14 @@ def test_merging_rounds_once_to_the_base_models_type(tmp_path: Path) -> None:
 def test_weights_in_several_files_stay_so(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", max_shard_size="200KB")
     tuned = save_tuned(base, tmp_path / "last")
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
     torch.testing.assert_close(logits(load(tmp_path / "out")), logits(tuned.llava), rtol=1e-4, atol=1e-4)
 
 
 def test_the_processor_and_its_template_come_along(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     assert processor.chat_template == TEMPLATE
     assert processor.image_processor.crop_size["height"] == SIDE
@@ -96,7 +96,7 @@ def test_the_processor_and_its_template_come_along(tmp_path: Path, base: Path) -
 
 def test_an_adapter_runs_on_its_base(tmp_path: Path, base: Path) -> None:
     tuned = save_tuned(base, tmp_path / "last")
-    export(tmp_path / "last", tmp_path / "out", "adapter")
+    export_llava(tmp_path / "last", tmp_path / "out", "adapter")
     answered = logits(PeftModel.from_pretrained(load(base), tmp_path / "out"))
     torch.testing.assert_close(answered, logits(tuned.llava), rtol=1e-5, atol=1e-5)
 
@@ -107,35 +107,35 @@ def test_only_merged_is_offered_where_more_than_the_language_model_learnt(
 ) -> None:
     save_tuned(base, tmp_path / "last", **more)
     with pytest.raises(UsageError, match="use --export merged"):
-        export(tmp_path / "last", tmp_path / "out", "adapter")
+        export_llava(tmp_path / "last", tmp_path / "out", "adapter")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("learnt", ["train_projector", "train_language", "train_all"])
 def test_a_model_without_adapters_is_merged(tmp_path: Path, base: Path, learnt: str) -> None:
     tuned = save_tuned(base, tmp_path / "last", rank=0, **{learnt: True})
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     torch.testing.assert_close(logits(load(tmp_path / "out")), logits(tuned.llava), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rank", "option"), [(16, ""), (17, "max_lora_rank 32"), (64, "max_lora_rank 64")])
 def test_a_rank_that_vllm_must_be_told_of_is_said(tmp_path: Path, base: Path, rank: int, option: str) -> None:
     save_tuned(as_on_a_hub(base), tmp_path / "last", rank=rank)
-    warnings = export(tmp_path / "last", tmp_path / "out", "adapter").warnings
+    warnings = export_llava(tmp_path / "last", tmp_path / "out", "adapter").warnings
     assert option in " ".join(warnings)
     assert bool(warnings) == bool(option)
 
 
 def test_a_base_model_that_vllm_cannot_read_is_said(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
-    assert "names of transformers 5" in export(tmp_path / "last", tmp_path / "a", "adapter").warnings[0]
+    assert "names of transformers 5" in export_llava(tmp_path / "last", tmp_path / "a", "adapter").warnings[0]
     as_on_a_hub(base)
-    assert export(tmp_path / "last", tmp_path / "b", "adapter").warnings == ()
+    assert export_llava(tmp_path / "last", tmp_path / "b", "adapter").warnings == ()
 
 
 def test_the_manifest_says_what_the_export_belongs_to(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
-    exported = export(tmp_path / "last", tmp_path / "out", "adapter")
+    exported = export_llava(tmp_path / "last", tmp_path / "out", "adapter")
     manifest = read_manifest(tmp_path / "out")
     assert manifest == exported.manifest
     assert (manifest.kind, manifest.base.name, manifest.data_hash) == ("adapter", "base", "sha256-of-data")
@@ -146,13 +146,13 @@ def test_another_base_model_is_refused(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
     other = save_base(tmp_path / "other", seed=1)
     with pytest.raises(UsageError, match="not the one that was trained on"):
-        export(tmp_path / "last", tmp_path / "out", "merged", base_model=str(other))
+        export_llava(tmp_path / "last", tmp_path / "out", "merged", base_model=str(other))
 
 
 def test_a_base_model_that_moved_is_found_where_it_is_said_to_be(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
     moved = base.rename(tmp_path / "moved")
-    export(tmp_path / "last", tmp_path / "out", "merged", base_model=str(moved))
+    export_llava(tmp_path / "last", tmp_path / "out", "merged", base_model=str(moved))
     load(tmp_path / "out")
 
 
@@ -162,19 +162,19 @@ def test_nothing_is_written_over(tmp_path: Path, base: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("mine", "utf-8")
     with pytest.raises(UsageError, match="not empty"):
-        export(tmp_path / "last", out, "merged")
+        export_llava(tmp_path / "last", out, "merged")
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
-    export(tmp_path / "last", out, "merged")
+    export_llava(tmp_path / "last", out, "merged")
 
 
 @pytest.mark.parametrize("kind", ["adapter", "merged"])
 def test_a_finished_export_is_left_as_it_is(tmp_path: Path, base: Path, kind: Kind) -> None:
     """A job that is started again gives the same command."""
     save_tuned(base, tmp_path / "last")
-    first = export(tmp_path / "last", tmp_path / "out", kind)
+    first = export_llava(tmp_path / "last", tmp_path / "out", kind)
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
-    again = export(tmp_path / "last", tmp_path / "out", kind)
+    again = export_llava(tmp_path / "last", tmp_path / "out", kind)
     assert again.manifest == first.manifest
     assert again.warnings[:-1] == first.warnings
     assert "of step 0 and the same data: it is left as it is" in again.warnings[-1]
@@ -183,10 +183,10 @@ def test_a_finished_export_is_left_as_it_is(tmp_path: Path, base: Path, kind: Ki
 
 def test_an_export_of_another_step_is_not_written_over(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
-    manifest = export(tmp_path / "last", tmp_path / "out", "merged").manifest
+    manifest = export_llava(tmp_path / "last", tmp_path / "out", "merged").manifest
     manifest.model_copy(update={"step": 7}).write(tmp_path / "out")
     with pytest.raises(UsageError, match="not empty"):
-        export(tmp_path / "last", tmp_path / "out", "merged")
+        export_llava(tmp_path / "last", tmp_path / "out", "merged")
 
 
 def test_an_export_that_was_killed_is_written_anew(tmp_path: Path, base: Path) -> None:
@@ -194,7 +194,7 @@ def test_an_export_that_was_killed_is_written_anew(tmp_path: Path, base: Path) -
     left = tmp_path / ".out.partial"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
-    export(tmp_path / "last", tmp_path / "out", "merged")
+    export_llava(tmp_path / "last", tmp_path / "out", "merged")
     load(tmp_path / "out")
     assert not left.exists()
 
@@ -204,12 +204,12 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, base: Path) -> None:
     before = sorted(tmp_path.iterdir())
     (tmp_path / "last" / "adapter" / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UsageError, match="damaged"):
-        export(tmp_path / "last", tmp_path / "out", "merged")
+        export_llava(tmp_path / "last", tmp_path / "out", "merged")
     with pytest.raises(MmragError):
-        export(tmp_path / "last", base / "config.json" / "out", "merged")
+        export_llava(tmp_path / "last", base / "config.json" / "out", "merged")
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, base: Path) -> None:
     with pytest.raises(UsageError, match="is no checkpoint"):
-        export(base, tmp_path / "out", "merged")
+        export_llava(base, tmp_path / "out", "merged")

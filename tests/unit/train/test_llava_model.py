@@ -336,7 +336,7 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_without_peft_the_extra_is_named(base, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)  # makes the import fail
     config = settings(base)
-    with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+    with pytest.raises(MissingDependency, match=r"'\.\[train\]'"):
         prepare_trainable(load_base(config, "cpu"), config)
 
 

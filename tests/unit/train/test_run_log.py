@@ -64,7 +64,7 @@ def test_a_curve_wants_matplotlib_which_can_be_asked_before(
     require_curve()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for call in (require_curve, partial(draw_curve, tmp_path, "a run")):
-        with pytest.raises(MissingDependency, match=r"mmrag\[train\]"):
+        with pytest.raises(MissingDependency, match=r"'\.\[train\]'"):
             call()
 
 
