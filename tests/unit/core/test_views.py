@@ -47,7 +47,14 @@ def test_without_even_surroundings_there_is_the_whole_alone(image: Image.Image) 
     assert len(views(picture(image))) == 1
 
 
-def test_something_small_is_left_in_its_surroundings() -> None:
+def test_a_drawn_margin_belongs_to_the_picture() -> None:
     image = Image.new("RGB", (800, 800), "white")
-    image.paste("black", (380, 380, 440, 440))
+    image.paste(sheet(400, 400), (200, 200))
     assert subject(picture(image)) is None
+
+
+def test_something_small_is_left_in_its_surroundings() -> None:
+    pixels_HWC = np.random.default_rng(0).normal(90, 30, (800, 800, 3)).clip(0, 255).astype(np.uint8)
+    desk = Image.fromarray(pixels_HWC)
+    desk.paste(sheet(120, 120), (340, 340))
+    assert subject(picture(desk)) is None
