@@ -112,8 +112,12 @@ audit: $(SUPPLY)/.installed ## known vulnerabilities of what is locked, by pip-a
 	  $(SUPPLY)/bin/pip-audit --strict --no-deps --disable-pip --requirement $$lock $(IGNORED) $(ARGS) || failed=1; \
 	done; exit $${failed:-0}
 
-sbom: install $(SUPPLY)/.installed ## what is installed in .venv, as CycloneDX: dist/sbom.json
+sbom: install $(SUPPLY)/.installed ## CycloneDX: dist/sbom.json of .venv, sbom-cpu.json and sbom-gpu.json of the images' locks
 	@mkdir -p dist
+	for lock in cpu gpu; do \
+	  $(SUPPLY)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom-$$lock.json $(LOCKS)-$$lock.txt || exit; \
+	done
 	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json \
 	  $(ARGS) $(BIN)/python
 

@@ -46,11 +46,14 @@ def listed() -> dict[str, tuple[str, str]]:
     return {name: (version, licence) for name, version, licence in rows}
 
 
-def test_the_sbom_is_of_what_is_installed() -> None:
+def test_the_sboms_are_of_what_is_installed_and_of_the_images_locks() -> None:
     told = subprocess.run(["make", "--dry-run", "sbom"], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    [command] = [line for line in told.stdout.replace("\\\n", " ").splitlines() if "cyclonedx-py" in line]
-    program, kind, *options = command.split()
+    lines = [line for line in told.stdout.replace("\\\n", " ").splitlines() if "cyclonedx-py" in line]
+    of_locks, of_environment = lines
+    assert of_locks.startswith("for lock in cpu gpu; do")
+    assert "--output-file dist/sbom-$lock.json requirements/constraints-$lock.txt" in of_locks
+    program, kind, *options = of_environment.split()
     assert (program, kind, options[-1]) == (
         "build/supply/bin/cyclonedx-py",
         "environment",
