@@ -311,7 +311,11 @@ def _vllm_device(config: VllmConfig) -> str:
 
 
 def _beside(settings: Settings) -> str:
-    """What else may load on the card, for nothing keeps it off."""
+    """What else may load on the card. Of a server, where vLLM is, only parts that reserve a GPU see one."""
+    serve = settings.serve
+    parts = serve.gateway, serve.retriever, serve.encoder
+    if settings.generator.served_by == "vllm" and not any(part.num_gpus for part in parts):
+        return ""
     encoder, embedder, found = settings.encoder, settings.embedder, []
     if encoder.device != "cpu":
         known = encoder.kind == "clip"

@@ -215,6 +215,15 @@ def test_models_that_share_the_card_are_told(kb: Path, card: Gpu) -> None:
     assert both.endswith(f"{told}the encoder, the embedder (weights 0.50 GiB)")
 
 
+def test_parts_of_a_server_that_reserve_no_gpu_do_not_share_it(
+    kb: Path, card: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vllm_is(monkeypatch, "0.29.0")
+    assert "not counted" not in found(kb, "generator.engine=vllm")["memory"].detail
+    shares = found(kb, "generator.engine=vllm", "serve.encoder.num_gpus=0.1")["memory"].detail
+    assert shares.endswith("not counted: the encoder")
+
+
 def test_a_problem_is_status_1_and_says_what_to_do(kb: Path) -> None:
     (kb / WRITTEN).write_text("{")
     answer = mmrag("config", "check", "--index", kb, "--json")
