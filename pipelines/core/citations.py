@@ -1,7 +1,8 @@
 """A model's text, as it comes -> words to show, citations and boxes. Knows no model and no prompt.
 
-`[2]` cites evidence 2, `[1, 3]` two of them; `[[x1,y1,x2,y2]]` right behind a citation is a box on that
-evidence's picture, and elsewhere one on the question's own. What points at nothing is taken out and counted.
+`[2]` cites evidence 2, `[1, 3]` two of them, and so do `【2】` and `［2］`, which are shown as `[2]`;
+`[[x1,y1,x2,y2]]` right behind a citation is a box on that evidence's picture, and elsewhere one on the
+question's own. What points at nothing is taken out and counted.
 Boxes never stay in the text: they are in the model's units, which mean nothing to a reader.
 """
 
@@ -12,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pipelines.core.grounding import Box, Frame, in_bounds, parse_boxes
+from pipelines.core.statements import BRACKETS, MARK
 from pipelines.core.types import PlacedBox
 
-_NUMBERS = r"\s*[0-9]{1,3}(?:\s*[,，]\s*[0-9]{1,3})*\s*"
-_CITATION = re.compile(rf"\[{_NUMBERS}\]|\[\[\s*[0-9]{{1,3}}\s*\]\]")
-_UNDECIDED = re.compile(r"\[[\[\]0-9.,，\s-]*")
+_CITATION = re.compile(rf"{MARK}|\[\[\s*[0-9]{{1,3}}\s*\]\]")
+_OPENING = re.compile(rf"[\{BRACKETS}]")
+_UNDECIDED = re.compile(r"\[[\[\]0-9.,，\s-]*|[【［][0-9,，\s]*")
 _MOST_HELD = 256
-"""Characters from `[` on after which it is text: a group of about ten boxes."""
+"""Characters from the bracket on after which it is text: a group of about ten boxes."""
 _CLAUSE = re.compile(r"[.!?;:,。！？；：，\n](?=\s|$)|[。！？；：，\n]")
 _LABEL = 60
 
@@ -54,11 +56,13 @@ class AnswerReader:
     def _show(self, *, final: bool) -> str:
         shown: list[str] = []
         while self._held:
-            words, bracket, rest = self._held.partition("[")
-            kept = words.rstrip() if bracket or not final else words
+            opening = _OPENING.search(self._held)
+            at = opening.start() if opening else len(self._held)
+            words, marked = self._held[:at], self._held[at:]
+            kept = words.rstrip() if marked or not final else words
             if kept:
                 self._say(kept, shown)
-            space, marked = words[len(kept) :], bracket + rest
+            space = words[len(kept) :]
             if not marked:  # space at the end: a mark that is taken out takes it along
                 self._held = space if not final else ""
                 break

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
-_MARK = re.compile(r"\s*\[\s*[0-9]{1,3}(?:\s*[,，]\s*[0-9]{1,3})*\s*\]")
+BRACKETS: Final = "[【［"
+"""A mark begins with one of these. Models that write Chinese also write `【1】` and `［1］`."""
+
+_CITED = r"\s*[0-9]{1,3}(?:\s*[,，]\s*[0-9]{1,3})*\s*"
+MARK: Final = rf"(?:\[{_CITED}\]|【{_CITED}】|［{_CITED}］)"
+"""The pattern of what cites one number or several."""
+
+_MARK = re.compile(rf"\s*{MARK}")
 _MARKS = rf"(?:{_MARK.pattern})*"
-_END = re.compile(rf"(?:[。！？\n]+|(?P<stop>[.!?]+)[\"'”’)）]*(?=\s|\[|$)){_MARKS}")
+_END = re.compile(rf"(?:[。！？\n]+|(?P<stop>[.!?]+)[\"'”’)）]*(?=\s|[\{BRACKETS}]|$)){_MARKS}")
 _SHORT = re.compile(
     r"\b(?:(?i:e\.g|i\.e|etc|vs|no|figs?|eq|approx|ca|cf|min|max|dia)\.(?=\s*[a-z0-9])"
     r"|(?:Dr|Mrs?|Ms|(?<!\d)(?<!\d\s)[A-Z])\.(?=\s))"
@@ -21,7 +29,7 @@ _SHORT = re.compile(
 "No. It"), of a title, of an initial. "230 V." is none."""
 
 _ITEM = re.compile(
-    r"^[ \t>*_#-]*(?:[(（]?\d{1,2}(?:[.．、](?!\d)|[)）])(?=[*_]*[ \t]*[^\s\[*_])|[①-⑳]"
+    r"^[ \t>*_#-]*(?:[(（]?\d{1,2}(?:[.．、](?!\d)|[)）])(?=[*_]*[ \t]*[^\s\[【［*_])|[①-⑳]"
     r"|(?i:step|步骤)\s*\d{1,2}\s*[.:：]|第\s*[\d一二三四五六七八九十]{1,3}\s*步\s*[:：、,，])[*_]*[ \t]*",
     re.MULTILINE,
 )

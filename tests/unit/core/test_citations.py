@@ -39,6 +39,25 @@ def test_several_numbers_in_one_bracket_are_taken_apart() -> None:
     assert (reader.cited, reader.dropped["citations"]) == ([1, 3], 1)
 
 
+@pytest.mark.parametrize("text", ["孔距90 mm【2】。", "孔距90 mm［2］。", "孔距90 mm【2，9】。"])
+def test_full_width_brackets_cite_and_are_shown_as_usual(text: str) -> None:
+    for pieces in ([text], text):
+        reader = read(*pieces)
+        assert (reader.text, reader.cited) == ("孔距90 mm[2]。", [2])
+
+
+@pytest.mark.parametrize("text", ["【注意】高温", "【1]", "［1", "【2†source】", "【", "【1.5】"])
+def test_full_width_brackets_around_something_else_are_text(text: str) -> None:
+    assert read(text).text == text
+    assert read(*text).text == text
+
+
+def test_a_box_behind_full_width_brackets_is_on_that_evidences_picture() -> None:
+    reader = read("重740 g【2】[[0,25,50,50]]。")
+    assert reader.text == "重740 g[2]。"
+    assert [box.image for box in reader.boxes] == [2]
+
+
 def test_a_box_behind_a_citation_is_on_that_evidences_picture() -> None:
     reader = read("The weight is 740 g [2] [[0,25,50,50]].")
     assert reader.text == "The weight is 740 g [2]."
@@ -98,7 +117,8 @@ def test_what_is_held_back_is_bounded() -> None:
     assert reader.feed(held) == held
 
 
-PIECES = st.lists(st.sampled_from([*"[]0123, a.。", "[2]", "[[1,2,3,4]]", "[9]", " 740 g "]), max_size=40)
+MARKS = ("[2]", "【2】", "［9］", "[[1,2,3,4]]", "[9]")
+PIECES = st.lists(st.sampled_from([*"[]【】［］0123, a.。", *MARKS, " 740 g "]), max_size=40)
 
 
 @given(PIECES)
