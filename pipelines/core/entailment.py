@@ -7,11 +7,13 @@ lower bar that costs nothing; a model behind `evaluate.entailment=judge` reads b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, Protocol
 
-from pipelines.core.tokens import HAN, tokens
+from pipelines.core.tokens import HAN, Tokens, tokens
 from pipelines.core.types import Hit
 
 NoVerdict = Literal["unseen", "unparsable", "refused", "unanswered"]
@@ -25,6 +27,9 @@ COVERAGE: Final = 0.75
 """Share of a statement's words that its evidence must hold, where nothing else is set."""
 
 _NUMBER = re.compile(r"(?:^-)?\d+(?:\.\d+)*")
+_BORDER = re.compile(r"(?<=\d)(?=\D)|(?<=\D)(?=\d)")
+_LABEL = re.compile(r"(?<![<>])(?:(?<!\d)[:;,|=]|[:;,|=](?!\d))(?![<>])")
+"""What parts `voltage:120V` and the cells of a table; between two digits it belongs to the value."""
 _STOP_WORDS = {
     *("a", "an", "the", "of", "to", "in", "on", "at", "by", "for", "with", "from", "as", "is", "are", "was"),
     *("were", "be", "been", "it", "its", "this", "that", "these", "those", "there", "and", "or", "but", "so"),
@@ -73,15 +78,22 @@ class Lexical:
         return "unseen" if blind else "unsupported"
 
     def _covered(self, statement: str, text: str) -> bool:
-        there = set(tokens(text))
-        words = [token for token in tokens(statement) if token not in _STOP_WORDS]
-        if not set(_numbers(words)) <= set(_numbers(there)):
+        there, said = set(_words(text)), _words(statement)
+        joined = _same_but_joined(said, there)
+        words = {at: word for at, word in enumerate(said) if word not in _STOP_WORDS}
+        if not set(_numbers(words.values())) <= set(_numbers(there)):
             return False
-        covered = sum(word in there or _same_but_split(word, there) for word in words)
+        covered = sum(
+            word in there or at in joined or _same_but_split(word, there) for at, word in words.items()
+        )
         return bool(words) and covered >= self._coverage * len(words)
 
 
-def _numbers(words: Sequence[str] | set[str]) -> list[float]:
+def _words(text: str) -> Tokens:
+    return tokens(_LABEL.sub(" ", unicodedata.normalize("NFKC", text)))
+
+
+def _numbers(words: Iterable[str]) -> list[float]:
     """What they say, so that 90.0 is 90; of a version such as 1.2.3 its parts."""
     found = [number for word in words for number in _NUMBER.findall(word)]
     return [
@@ -92,6 +104,16 @@ def _numbers(words: Sequence[str] | set[str]) -> list[float]:
 
 
 def _same_but_split(word: str, there: set[str]) -> bool:
-    """`90mm` where `90 mm` stands."""
+    """`90mm` where `90 mm` stands: all of its parts, or both of a cut (`-5°C`, `90mm²`)."""
     parts = re.findall(rf"\d+(?:\.\d+)*|[^\d{HAN}]+", word)
-    return len(parts) > 1 and all(part in there for part in parts)
+    cuts = [border.start() for border in _BORDER.finditer(word)]
+    return (len(parts) > 1 and all(part in there for part in parts)) or any(
+        word[:cut] in there and word[cut:] in there for cut in cuts
+    )
+
+
+def _same_but_joined(said: Sequence[str], there: set[str]) -> set[int]:
+    """The places of `90` and `mm` where `90mm` stands. Neighbours only, and the whole of a word: `47` is not
+    in `KD-47`, nor is `5 V` in `12V 5A`."""
+    pairs = enumerate(pairwise(said))
+    return {place for at, pair in pairs if "".join(pair) in there for place in (at, at + 1)}

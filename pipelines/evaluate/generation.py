@@ -33,8 +33,8 @@ from pipelines.evaluate.questions import JudgedQuestion
 from pipelines.evaluate.semantic import Semantic
 
 WORST = 10
-WORDS_VERSION = 2
-"""Of what counts as a statement and as a token: figures by another are not compared."""
+WORDS_VERSION = 3
+"""Of what counts as a statement, as a citation and as the same words: figures by another are not compared."""
 _WORST_BY = ("refusal_accuracy", "token_f1", "judge_accuracy", "citation_recall")
 _WORDS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact_match": exact_match,

@@ -26,6 +26,10 @@ from pipelines.core.support import support
         ("[1] It is red.", [("It is red.", (1,))]),
         ("[2]. It is red [1].", [("It is red.", (2, 1))]),
         ("A [1] and b [1].", [("A and b.", (1,))]),
+        ("孔距是90 mm【1】。材料为钢［1，2］。", [("孔距是90 mm。", (1,)), ("材料为钢。", (1, 2))]),
+        ("It is 90 mm.【1】 It is steel. ［2］", [("It is 90 mm.", (1,)), ("It is steel.", (2,))]),
+        ("3.【1】", [("3.", (1,))]),
+        ("【注意】高温【1]。", [("【注意】高温【1]。", ())]),
         ("1. Open it [1].\n2. Close it [1].", [("Open it.", (1,)), ("Close it.", (1,))]),
         (
             "Do so.\n  1) Open it [1].\n  (2) Close it [2].",
@@ -57,6 +61,7 @@ def test_a_lists_numbers_are_not_asked_of_the_evidence() -> None:
 
 def test_marks_are_not_read_aloud() -> None:
     assert without_marks("90 mm [1][ 2 , 3 ].") == "90 mm."
+    assert without_marks("90 mm【1】［ 2 , 3 ］。") == "90 mm。"
     assert without_marks("the matrix [a]") == "the matrix [a]"
 
 
@@ -90,6 +95,45 @@ PICTURE = Piece("doc#img-0", "", has_picture=True)
 )
 def test_words_that_support(statement: str, evidence: list[Piece], expected: Verdict) -> None:
     assert Lexical(0.75)(statement, evidence) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("The power is 265 W", "Power 265W"),
+        ("水泵 KD-47的电压是120 V", "水泵KD-47 电压120V"),
+        ("The voltage is 120 V", "voltage:120V"),
+        ("The voltage is 120 V", "|Voltage|120V|"),
+        ("The voltage is 120 V", "voltage：120V，"),
+        ("The area is 90 mm²", "area=90mm²"),
+        ("It is at -5 °C", "at:-5°C"),
+        ("The rated current is 5 A", "rated current 5A"),
+        ("The pump KD 47", "pump KD-47"),
+        ("The scale is 3:4", "scale:3:4"),
+    ],
+)
+def test_a_unit_is_the_same_beside_its_number_and_apart(one: str, other: str) -> None:
+    assert Lexical(0.75)(one, [text(other)]) == "supported"
+    assert Lexical(0.75)(other, [text(one)]) == "supported"
+
+
+@pytest.mark.parametrize(
+    ("statement", "evidence"),
+    [
+        ("The power is 265 W", "power 2650W"),
+        ("The power is 26 W", "power 265W"),
+        ("The power is 65 W", "power 265W"),
+        ("It weighs 7 kg", "KD-47 weighs 12kg"),
+        ("It weighs 47 kg", "KD-47 weighs 12kg"),
+        ("The rated current is 5 A", "rated current 5.5A"),
+        ("The voltage is 5 V", "voltage:12V, current:5A"),
+        ("The scale is 3", "scale:4:3"),
+    ],
+)
+def test_a_part_of_a_number_or_of_a_name_and_another_unit_are_no_support(
+    statement: str, evidence: str
+) -> None:
+    assert Lexical(0.75)(statement, [text(evidence)]) == "unsupported"
 
 
 def test_the_coverage_is_a_share_of_the_words() -> None:

@@ -105,7 +105,7 @@ def test_generation_prints_tables(kb: Path, data: Path) -> None:
     for shown in ("all questions (3)", "en (3)", "refusal_accuracy", "token_f1", "of 1", "1 refused"):
         assert shown in found.out
     assert "answering" in found.err
-    assert "citation_recall, citation_precision: by words, version 2, coverage 0.75\n" in found.out
+    assert "citation_recall, citation_precision: by words, version 3, coverage 0.75\n" in found.out
     assert "\nsemantic_similarity: by use-multilingual-v3, " in found.out
     assert "judge_" not in found.out
 
@@ -144,7 +144,7 @@ def test_a_report_is_written_beside_the_figures(kb: Path, data: Path, tmp_path: 
     assert json.loads(found.out)["per_query"]
     text = page.read_text("utf-8")
     assert ("token_f1" if what == "generation" else "precision@iou0.5") in text
-    named = "<dt>citation_recall, citation_precision</dt><dd>by words, version 2, coverage 0.75</dd>"
+    named = "<dt>citation_recall, citation_precision</dt><dd>by words, version 3, coverage 0.75</dd>"
     assert (named in text) == (what == "generation")
 
 

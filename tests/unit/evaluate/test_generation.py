@@ -140,7 +140,7 @@ def test_a_judges_scores_and_what_became_of_its_verdicts() -> None:
     assert found.unscored == {"unseen": 1, "unparsable": 1, "refused": 1}
     assert found.problems == {"refused": "too long"}
     assert seen[-1] == (6, 6)
-    assert found.instruments == {"citation_": "words, version 2, coverage 0.75", "judge_": "m, rubric 1"}
+    assert found.instruments == {"citation_": "words, version 3, coverage 0.75", "judge_": "m, rubric 1"}
 
 
 def test_a_failure_has_the_lowest_of_each_score() -> None:
@@ -181,7 +181,7 @@ def test_figures_of_different_judges_are_not_compared() -> None:
     other = before.instruments | {"citation_": "m, rubric 1"}
     comparison = compare(before.per_query, baseline, CONFIG, other)
     assert "exact_match" in comparison.metrics
-    why = "by m, rubric 1, in the baseline by words, version 2, coverage 0.75"
+    why = "by m, rubric 1, in the baseline by words, version 3, coverage 0.75"
     assert comparison.not_compared == {"citation_precision": why, "citation_recall": why}
     assert comparison.vanished == ()
 
