@@ -7,7 +7,8 @@ nothing of measures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
 )
 
 from pipelines.core.entailment import Piece
@@ -55,7 +57,7 @@ class _Hit(BaseModel):
     kind: str | None = None
     text: str = ""
     image_uri: str | None = None
-    citation_id: int | None = None
+    citation_id: int | None = Field(None, ge=0)
 
 
 def _number_or_query(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
@@ -89,8 +91,18 @@ class _Answer(BaseModel):
     boxes: Annotated[tuple[_PlacedBox, ...], BeforeValidator(_empty)] = ()
     hits: Annotated[tuple[Annotated[_Hit, BeforeValidator(_named)], ...], BeforeValidator(_empty)] = ()
     degraded: Annotated[tuple[str, ...], BeforeValidator(_empty)] = ()
-    dropped: Annotated[dict[str, int], BeforeValidator(lambda value: value or {})] = {}
+    dropped: Annotated[
+        dict[str, Annotated[int, Field(ge=0)]], BeforeValidator(lambda value: value or {})
+    ] = {}
     error: str | None = None
+
+    @field_validator("hits")
+    @classmethod
+    def _are_told_apart(cls, hits: tuple[_Hit, ...]) -> tuple[_Hit, ...]:
+        for number, count in Counter(_numbers(hits)).items():
+            if count > 1:
+                raise ValueError(f"{count} of them have the number {number}")
+        return hits
 
 
 class _Row(_Answer):
@@ -124,10 +136,10 @@ def _given(row: _Answer) -> Given:
     text = row.answer.strip()
     refused = text.startswith(tuple(NO_ANSWER.values())) if row.refused is None else row.refused
     evidence = {
-        hit.citation_id or place: Piece(
+        number: Piece(
             hit.id, hit.text, hit.kind == "image" if hit.kind else _is_picture(hit.id), hit.image_uri
         )
-        for place, hit in enumerate(row.hits, start=1)
+        for number, hit in zip(_numbers(row.hits), row.hits, strict=True)
     }
     return Given(
         text=text,
@@ -138,6 +150,11 @@ def _given(row: _Answer) -> Given:
         degraded=row.degraded,
         error=row.error or ("" if text else "the answer is empty"),
     )
+
+
+def _numbers(hits: Sequence[_Hit]) -> list[int]:
+    """By which each is cited: its own, or else its place."""
+    return [place if hit.citation_id is None else hit.citation_id for place, hit in enumerate(hits, start=1)]
 
 
 def _picture(box: _PlacedBox, evidence: Mapping[int, Piece]) -> str:

@@ -125,6 +125,13 @@ def test_an_answer_of_any_system_is_enough(tmp_path: Path) -> None:
     assert found["q5"].evidence == {1: Piece("doc#img-0", "", True), 2: Piece("doc#txt-0", "")}
 
 
+def test_a_hit_is_cited_by_its_own_number_be_it_0_and_else_by_its_place(tmp_path: Path) -> None:
+    hits = [{"id": "a", "citation_id": 0, "text": "red"}, "b", {"id": "c", "citation_id": 7}]
+    row = {"id": "q1", "answer": "Red [0].", "hits": hits}
+    found = read_answers(written(tmp_path / "a.jsonl", row))["q1"]
+    assert found.evidence == {0: Piece("a", "red"), 2: Piece("b", ""), 7: Piece("c", "")}
+
+
 def test_what_ask_batch_wrote(tmp_path: Path) -> None:
     row = {
         "id": "q1",
@@ -181,6 +188,26 @@ def test_what_ask_batch_wrote(tmp_path: Path) -> None:
         ),
         ([{"id": "q1", "answer": "a", "hits": [7]}], r"hits\.0: wanted an object, in braces$"),
         ([{"id": "q1", "answer": "a", "hits": "doc"}], r"hits: wanted a list, in brackets$"),
+        (
+            [{"id": "q1", "answer": "a", "hits": [{"id": "a", "citation_id": 4}] * 2}],
+            r"a\.jsonl:1: hits: 2 of them have the number 4$",
+        ),
+        (
+            [{"id": "q1", "answer": "a", "hits": [{"id": "a", "citation_id": 2}, "b"]}],
+            r"a\.jsonl:1: hits: 2 of them have the number 2$",
+        ),
+        (
+            [{"id": "q1", "answer": "a", "hits": [{"id": "a", "citation_id": -1}]}],
+            r"a\.jsonl:1: hits\.0\.citation_id: should be greater than or equal to 0$",
+        ),
+        (
+            [{"id": "q0", "answer": "a"}, {"id": "q1", "answer": "a", "dropped": {"boxes": -1}}],
+            r"a\.jsonl:2: dropped\.boxes: should be greater than or equal to 0$",
+        ),
+        (
+            [{"id": "q1", "answer": "a", "dropped": {"boxes": 0.5}}],
+            r"a\.jsonl:1: dropped\.boxes: wanted a whole number$",
+        ),
     ],
 )
 def test_a_wrong_file_of_answers_is_named(tmp_path: Path, rows: list[dict[str, Any]], complaint: str) -> None:
