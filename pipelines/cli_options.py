@@ -48,8 +48,9 @@ def effective_settings(config: Path | None, assignments: list[str] | None) -> Se
     return load_settings(config, assignments or ())
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+def print_json(value: Any, *, allow_nan: bool = True) -> None:
+    """Without `allow_nan` it is JSON as all read it: raises ValueError for NaN and Infinity."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=allow_nan))
 
 
 def question_query(

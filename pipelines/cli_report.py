@@ -118,7 +118,7 @@ class Run:
         if self.as_json:
             compared = {"comparison": comparison.as_dict() if comparison else None}
             about = {**told, **self.settings.evaluate.bootstrap, "system": self.system}
-            print_json(about | report.as_dict() | compared)
+            print_json(about | report.as_dict() | compared, allow_nan=False)
         else:
             show()
             if comparison:

@@ -17,8 +17,11 @@ from shell import mmrag
 
 import pipelines.core.engine
 import pipelines.core.index
+from pipelines.cli_report import Run
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile
+from pipelines.evaluate.grounding import BoxFigures, Report
 from pipelines.evaluate.judge import ENTAILMENT
+from pipelines.settings import Settings
 
 SCORES = '{"accuracy": 5, "completeness": 4, "verifiability": 3}'
 
@@ -122,6 +125,25 @@ def test_grounding_asks_the_index_and_measures(kb: Path, data: Path, tmp_path: P
     shown = mmrag(*command, "--answers", tmp_path / "kept.jsonl")
     assert "1 boxed" in shown.out
     assert "left out" in shown.out
+
+
+def test_a_count_of_boxes_below_0_is_refused_and_its_figures_are_not_written(
+    data: Path, tmp_path: Path
+) -> None:
+    box = {"image": "query", "xyxy": [0, 0, 50, 50]}
+    row = {"id": "q3", "answer": "Here.", "boxes": [box], "dropped": {"boxes": -1}}
+    answers = written(tmp_path / "answers.jsonl", row)
+    found = mmrag("evaluate", "grounding", "--data", data, "--answers", answers, "--json")
+    assert (found.status, found.out) == (2, "")
+    assert "answers.jsonl:1: dropped.boxes: should be greater than or equal to 0" in found.err
+
+
+def test_a_report_with_what_json_has_no_number_for_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run.begin(Settings(), (), None, None, as_json=True)
+    figures = BoxFigures("q1", "en", {"iou": float("nan")}, "boxed", "", "", ())
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.conclude(Report({}, 0, {}, {}, (), (figures,)), {}, lambda: None, lambda: pytest.fail("a page"))
+    assert capsys.readouterr().out == ""
 
 
 def test_answers_that_were_kept_give_the_same_figures_without_the_index(
