@@ -114,6 +114,7 @@ class Run:
         comparison: Comparison | None,
     ) -> None:
         from pipelines.console import print_comparison, warn_of_queries
+        from pipelines.evaluate.baseline import least_pairs
 
         if self.as_json:
             compared = {"comparison": comparison.as_dict() if comparison else None}
@@ -125,6 +126,10 @@ class Run:
                 print_comparison(comparison)
         if comparison:
             warn_of_queries(comparison)
+            least = least_pairs(self.settings.evaluate.confidence)
+            if comparison.queries < least:
+                few = f"{comparison.queries} queries of both, and a fall takes {least} that differ"
+                print(f"mmrag: no measure can fall: {few}", file=sys.stderr)
 
     def _hold(self, comparison: Comparison) -> None:
         if not comparison.metrics:

@@ -373,7 +373,11 @@ def _add_change(table: Table, name: str, change: Change) -> None:
 
 def warn_of_queries(comparison: Comparison) -> None:
     """On stderr, where a query has no partner in the other run."""
-    for count, run in ((comparison.only_before, "the baseline"), (comparison.only_now, "this run")):
+    for count, which in (
+        (comparison.only_before, "only the baseline has"),
+        (comparison.only_now, "only this run has"),
+        (comparison.edited, "were edited since the baseline: what is asked, or what is right"),
+    ):
         if count:
-            said = f"not compared: {count:,} queries that only {run} has"
-            Console(stderr=True).print(said, style="yellow", highlight=False)
+            said = f"not compared: {count:,} queries that {which}"
+            Console(stderr=True, soft_wrap=True).print(said, style="yellow", highlight=False)

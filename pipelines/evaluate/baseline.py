@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, FiniteFloat, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError, field_validator
 
 from pipelines.core.complaints import complaint
 from pipelines.core.errors import UsageError
@@ -27,20 +28,33 @@ _ROUNDING = 1e-9
 class _Figures(BaseModel):
     id: str
     metrics: dict[str, FiniteFloat]
+    digest: str = ""
 
 
 class Baseline(BaseModel):
     """What is read of an earlier `--json` file. `instruments`: what measured, by the first letters of its
-    measures' names; figures of two different ones are not compared. `system`: what was measured."""
+    measures' names; figures of two different ones are not compared. `system`: what was measured. Queries of a
+    file of an earlier version have no digests."""
 
     per_query: list[_Figures]
     instruments: dict[str, str] = {}
     system: dict[str, Any] = {}
 
+    @field_validator("per_query")
+    @classmethod
+    def _stand_once(cls, queries: list[_Figures]) -> list[_Figures]:
+        for name, count in Counter(query.id for query in queries).items():
+            if count > 1:
+                raise ValueError(f"{count} of them have the id {name!r}")
+        return queries
+
 
 class Named(Protocol):
     @property
     def id(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +77,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`queries` stand in both runs; `only_before` and `only_now` count the others, which are left out.
+    """`queries` stand in both runs as they are; left out, and counted, are those that stand in one alone
+    (`only_before`, `only_now`) and those that were `edited` in between: what is asked, or what is right.
 
     `by_language` is empty where there is one language. `not_compared`: the measures that were not, with why.
     `vanished` are those of the baseline that this run has in no form, and no other instrument for. `system`:
@@ -73,6 +88,7 @@ class Comparison:
     queries: int
     only_before: int
     only_now: int
+    edited: int
     metrics: Mapping[str, Change]
     by_language: Mapping[str, Mapping[str, Change]]
     not_compared: Mapping[str, str]
@@ -114,10 +130,13 @@ def read_baseline(file: Path) -> Baseline:
 
 
 def require_common(queries: Iterable[Named], baseline: Baseline) -> None:
-    """Raise UsageError when the baseline has none of the queries: known before they are asked."""
-    earlier = {query.id for query in baseline.per_query}
-    if not any(query.id in earlier for query in queries):
+    """Raise UsageError when the baseline has none of the queries as they are: known before they are asked."""
+    earlier = {query.id: query for query in baseline.per_query}
+    there = [query for query in queries if query.id in earlier]
+    if not there:
         raise UsageError("--baseline: has none of these queries")
+    if all(_was_edited(query, earlier) for query in there):
+        raise UsageError("--baseline: all that it has of these queries were edited since; make it anew")
 
 
 def compare(
@@ -128,19 +147,22 @@ def compare(
     system: Mapping[str, Any] = MappingProxyType({}),
 ) -> Comparison:
     """Overall and by language. Without a measure in common its `metrics` are empty."""
-    earlier = {query.id: query.metrics for query in baseline.per_query}
+    told = {query.id: query for query in baseline.per_query}
+    earlier = {name: query.metrics for name, query in told.items()}
     prefixes = {*instruments, *baseline.instruments}
     others = {one for one in prefixes if instruments.get(one) != baseline.instruments.get(one)}
     replaced = others & set(instruments)
-    common = [query for query in queries if query.id in earlier]
+    there = [query for query in queries if query.id in told]
+    common = [query for query in there if not _was_edited(query, told)]
     found = _compared(common, earlier, others, config)
     languages = sorted({query.language for query in common})
     spoken = {one: [query for query in common if query.language == one] for one in languages}
     before, now = _measures(baseline.per_query), _measures(queries)
     return Comparison(
         queries=len(common),
-        only_before=len(earlier) - len(common),
-        only_now=len(queries) - len(common),
+        only_before=len(told) - len(there),
+        only_now=len(queries) - len(there),
+        edited=len(there) - len(common),
         metrics=found,
         by_language={name: _compared(some, earlier, others, config) for name, some in spoken.items()}
         if len(spoken) > 1
@@ -152,6 +174,11 @@ def compare(
         vanished=tuple(sorted(_vanished(before, now, replaced))),
         system=_differences(baseline.system, system),
     )
+
+
+def _was_edited(query: Named, earlier: Mapping[str, _Figures]) -> bool:
+    """An earlier file without digests does not tell."""
+    return earlier[query.id].digest not in ("", query.digest)
 
 
 def _compared(

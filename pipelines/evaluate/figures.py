@@ -50,6 +50,9 @@ class Spoken(Measured, Protocol):
     @property
     def language(self) -> str: ...
 
+    @property
+    def digest(self) -> str: ...
+
 
 def group(queries: Sequence[Measured], config: EvaluateConfig) -> Group:
     """The figures of these queries. Measures that the same queries have share the draws of the bootstrap."""

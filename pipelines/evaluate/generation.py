@@ -66,6 +66,7 @@ class AnswerFigures:
     statements: Mapping[Verdict, int]
     judged: str = ""
     difference: int | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,7 @@ def figures(
         statements=verdicts,
         judged=_became(scores),
         difference=scores.difference if isinstance(scores, Scores) else None,
+        digest=question.digest,
     )
 
 

@@ -33,6 +33,7 @@ class BoxFigures:
     answer: str
     error: str
     degraded: tuple[str, ...]
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def figures(question: JudgedQuestion, given: Given) -> BoxFigures:
         answer=given.text,
         error=given.error,
         degraded=given.degraded,
+        digest=question.digest,
     )
 
 

@@ -114,6 +114,7 @@ def _comparison(comparison: Comparison) -> str:
     lines = [f"{name}: {was} → {has}" for name, (was, has) in comparison.system.items()]
     for count, run in ((comparison.only_before, "the baseline"), (comparison.only_now, "this run")):
         lines += [f"Not compared: {count:,} queries that only {run} has."] if count else []
+    lines += [f"Not compared: {comparison.edited:,} queries that were edited."] if comparison.edited else []
     lines += [f"Gone: {name}." for name in comparison.vanished]
     lines += [
         f"Not compared: {name}: {why}."

@@ -40,6 +40,7 @@ from pipelines.core.picture_files import clean, find_pictures, read_picture
 from pipelines.core.prompts import language
 from pipelines.core.retriever import Mode, Query, plan
 from pipelines.core.types import is_part_id
+from pipelines.evaluate.digest import digest
 from pipelines.evaluate.figures import OVERALL
 from pipelines.evaluate.lines import explained, lines
 
@@ -49,7 +50,8 @@ NO_TEXT = "no text"
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
-    """A query and the grades, above 0, of what is relevant to it. `where` is its file and line."""
+    """A query and the grades, above 0, of what is relevant to it. `where` is its file and line; `digest`, of
+    all that its line says but its language, knows a picture by its name."""
 
     id: str
     where: str
@@ -59,6 +61,7 @@ class JudgedQuery:
     filter: Filter | None
     language: str
     relevant: Mapping[str, float]
+    digest: str = ""
 
     @property
     def by_hit(self) -> bool:
@@ -175,6 +178,7 @@ def _judged(row: Row, where: str, root: str, types: Mapping[str, str]) -> Judged
     if len({is_part_id(name) for name in row.relevant}) > 1:
         raise UsageError("'relevant' names documents and hits; name one or the other")
     has_text = bool(text and text.strip())
+    relevant = {name: grade for name, grade in row.relevant.items() if grade > 0}
     return JudgedQuery(
         id=row.id,
         where=where,
@@ -183,7 +187,8 @@ def _judged(row: Row, where: str, root: str, types: Mapping[str, str]) -> Judged
         mode=row.mode,
         filter=parsed,
         language=row.language or (language(text or "") if has_text else NO_TEXT),
-        relevant={name: grade for name, grade in row.relevant.items() if grade > 0},
+        relevant=relevant,
+        digest=digest(row.text, row.image, row.mode, row.filter, relevant),
     )
 
 

@@ -26,6 +26,7 @@ from pipelines.core.prompts import language
 from pipelines.core.retriever import Query, plan
 from pipelines.core.types import is_part_id
 from pipelines.evaluate.boxes import OnPicture
+from pipelines.evaluate.digest import digest
 from pipelines.evaluate.lines import explained, lines
 from pipelines.evaluate.queries import NO_TEXT, Language
 
@@ -35,7 +36,7 @@ QUERY = "query"
 
 @dataclass(frozen=True, slots=True)
 class JudgedQuestion:
-    """A question and what is right. `where` is its file and line."""
+    """A question and what is right. `where` is its file and line; `digest` as of a JudgedQuery."""
 
     id: str
     where: str
@@ -46,6 +47,7 @@ class JudgedQuestion:
     answers: tuple[str, ...]
     answerable: bool
     boxes: tuple[OnPicture, ...]
+    digest: str = ""
 
     def image(self) -> bytes | None:
         """Raises UsageError when the picture has gone."""
@@ -140,4 +142,5 @@ def _judged(row: _Row, where: str, root: str, types: Mapping[str, str] | None) -
         answers=row.answers,
         answerable=row.answerable,
         boxes=tuple(OnPicture(box.image, box.xyxy) for box in row.boxes),
+        digest=digest(row.model_dump(exclude={"id", "language"}, exclude_defaults=True)),
     )

@@ -76,6 +76,7 @@ class QueryFigures:
     language: str
     degraded: tuple[str, ...]
     metrics: Mapping[str, float]
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,7 @@ def _query_figures(rankings: Sequence[Rankings], values: Mapping[str, Floats]) -
             one.judged.language,
             one.degraded,
             {measured: float(column[row]) for measured, column in values.items()},
+            one.judged.digest,
         )
         for row, one in enumerate(rankings)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,37 @@ def test_what_was_measured_is_told_where_it_differs() -> None:
     assert compare(queries, baseline_of(queries), CONFIG, system={"search.candidates": 30}).system == {}
 
 
+def edited(queries: Sequence[QueryFigures], digest: str) -> tuple[QueryFigures, ...]:
+    return tuple(replace(query, digest=digest) for query in queries)
+
+
+def test_a_query_that_was_edited_is_not_compared() -> None:
+    queries = spoken(right=[("en", 1.0)] * 10)
+    before = edited(queries, "a")
+    worse = [replace(query, metrics={"right": 0.0}) for query in before]
+    now = [*edited(worse[:7], "b"), *worse[7:9], replace(worse[9], id="new")]
+    found = compare(now, baseline_of(before), CONFIG)
+    assert (found.queries, found.edited, found.only_before, found.only_now) == (2, 7, 1, 1)
+    assert found.metrics["right"].queries == 2
+    assert found.fallen == ()
+    assert compare(worse, baseline_of(before), CONFIG).fallen == ("right",)
+
+
+def test_a_baseline_of_an_earlier_version_has_no_digests_and_is_compared() -> None:
+    queries = spoken(right=[("en", 1.0)] * 8)
+    rows = [{"id": query.id, "metrics": dict(query.metrics)} for query in queries]
+    found = compare(edited(queries, "a"), Baseline.model_validate({"per_query": rows}), CONFIG)
+    assert (found.queries, found.edited) == (8, 0)
+
+
+def test_a_baseline_of_which_all_was_edited_is_refused() -> None:
+    queries = spoken(right=[("en", 1.0)] * 2)
+    baseline = baseline_of(edited(queries, "a"))
+    with pytest.raises(UsageError, match="were edited since; make it anew"):
+        require_common(edited(queries, "b"), baseline)
+    require_common([*edited(queries[:1], "b"), *edited(queries[1:], "a")], baseline)
+
+
 def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> None:
     baseline = read_baseline(saved(report(recall_at_5=[1.0]), tmp_path))
     assert compare(report(recall_at_7=[1.0]).per_query, baseline, CONFIG).metrics == {}
@@ -182,6 +213,10 @@ def test_a_baseline_without_anything_in_common_is_refused(tmp_path: Path) -> Non
         (
             '{"per_query": [{"id": "q1", "metrics": {"recall@5": null}}]}',
             "per_query.0.metrics.recall@5: wanted a number;",
+        ),
+        (
+            '{"per_query": [{"id": "q1", "metrics": {}}, {"id": "q1", "metrics": {"recall@5": 1}}]}',
+            "per_query: 2 of them have the id 'q1'; this is not what",
         ),
     ],
 )

@@ -283,13 +283,44 @@ def test_a_fall_of_too_few_is_told_and_fails_nothing(saved: list[Any], tmp_path:
     assert found.status == 0
     assert "fell, of too few" in found.out
     assert "5 queries that only the baseline has" in found.err
+    few = "mmrag: no measure can fall: 1 queries of both, and a fall takes 6 that differ\n"
+    assert few in found.err
+    surer = mmrag(*saved, "--baseline", before, "--set", "evaluate.confidence=0.99")
+    assert "and a fall takes 8 that differ" in surer.err
+
+
+def test_six_queries_of_both_can_fall(saved: list[Any], tmp_path: Path) -> None:
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*saved, "--json").out)
+    assert "can fall" not in mmrag(*saved, "--baseline", before).err
+
+
+def test_questions_that_were_edited_are_left_out_of_the_comparison(saved: list[Any], tmp_path: Path) -> None:
+    before, page = tmp_path / "before.json", tmp_path / "report.html"
+    before.write_text(mmrag(*saved, "--json").out)
+    asked = [{"id": f"q{n}", "query": "How?", "answers": ["90 mm"]} for n in range(6)]
+    edited = {"answers": ["12 mm"]}
+    written(tmp_path / "six.jsonl", *asked[:1], *(row | edited for row in asked[1:]))
+    found = mmrag(*saved, "--baseline", before, "--json", "--report", page)
+    assert found.status == 0, found.err
+    said = "not compared: 5 queries that were edited since the baseline: what is asked, or what is right\n"
+    assert said in found.err
+    assert "Not compared: 5 queries that were edited." in page.read_text("utf-8")
+    comparison = json.loads(found.out)["comparison"]
+    assert (comparison["queries"], comparison["edited"], comparison["only_before"]) == (1, 5, 0)
+    written(tmp_path / "six.jsonl", *(row | edited for row in asked))
+    found = mmrag(*saved, "--baseline", before, "--json")
+    assert (found.status, found.out) == (2, "")
+    assert "--baseline: all that it has of these queries were edited since; make it anew" in found.err
 
 
 def test_a_measure_that_is_gone_is_status_1(saved: list[Any], tmp_path: Path) -> None:
-    before = tmp_path / "before.json"
+    before, asked, without = tmp_path / "before.json", tmp_path / "six.jsonl", tmp_path / "without.jsonl"
+    unanswerable = written(without, {"id": "q6", "query": "Who?", "answerable": False}).read_text()
+    asked.write_text(asked.read_text() + unanswerable)
     before.write_text(mmrag(*saved, "--json").out)
-    asked = [{"id": f"q{n}", "query": "How?", "answerable": False} for n in range(6)]
-    written(tmp_path / "six.jsonl", *asked)
+    written(tmp_path / "answers.jsonl", {"id": "q6", "answer": "90 mm"})
+    asked.write_text(unanswerable)
     found = mmrag(*saved, "--baseline", before, "--json")
     assert found.status == 1
     gone = ["answered@answerable", "exact_match", "rouge_l", "semantic_similarity", "token_f1"]

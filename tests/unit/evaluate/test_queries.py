@@ -166,6 +166,25 @@ def test_an_id_that_stands_twice_is_named_with_both_places(tmp_path: Path) -> No
         read_queries(data, TYPES)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"text": "Red"},
+        {"relevant": ["rose", "tulip"]},
+        {"relevant": {"rose": 2}},
+        {"mode": "text"},
+        {"filter": "year > 1"},
+        {"image": "red.png"},
+    ],
+)
+def test_what_is_asked_and_what_is_right_make_the_digest(tmp_path: Path, edit: dict[str, Any]) -> None:
+    (tmp_path / "red.png").write_bytes(picture())
+    plain = only(written(tmp_path / "a.jsonl", ROW)).digest
+    assert only(written(tmp_path / "b.jsonl", ROW | edit)).digest != plain
+    same = {"relevant": {"tulip": 0, "rose": 1}, "language": "de", "id": "q7"}
+    assert only(written(tmp_path / "c.jsonl", ROW | same)).digest == plain
+
+
 def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = written(tmp_path / "q.jsonl", ROW, ROW | {"id": "q2", "text": "x" * 200})
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 100)

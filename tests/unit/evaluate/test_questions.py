@@ -107,6 +107,25 @@ def test_a_wrong_row_is_named_with_its_file_and_line(tmp_path: Path, row: object
     assert str(caught.value).startswith(f"{data}:2: ")
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"query": "How tall?"},
+        {"answers": ["90 mm"]},
+        {"answerable": False},
+        {"image": "red.png"},
+        {"filter": "year > 1"},
+        {"boxes": [{"image": "doc#img-0", "xyxy": [0, 0, 1, 1]}]},
+    ],
+)
+def test_what_is_asked_and_what_is_right_make_the_digest(tmp_path: Path, edit: dict[str, Any]) -> None:
+    (tmp_path / "red.png").write_bytes(picture())
+    plain = only(written(tmp_path / "a.jsonl", ROW)).digest
+    assert only(written(tmp_path / "b.jsonl", ROW | edit)).digest != plain
+    same = {"answers": [], "answerable": True, "language": "de", "id": "q7"}
+    assert only(written(tmp_path / "c.jsonl", ROW | same)).digest == plain
+
+
 def test_an_empty_file_and_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no questions"):
         read_questions(written(tmp_path / "q.jsonl"), TYPES)
