@@ -24,6 +24,7 @@ from pipelines.cli_options import (
 )
 from pipelines.cli_report import Run, working
 from pipelines.core.errors import StoreError, StoreUnavailable, UsageError
+from pipelines.core.plain import tidy
 
 if TYPE_CHECKING:
     from pipelines.console import ShowProgress
@@ -209,13 +210,15 @@ def evaluate_generation(
         questions = _questions(data, answers, index)
         run.require_common(questions)
         judge, entails = _judges(settings, index, stack)
-        given = _answers(questions, answers, keep, index, settings, progress)
+        given = _answers(questions, questions, answers, keep, index, settings, progress)
         judging = partial(progress, "judging")
         semantic = (
             Semantic(load_embedder(settings.embedder)) if any(one.answers for one in questions) else None
         )
         report = evaluate(questions, given, entails, judge, settings.evaluate, judging, semantic)
     warn_of_judge(report)
+    if judge and (report.judge["unseen"] or (entails is judge and report.statements.get("unseen"))):
+        _warn_of_previews(index, given)
     run.conclude(
         report,
         _told(data, answers, index),
@@ -260,7 +263,7 @@ def evaluate_grounding(
         questions = _questions(data, answers, index)
         boxed = with_boxes(questions)
         run.require_common(boxed)
-        given = _answers(boxed, answers, keep, index, settings, progress)
+        given = _answers(questions, boxed, answers, keep, index, settings, progress)
     report = evaluate(questions, given, settings.evaluate)
     run.conclude(
         report,
@@ -283,6 +286,14 @@ def _judges(settings: Settings, index: Path, stack: ExitStack) -> tuple[Judge | 
     chat.owners()
     judge = Judge(chat, previews_in(index / "previews"))
     return judge, judge if config.entailment == "judge" else words
+
+
+def _warn_of_previews(index: Path, given: Mapping[str, Given]) -> None:
+    """What is `unseen` may be a matter of the index: saved answers do not say which one they are from."""
+    pictured = any(piece.has_picture for one in given.values() for piece in one.evidence.values())
+    if pictured and not (index / "previews").is_dir():
+        said = f"there is no {index / 'previews'}, so the judge saw no picture of the evidence"
+        print(f"mmrag: {said}: name the index that the answers are from with --index", file=sys.stderr)
 
 
 def _page(
@@ -312,27 +323,33 @@ def _questions(data: Path, answers: Path | None, index: Path) -> tuple[JudgedQue
 
 
 def _answers(
-    questions: Sequence[JudgedQuestion],
+    asked: Sequence[JudgedQuestion],
+    measured: Sequence[JudgedQuestion],
     saved: Path | None,
     keep: Path | None,
     index: Path,
     settings: Settings,
     progress: ShowProgress,
 ) -> dict[str, Given]:
-    """The saved ones, or those of the index, asked in this process and kept where that is wanted."""
+    """To those of the questions that are measured: the saved ones, or those of the index, asked in this
+    process and kept where that is wanted."""
     from pipelines.core.index import Index
-    from pipelines.evaluate.asking import ask_all, keeping, matched
+    from pipelines.evaluate.asking import ask_all, keeping, matched, unmatched
     from pipelines.evaluate.given import read_answers
     from pipelines.knowledge_base import local_answerer
 
     if saved and keep:
         raise UsageError("--answers FILE and --keep FILE do not go together: these answers are kept already")
     if saved:
-        return matched(questions, read_answers(saved))
+        found = read_answers(saved)
+        given = matched(measured, found)
+        if said := unmatched(asked, measured, found):
+            print(f"mmrag: --answers: {said}", file=sys.stderr)
+        return given
     with Index(index, settings.index) as opened, keeping(keep) as write:
         progress("loading the models", 0, 0)
         answerer = local_answerer(opened, opened.retriever(settings.search), settings)
-        return ask_all(questions, answerer, write, lambda done, total: progress("answering", done, total))
+        return ask_all(measured, answerer, write, lambda done, total: progress("answering", done, total))
 
 
 def _previews(index: Path) -> LoadPreview:
@@ -359,7 +376,7 @@ def _absent(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Absent
         print(f"mmrag: relevant ids were not looked up: {exc}", file=sys.stderr)
         return None
     if found.missing:
-        print(f"mmrag: {found}", file=sys.stderr)
+        print(f"mmrag: {tidy(str(found))}", file=sys.stderr)
     return found
 
 

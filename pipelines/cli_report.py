@@ -16,6 +16,7 @@ import typer
 from pipelines import __version__
 from pipelines.cli_options import print_json
 from pipelines.core.errors import UsageError
+from pipelines.core.plain import tidy
 
 if TYPE_CHECKING:
     from pipelines.console import ShowProgress
@@ -136,7 +137,7 @@ class Run:
             raise UsageError("--baseline: has none of these measures; measure in the same way (-k, judge)")
         for what, names in (("fell against", comparison.fallen), ("gone since", comparison.vanished)):
             if names:
-                print(f"mmrag: {what} {self.baseline}: {', '.join(names)}", file=sys.stderr)
+                print(f"mmrag: {what} {self.baseline}: {tidy(', '.join(names))}", file=sys.stderr)
         if comparison.fallen or comparison.vanished:
             raise typer.Exit(FELL)
 

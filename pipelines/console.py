@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.core.plain import tidy
+
 if TYPE_CHECKING:
     from pipelines.core.entailment import NoVerdict
     from pipelines.core.types import SearchResult
@@ -268,9 +270,11 @@ def warn_of_judge(report: GenerationReport) -> None:
         said.append(f"the judge scored {judged}: {_told(unscored)}")
         if unscored.get("unparsable", 0) > scored:
             said.append(
-                "its replies are not the JSON object alone: evaluate.judge.max_tokens may cut them off"
+                "its replies are not the JSON object alone: evaluate.judge.max_tokens may cut them off, or "
+                "it puts a fence around them, which evaluate.judge.extra_body={response_format: {type: "
+                "json_object}} may keep it from (not with evaluate.entailment=judge, which wants one word)"
             )
-    for line in [*said, *report.problems.values()]:
+    for line in [*said, *map(tidy, report.problems.values())]:
         Console(stderr=True, soft_wrap=True).print(line, style="yellow", highlight=False, markup=False)
 
 
@@ -310,16 +314,16 @@ def _print_counts(what: str, counts: Mapping[_Name, float]) -> None:
 
 def _print_worst(worst: Sequence[str], degraded: Mapping[str, int]) -> None:
     if worst:
-        Console(soft_wrap=True).print(Text(f"the worst: {', '.join(worst)}"))
+        Console(soft_wrap=True).print(Text(f"the worst: {', '.join(map(tidy, worst))}"))
     for missing, queries in degraded.items():
-        message = f"degraded: {missing} ({queries:,} queries)"
+        message = f"degraded: {tidy(missing)} ({queries:,} queries)"
         Console(stderr=True).print(message, style="yellow", highlight=False, markup=False)
 
 
 def _figures(groups: Mapping[str, Group]) -> Table:
     table = Table("")
     for name, group in groups.items():
-        table.add_column(Text(f"{name} ({group.queries:,})"))
+        table.add_column(Text(f"{tidy(name)} ({group.queries:,})"))
     for measured in next(iter(groups.values())).metrics:
         table.add_row(measured, *(_cell(measured, group) for group in groups.values()))
     return table
@@ -368,7 +372,7 @@ def print_comparison(comparison: Comparison) -> None:
 def _add_change(table: Table, name: str, change: Change) -> None:
     interval = f"{change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
     fell = Text("fell", style="red") if change.fell else Text("fell, of too few" if change.too_few else "")
-    table.add_row(Text(name), f"{change.before:.3f}", f"{change.now:.3f}", interval, fell)
+    table.add_row(Text(tidy(name)), f"{change.before:.3f}", f"{change.now:.3f}", interval, fell)
 
 
 def warn_of_queries(comparison: Comparison) -> None:

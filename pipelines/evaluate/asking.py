@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,7 +74,22 @@ def keeping(file: Path | None) -> Iterator[Keep]:
     part.replace(file)
 
 
-def matched(questions: Sequence[JudgedQuestion], answers: dict[str, Given]) -> dict[str, Given]:
+def unmatched(
+    asked: Sequence[JudgedQuestion], measured: Sequence[JudgedQuestion], answers: Mapping[str, Given]
+) -> str:
+    """How many saved answers are to no question that is asked, and how many that are measured have no answer;
+    empty where all meet."""
+    strange = len(answers.keys() - {question.id for question in asked})
+    missing = sum(question.id not in answers for question in measured)
+    if not strange and not missing:
+        return ""
+    return (
+        f"answers to no question of the data, which are left out: {strange:,}; "
+        f"questions without an answer, which count as failed: {missing:,}"
+    )
+
+
+def matched(questions: Sequence[JudgedQuestion], answers: Mapping[str, Given]) -> dict[str, Given]:
     """Saved answers of these questions; one that is not there is a failed answer. Raises UsageError where
     none is there."""
     if not any(question.id in answers for question in questions):

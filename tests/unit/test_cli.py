@@ -373,6 +373,13 @@ def test_relevant_ids_that_the_index_does_not_have_are_told(kb: Path, judged: Pa
     assert json.loads(other.out)["absent"]["missing"] == 5
 
 
+def test_an_absent_id_that_steers_a_terminal_is_told_without_that(kb: Path, judged: Path) -> None:
+    row = json.loads(judged.read_text().splitlines()[0])
+    judged.write_text(json.dumps(row | {"relevant": ["rose#img-0", "tulip\x1b[2J#img-0"]}))
+    answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
+    assert "1 of 2 relevant ids are not in the index: tulip[2J#img-0\n" in answer.err
+
+
 def test_ids_that_are_all_there_are_not_told(kb: Path, judged: Path) -> None:
     answer = mmrag("evaluate", "retrieval", "--data", judged, "--index", kb, "--json")
     assert "relevant ids" not in answer.err
@@ -424,6 +431,10 @@ def test_a_fall_against_the_baseline_is_status_1(kb: Path, judged: Path, tmp_pat
     same = mmrag(*command, "--baseline", before, "-k", 1, "--set", "search.candidates=30")
     assert same.status == 0, same.err  # other cut-offs and depths are not measures that are gone
     assert "6 queries of both" in same.out
+    earlier = json.loads(before.read_text())
+    for query in earlier["per_query"]:
+        del query["digest"]  # as an earlier version wrote it: edited queries are compared
+    before.write_text(json.dumps(earlier))
     judged.write_text(judged.read_text().replace('"rose"', '"note#img-7"'))
     fell = mmrag(*command, "--baseline", before, "--json")
     assert fell.status == 1

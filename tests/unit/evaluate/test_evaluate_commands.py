@@ -158,6 +158,19 @@ def test_answers_that_were_kept_give_the_same_figures_without_the_index(
     assert json.loads(again.out)["per_query"] == json.loads(asked.out)["per_query"]
 
 
+@pytest.mark.parametrize(("what", "missing"), [("generation", 2), ("grounding", 0)])
+def test_answers_to_no_question_and_questions_without_an_answer_are_told(
+    data: Path, tmp_path: Path, what: str, missing: int
+) -> None:
+    answers = written(tmp_path / "answers.jsonl", *({"id": n, "answer": "Here."} for n in ("q3", "Q1", "Q2")))
+    found = mmrag("evaluate", what, "--data", data, "--answers", answers, "--json")
+    assert found.status == 0, found.err
+    assert "mmrag: --answers: answers to no question of the data, which are left out: 2; " in found.err
+    assert f"questions without an answer, which count as failed: {missing}\n" in found.err
+    written(answers, *({"id": n, "answer": "Here."} for n in ("q1", "q2", "q3")))
+    assert "--answers" not in mmrag("evaluate", what, "--data", data, "--answers", answers).err
+
+
 @pytest.mark.parametrize("what", ["generation", "grounding"])
 def test_a_report_is_written_beside_the_figures(kb: Path, data: Path, tmp_path: Path, what: str) -> None:
     page = tmp_path / "report.html"
@@ -240,6 +253,41 @@ def test_verdicts_that_cannot_be_read_are_told(server: Scripted, judged: list[An
     assert found.status == 0
     assert "the judge scored none of 3 answers: 3 unparsable" in found.err
     assert "evaluate.judge.max_tokens" in found.err
+
+
+def test_a_fence_around_verdicts_is_no_verdict_and_what_may_help_is_told(
+    server: Scripted, judged: list[Any]
+) -> None:
+    server.says(f"```json\n{SCORES}\n```")
+    found = mmrag(*judged)
+    assert json.loads(found.out)["judge"]["unparsable"] == 3
+    assert "evaluate.judge.extra_body={response_format: {type: json_object}} may keep it" in found.err
+    server.says(SCORES)
+    told = mmrag(*judged, "--set", "evaluate.judge.extra_body={response_format: {type: json_object}}")
+    assert json.loads(told.out)["judge"]["scored"] == 3
+    assert server.asked[-1][2]["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize("entailment", ["lexical", "judge"])
+def test_a_judge_without_the_previews_of_the_index_is_told_to_name_it(
+    server: Scripted, data: Path, tmp_path: Path, entailment: str
+) -> None:
+    data.write_text(data.read_text("utf-8").splitlines()[0])
+    hit = {"id": "plate#img-0", "image_uri": "file:///kb/previews/ab/" + "ab" * 32 + ".jpg"}
+    answers = written(tmp_path / "answers.jsonl", {"id": "q1", "answer": "90 mm [1].", "hits": [hit]})
+    server.replies_to = lambda system: "yes" if system == ENTAILMENT else SCORES
+    sets = [f"evaluate.judge.url={server.url}", "evaluate.judge.model=m", f"evaluate.entailment={entailment}"]
+    chosen = [word for one in sets for word in ("--set", one)]
+    command = ["evaluate", "generation", "--data", data, "--answers", answers, "--json", *chosen]
+    index = tmp_path / "elsewhere"
+    found = mmrag(*command, "--index", index)
+    assert json.loads(found.out)["judge"]["unseen"] == 1
+    said = f"there is no {index / 'previews'}, so the judge saw no picture of the evidence"
+    assert f"mmrag: {said}: name the index that the answers are from with --index\n" in found.err
+    (index / "previews").mkdir(parents=True)
+    assert "--index" not in mmrag(*command, "--index", index).err
+    written(answers, {"id": "q1", "answer": "90 mm [1].", "hits": [{"id": "plate#txt-0"}]})
+    assert "--index" not in mmrag(*command, "--index", tmp_path / "nowhere").err
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(kb: Path, judged: list[Any]) -> None:
@@ -368,6 +416,24 @@ def test_what_was_measured_stands_in_the_report(
     found = mmrag(*saved, "--baseline", before)
     assert "version: 0 → " in found.out
     assert set(json.loads(mmrag(*saved, "--json").out)["system"]) == {"version", "date"}
+
+
+def test_what_steers_a_terminal_is_not_printed(saved: list[Any], tmp_path: Path) -> None:
+    names = [f"q{n}\x1b[2J\r\n" for n in range(6)]
+    asked = {"query": "How?", "language": "e\x1b[31mn"}
+    data = tmp_path / "six.jsonl"
+    written(data, *({"id": n, **asked, "answers": ["90 mm"]} for n in names), {"id": "z", "query": "Who?"})
+    answers = tmp_path / "answers.jsonl"
+    written(answers, *({"id": n, "answer": "90 mm"} for n in [*names, "z"]))
+    before = tmp_path / "before.json"
+    before.write_text(mmrag(*saved, "--json").out)
+    written(answers, *({"id": n, "answer": "12 mm"} for n in [*names, "z"]))
+    found = mmrag(*saved, "--baseline", before)
+    assert found.status == 1
+    assert "the worst: q0[2J, q1[2J, " in found.out
+    assert "exact_match (e[31mn)" in found.out
+    assert "exact_match (e[31mn)" in found.err
+    assert "\x1b" not in found.out + found.err
 
 
 @pytest.mark.parametrize(

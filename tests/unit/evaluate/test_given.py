@@ -16,7 +16,7 @@ from pipelines.core.answer import Question
 from pipelines.core.entailment import Piece
 from pipelines.core.errors import BadImage, GeneratorUnavailable, UsageError
 from pipelines.core.types import Answer, Citation, Hit, PlacedBox
-from pipelines.evaluate.asking import ask_all, keeping, matched
+from pipelines.evaluate.asking import ask_all, keeping, matched, unmatched
 from pipelines.evaluate.boxes import OnPicture
 from pipelines.evaluate.given import Given, given, read_answers
 
@@ -233,3 +233,13 @@ def test_saved_answers_are_joined_by_id_and_one_that_is_missing_failed() -> None
     assert found == {"q1": GIVEN, "q2": Given("", error="no answer was saved")}
     with pytest.raises(UsageError, match="none of these questions"):
         matched(questions, {"q9": GIVEN})
+
+
+def test_answers_and_questions_that_do_not_meet_are_counted() -> None:
+    asked = [question(f"q{n}") for n in range(4)]
+    assert unmatched(asked, asked, {one.id: GIVEN for one in asked}) == ""
+    found = unmatched(asked, asked[:2], {"q0": GIVEN, "q3": GIVEN, "q8": GIVEN, "q9": GIVEN})
+    assert found == (
+        "answers to no question of the data, which are left out: 2; "
+        "questions without an answer, which count as failed: 1"
+    )
