@@ -17,6 +17,8 @@ kind need a measurement of their own.
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,12 +65,12 @@ def answer(
     least: float = LEAST,
 ) -> page.Reply:
     """`question` replaces the one that the generator is asked of the picture. Raises UsageError without a
-    picture, and BadImage."""
+    picture, and BadImage. Without a case there is nothing to describe, whatever `least` is."""
     if picture is None:
         raise UsageError("there is no picture: give the one to compare with the cases")
     hits = kb.search(image=picture, mode="visually_similar", k=MOST).hits
     similarity = hits[0].scores["image_to_image"] if hits else 0.0
-    if similarity < least:
+    if not hits or not similarity >= least:  # nor of a `least` that is no number
         said = _ABSTAINS[chinese].format(similarity=similarity, least=least)
         return page.Reply((page.Block(_CASES[chinese], said),), NOTICE)
     captions = [str(hit.metadata["zh" if chinese else "en"]) for hit in hits]
@@ -93,12 +95,25 @@ def api(kb: KnowledgeBase, least: float = LEAST) -> FastAPI:
     return page.app(Path(__file__).with_name("page.html"), asked)
 
 
+def _threshold(text: str) -> float:
+    """Raises argparse's error for what is none from 0 to 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number from 0 to 1")
+    return found
+
+
 def main() -> None:
     parser = page.options(__doc__ or "")
     parser.add_argument("picture", nargs="?", type=Path)
     parser.add_argument("--question", default="", help="asked of the picture instead of where the mark is")
     parser.add_argument("--language", choices=("en", "zh"), default="en")
-    parser.add_argument("--least", type=float, default=LEAST, help="similarity needed (default: %(default)s)")
+    parser.add_argument(
+        "--least", type=_threshold, default=LEAST, help="similarity needed (default: %(default)s)"
+    )
     args = parser.parse_args()
     with opened(args.work, args.set) as kb:
         if args.serve:
