@@ -44,6 +44,9 @@ from pipelines.evaluate.digest import digest
 from pipelines.evaluate.figures import OVERALL
 from pipelines.evaluate.lines import explained, lines
 
+MAX_GRADE = 1e6
+"""Of larger ones nDCG's sums may be no numbers."""
+
 NO_TEXT = "no text"
 """The language of a query that is a picture alone."""
 
@@ -95,6 +98,12 @@ def _graded(value: Any) -> Any:
     return value
 
 
+def _bounded(grade: float) -> float:
+    if grade > MAX_GRADE:
+        raise ValueError(f"a grade is {MAX_GRADE:,.0f} at most")
+    return grade
+
+
 def _are_names(value: Sequence[Any]) -> bool:
     return all(isinstance(name, str) for name in value)
 
@@ -110,7 +119,7 @@ class Row(BaseModel):
     mode: Mode = "auto"
     filter: str | None = None
     language: Language | None = None
-    relevant: Annotated[dict[str, FiniteFloat], BeforeValidator(_graded)]
+    relevant: Annotated[dict[str, Annotated[FiniteFloat, AfterValidator(_bounded)]], BeforeValidator(_graded)]
 
 
 class _Candidate(BaseModel):
@@ -209,11 +218,15 @@ def _row(value: Any) -> Row:
 
 def _beir(directory: Path, split: str) -> Iterator[tuple[str, Row]]:
     grades = _qrels(directory, split)
+    places: dict[str, str] = {}
     for where, line in lines(directory / "queries.jsonl"):
         try:
             query = _BeirQuery.model_validate_json(line)
         except ValidationError as exc:
             raise UsageError(f"{where}: {explained(exc)}") from exc
+        if query.id in places:
+            raise UsageError(f"{where}: the id {query.id!r} stands in {places[query.id]} already")
+        places[query.id] = where
         if query.id in grades:
             yield where, Row(id=query.id, text=query.text, relevant=grades.pop(query.id))
     if grades:
@@ -237,6 +250,8 @@ def _qrels(directory: Path, split: str) -> dict[str, dict[str, float]]:
                 raise UsageError(f"{where}: wanted a header such as query-id, corpus-id, score")
         elif (value := _number(grade)) is None:
             raise UsageError(f"{where}: the grade {grade!r} is no number")
+        elif value > MAX_GRADE:
+            raise UsageError(f"{where}: a grade is {MAX_GRADE:,.0f} at most, and not {grade!r}")
         elif grades.setdefault(query, {}).setdefault(document, value) != value:
             raise UsageError(f"{where}: gives {document!r} another grade for {query!r} than an earlier line")
     return grades

@@ -103,6 +103,10 @@ def test_a_beir_directory_asks_what_its_split_judges(beir: Path) -> None:
         (["query-id\tcorpus-id\tscore", "q1\trose\tgood"], "test.tsv:2: the grade 'good' is no number"),
         (["query-id\tcorpus-id\tscore", "q1\trose\tnan"], "test.tsv:2: the grade 'nan'"),
         (
+            ["query-id\tcorpus-id\tscore", "q1\trose\t1e308"],
+            "test.tsv:2: a grade is 1,000,000 at most, and not '1e308'",
+        ),
+        (
             ["query-id\tcorpus-id\tscore", "q1\trose\t1", "q1\trose\t2"],
             "test.tsv:3: gives 'rose' another grade",
         ),
@@ -113,6 +117,21 @@ def test_wrong_qrels_are_named(beir: Path, qrels: list[str], complaint: str) -> 
     written(beir / "qrels" / "test.tsv", *qrels)
     with pytest.raises(UsageError, match=complaint):
         read_queries(beir, {})
+
+
+@pytest.mark.parametrize("name", ["q1", "q2"])  # judged by the split, and not
+def test_a_query_of_beir_that_stands_twice_is_named_with_both_places(beir: Path, name: str) -> None:
+    with (beir / "queries.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": name, "text": "blue"}) + "\n")
+    with pytest.raises(
+        UsageError, match=rf"queries\.jsonl:4: the id '{name}' stands in .*:{name[1]} already"
+    ):
+        read_queries(beir, {})
+
+
+def test_the_largest_grade_is_read(beir: Path) -> None:
+    written(beir / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q1\trose\t1000000")
+    assert only(beir).relevant == {"rose": 1e6}
 
 
 def test_a_split_that_is_not_there_names_those_that_are(beir: Path) -> None:
@@ -133,6 +152,7 @@ def test_a_split_that_is_not_there_names_those_that_are(beir: Path) -> None:
         (ROW | {"relevant": [{}]}, "relevant: wanted a list of ids, or an object of ids"),
         (ROW | {"relevant": {"rose": "best"}}, "relevant.rose: wanted a number$"),
         (ROW | {"relevant": {"rose": float("nan")}}, "relevant.rose: wanted a finite number$"),
+        (ROW | {"relevant": {"rose": 1e308}}, "relevant.rose: a grade is 1,000,000 at most$"),
         (ROW | {"relevant": ["rose", "rose#img-0"]}, "names documents and hits"),
         (ROW | {"mode": "picture"}, "mode: wanted 'auto', 'text', 'image' or 'visually_similar'$"),
         (ROW | {"mode": "image"}, "mode image needs a picture"),
