@@ -153,6 +153,17 @@ def test_commands_exist_with_their_options_and_settings(block: Block) -> None:
         check(words)
 
 
+@pytest.mark.parametrize(
+    "page", [README, CHINESE, DOCS / "how-to" / "evaluate.md"], ids=lambda page: page.name
+)
+def test_a_judge_of_saved_answers_is_told_whose_pictures_it_sees(page: Path) -> None:
+    shell = [words for block in blocks(page) if block.language == "sh" for words in commands(block.text)]
+    judging = [words for words in shell if any(word.startswith("evaluate.judge.") for word in words)]
+    assert judging
+    for words in judging:
+        assert "--index" in words or "--answers" not in words
+
+
 @pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "python"], ids=str)
 def test_python_can_be_read(block: Block) -> None:
     compile(block.text, str(block), "exec")
