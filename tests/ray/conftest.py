@@ -19,11 +19,9 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def first(
-    local_ray: None, tmp_path_factory: pytest.TempPathFactory, clip_settings: list[str]
-) -> Iterator[First]:
+def first(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
     """One whole run. Its index is not changed by any test; those that go on work on a copy."""
-    made = workshop(tmp_path_factory.mktemp("first"), clip_settings)
+    made = workshop(tmp_path_factory.mktemp("first"))
     summary = made.ingest()
     yield made, summary, made.contents()
     made.stop()
