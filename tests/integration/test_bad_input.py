@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from fakes import photograph, png
+from ingest_workshop import TWO_SCALES
 from shell import Answer, mmrag
 
 from pipelines.core.stores import embedded
@@ -97,7 +98,7 @@ class Ingested:
 
 
 @pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory, clip_settings: list[str]) -> Iterator[Ingested]:
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingested]:
     root = tmp_path_factory.mktemp("bad-input")
     folder, bad = write_corpus(root)
     # A manifest of its own: rows that lack what they need, and ids that occur twice.
@@ -114,7 +115,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory, clip_settings: list[str])
     ]
     lines = [json.dumps(row) for row in rows] + ["{broken"]
     manifest.write_text("\n".join(lines))
-    options = [word for value in clip_settings for word in ("--set", value)]
+    options = [word for value in TWO_SCALES for word in ("--set", value)]
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "ingest", folder, manifest]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     done = subprocess.run(

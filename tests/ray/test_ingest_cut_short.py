@@ -35,10 +35,9 @@ def assert_gone(processes: list[psutil.Process], within_s: float = 60) -> None:
 def test_a_run_cut_in_the_middle_is_completed_by_the_next(
     first: First,
     tmp_path: Path,
-    clip_settings: list[str],
     sent: signal.Signals,
 ) -> None:
-    made = workshop(tmp_path, clip_settings)
+    made = workshop(tmp_path)
     process = made.start()
     try:
         made.wait_for(ACKNOWLEDGED, process)
@@ -69,13 +68,13 @@ def test_a_run_cut_in_the_middle_is_completed_by_the_next(
 
 
 def test_a_job_on_two_nodes_goes_on_when_the_one_with_the_encoder_is_lost_and_another_comes(
-    first: First, tmp_path: Path, clip_settings: list[str]
+    first: First, tmp_path: Path
 ) -> None:
     vectors = embedded.attach(tmp_path / "vectors")
     try:
         with elastic_server(tmp_path) as words, TwoNodes() as nodes:
             stores = f"stores.milvus.uri={vectors}", f"stores.elastic.url={words}"
-            made = workshop(tmp_path, clip_settings, *SETTINGS, "ingest.writers=1", *stores)
+            made = workshop(tmp_path, *SETTINGS, "ingest.writers=1", *stores)
             process = made.start(environment=nodes.environment)
             try:
                 made.wait_for(ACKNOWLEDGED, process)

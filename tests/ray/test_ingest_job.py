@@ -17,9 +17,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from chat_server import Scripted, completion
-from fakes import photograph, png
+from fakes import photograph, png, tiny_clip
 from hostile_inputs import write_hostile_corpus
-from ingest_workshop import First, Workshop, assert_same_stores, without_servers, workshop
+from ingest_workshop import TWO_SCALES, First, Workshop, assert_same_stores, without_servers, workshop
 from ray_metrics_port import exported
 from shell import mmrag
 
@@ -149,15 +149,13 @@ def test_a_locked_index_is_refused(first: First) -> None:
     assert caught.value.exit_status == 1
 
 
-def test_too_many_refusals_fail_the_job_after_it_is_written(
-    first: First, tmp_path: Path, clip_settings: list[str]
-) -> None:
+def test_too_many_refusals_fail_the_job_after_it_is_written(first: First, tmp_path: Path) -> None:
     """Of a picture that is none, and of one that the captioner takes not; it describes another."""
     told: list[tuple[int, int, str]] = []
     with Scripted.running() as captioner:
         few = [f"ingest.captions.url={captioner.url}", "ingest.captions.concurrency=1"]
         captions = [*few, "ingest.captions.model=m", "ingest.captions.retries=0"]
-        made = workshop(tmp_path, clip_settings, "ingest.max_rejected_fraction=0.3", *captions)
+        made = workshop(tmp_path, "ingest.max_rejected_fraction=0.3", *captions)
         for path in made.corpus.iterdir():
             if path.name not in ("bad.png", "p3.png", "p4.png"):
                 path.unlink()
@@ -179,13 +177,13 @@ def test_too_many_refusals_fail_the_job_after_it_is_written(
 
 
 def test_parallel_writers_fill_servers_like_the_embedded_stores(
-    first: First, tmp_path: Path, clip_settings: list[str], monkeypatch: pytest.MonkeyPatch
+    first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "_ROWS_PER_BLOCK", 2)  # a block is one writer's
     small = "ingest.load_batch=2", "ingest.encoder_batch=2", "ingest.rows_per_write=1"
     with milvus_server(tmp_path / "milvus") as vectors, elastic_server(tmp_path) as words:
         stores = f"stores.milvus.uri={vectors}", f"stores.elastic.url={words}"
-        made = workshop(tmp_path, clip_settings, *stores, *small, "ingest.writers=3")
+        made = workshop(tmp_path, *stores, *small, "ingest.writers=3")
         summary = made.ingest()
         assert summary.index["status"] == first[1].index["status"]
         assert_same_stores(made, first)
@@ -199,11 +197,11 @@ def test_parallel_writers_fill_servers_like_the_embedded_stores(
 
 
 def test_a_hostile_corpus_loses_no_good_row_and_no_bad_one_unsaid_in_bounded_memory(
-    local_ray: None, tmp_path: Path, clip_settings: list[str]
+    local_ray: None, tmp_path: Path
 ) -> None:
     hostile = write_hostile_corpus(tmp_path / "hostile")
-    settings = load_settings(None, clip_settings)
-    made = Workshop(tmp_path / "hostile", tmp_path / "kb", settings, clip_settings)
+    settings = load_settings(None, TWO_SCALES)
+    made = Workshop(tmp_path / "hostile", tmp_path / "kb", settings, TWO_SCALES)
     with watched_memory() as peak_bytes:
         summary = ingest(hostile.sources, made.directory, settings.index, settings.ingest)
     try:
@@ -249,11 +247,7 @@ def watched_memory() -> Iterator[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def second(
-    first: First,
-    tmp_path_factory: pytest.TempPathFactory,
-    clip_settings: list[str],
-) -> Iterator[First]:
+def second(first: First, tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
     """A copy of the index of `first` after a few changes to the corpus: what looks at that one as it was
     stands above."""
     root = tmp_path_factory.mktemp("second")
@@ -372,11 +366,10 @@ def test_the_documents_of_a_manifest_that_is_gone_are_pruned(
         made.ingest(prune=True)
 
 
-def test_public_benchmarks_are_ingested_and_measured(
-    local_ray: None, tmp_path: Path, clip_settings: list[str]
-) -> None:
-    """A folder of BEIR's and one of M-BEIR's as they are published, in one index."""
-    beir, mbeir, settings = tmp_path / "beir", tmp_path / "mbeir", load_settings(None, clip_settings)
+def test_public_benchmarks_are_ingested_and_measured(local_ray: None, tmp_path: Path) -> None:
+    """A folder of BEIR's and one of M-BEIR's as they are published, in one index, encoded by a CLIP."""
+    clip = ["encoder.kind=clip", f"encoder.model={tiny_clip(tmp_path / 'clip')}", *TWO_SCALES]
+    beir, mbeir, settings = tmp_path / "beir", tmp_path / "mbeir", load_settings(None, clip)
     for folder in (beir / "qrels", mbeir / "mbeir_images"):
         folder.mkdir(parents=True)
     documents = [
@@ -400,7 +393,7 @@ def test_public_benchmarks_are_ingested_and_measured(
     summary = ingest(sources, tmp_path / "kb", settings.index, settings.ingest)
     assert (summary.documents, summary.rejected) == (4, 0)
     try:
-        found = [measured(data, tmp_path / "kb", clip_settings) for data in (beir, mbeir / "test.jsonl")]
+        found = [measured(data, tmp_path / "kb", clip) for data in (beir, mbeir / "test.jsonl")]
     finally:
         for server in (tmp_path / "kb" / "vectors").iterdir():
             embedded.stop(server)
@@ -425,8 +418,8 @@ def refused(made: Workshop) -> int:
         return int(index_status(index)["dead_letters"])
 
 
-def test_a_dry_run_makes_no_index(tmp_path: Path, clip_settings: list[str]) -> None:
-    made = workshop(tmp_path, clip_settings)
+def test_a_dry_run_makes_no_index(tmp_path: Path) -> None:
+    made = workshop(tmp_path)
     would = made.dry_run()
     assert (would.new, would.gone, would.refused) == (8, 0, ())
     assert not made.directory.exists()

@@ -19,7 +19,6 @@ from pipelines.core import live
 from pipelines.core.errors import SpaceMismatch
 from pipelines.core.live import LiveIndex
 from pipelines.core.manifest import Manifest
-from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.retriever import Query
 from pipelines.core.types import SearchResult
 from pipelines.settings import load_settings
@@ -83,58 +82,57 @@ def killed_in_the_middle(made: Workshop, acknowledgements: str) -> None:
 
 
 @pytest.fixture
-def made(tmp_path: Path, clip_settings: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     monkeypatch.setattr(live, "LOOK_EVERY_S", 0.0)
-    shop = workshop(tmp_path, clip_settings)
+    shop = workshop(tmp_path)
     try:
         yield shop
     finally:
         shop.stop()
 
 
-def test_an_index_is_rebuilt_under_its_readers(made: Workshop) -> None:
+def test_an_index_is_rebuilt_under_its_readers(made: Workshop, local_ray: None) -> None:
     made.ingest()
     old = made.contents()
     finer = with_settings(made, *SHORT_CHUNKS)
     killed_in_the_middle(finer, "generations/1/runs/*/acks/*.parquet")
     assert made.contents() == old
     assert finer.dry_run(rebuild=True).unfinished_runs
-    with ray_runtime(cpus=2):
-        reader = Reader(made)
-        try:
-            # Other chunks of the same spaces: what was killed is taken up, and nothing is encoded again.
-            before = reader.next()
-            summary = finer.ingest(rebuild=True)
-            after = reader.next()
-            assert summary.encoded_images == 0
-            assert summary.index["status"] == {"complete": 6, "rejected": 2}
-            new = finer.contents()
-            assert new["pictures"] == old["pictures"]
-            assert len(new["chunks"]) > len(old["chunks"])
-            assert new["status"]["stores"] == new["status"]["expected"]
-            assert chunks(before)
-            assert chunks(after)
-            assert not chunks(before) & chunks(after)
-            for result in reader.results:
-                assert result.degraded == ()
-                texts = chunks(result)
-                assert texts <= set(old["chunks"].values()) or texts <= set(new["chunks"].values())
+    reader = Reader(made)
+    try:
+        # Other chunks of the same spaces: what was killed is taken up, and nothing is encoded again.
+        before = reader.next()
+        summary = finer.ingest(rebuild=True)
+        after = reader.next()
+        assert summary.encoded_images == 0
+        assert summary.index["status"] == {"complete": 6, "rejected": 2}
+        new = finer.contents()
+        assert new["pictures"] == old["pictures"]
+        assert len(new["chunks"]) > len(old["chunks"])
+        assert new["status"]["stores"] == new["status"]["expected"]
+        assert chunks(before)
+        assert chunks(after)
+        assert not chunks(before) & chunks(after)
+        for result in reader.results:
+            assert result.degraded == ()
+            texts = chunks(result)
+            assert texts <= set(old["chunks"].values()) or texts <= set(new["chunks"].values())
 
-            # Another space: all is encoded anew, and a reader of the old models says so.
-            smaller = with_settings(finer, "encoder.scales=[64]")
-            assert smaller.ingest(rebuild=True).encoded_images == 5
-            assert Manifest.load(made.directory).generation == 2
-            assert smaller.contents()["pictures"] == old["pictures"]
-            outdated = reader.next()
-            assert chunks(outdated) == chunks(after)
-            assert ["rebuilt with other models" in told for told in outdated.degraded] == [True]
-        finally:
-            reader.end()
+        # Another space: all is encoded anew, and a reader of the old models says so.
+        smaller = with_settings(finer, "encoder.scales=[64]")
+        assert smaller.ingest(rebuild=True).encoded_images == 5
+        assert Manifest.load(made.directory).generation == 2
+        assert smaller.contents()["pictures"] == old["pictures"]
+        outdated = reader.next()
+        assert chunks(outdated) == chunks(after)
+        assert ["rebuilt with other models" in told for told in outdated.degraded] == [True]
+    finally:
+        reader.end()
 
-        # The next run drops what was kept for it.
-        assert smaller.ingest().unchanged == 8
-        held = {path.name for path in (made.directory / "vectors").iterdir()}
-        assert held == {"visual_knowledge_g2", "text_knowledge_g2"}
-        assert not (made.directory / "lexical_g1").exists()
-        with made.open() as late, pytest.raises(SpaceMismatch):
-            late.retriever(made.settings.search).search(ONE)
+    # The next run drops what was kept for it.
+    assert smaller.ingest().unchanged == 8
+    held = {path.name for path in (made.directory / "vectors").iterdir()}
+    assert held == {"visual_knowledge_g2", "text_knowledge_g2"}
+    assert not (made.directory / "lexical_g1").exists()
+    with made.open() as late, pytest.raises(SpaceMismatch):
+        late.retriever(made.settings.search).search(ONE)

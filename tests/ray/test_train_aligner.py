@@ -11,19 +11,11 @@ import pytest
 import shell
 from fakes import photograph, png
 
-from pipelines.core.ray_runtime import ray_runtime
 from pipelines.core.stores import embedded
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("roomy_ray")]
 
 NAMES = ("red pump", "蓝色的风扇", "green motor", "黄色的阀门", "white gear", "黑色的皮带")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
-    """Which each job else starts for itself."""
-    with ray_runtime(cpus=4):
-        yield
 
 
 def mmrag(*words: str, status: int = 0) -> Any:

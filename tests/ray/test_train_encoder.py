@@ -22,6 +22,7 @@ CONFIG = EncoderTraining(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("roomy_ray")
 def test_a_trained_encoder_loads_and_tells_its_training_pictures_apart(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

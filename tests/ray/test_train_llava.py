@@ -20,20 +20,10 @@ from ray_metrics_port import highest_exported
 from benchmarks.processes import below, kill, matching
 from pipelines import export_llava, train_llava
 from pipelines.core.errors import MissingDependency, UsageError
-from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.metrics import METRICS, STEP
 from pipelines.train.run_log import read_steps
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def one_ray() -> Iterator[None]:
-    """A Ray of this process, for all runs but those that are killed: they bring their own."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_metrics_report_interval_ms", "500")  # of its processes to Ray's agent
-        with ray_runtime(cpus=4):
-            yield
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +32,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(work: Path, one_ray: None) -> Path:
+def uninterrupted(work: Path, roomy_ray: None) -> Path:
     out = work / "whole"
     summary, _ = train(work, out, "--export", "merged")
     assert summary["step"] == summary["steps_run"] == STEPS

@@ -224,6 +224,9 @@ def test_grafana_is_given_the_dashboard_and_its_source(compose):
         "datasources"
     ][0]
     assert provider["options"]["path"] == mounts["./grafana/dashboards"]
-    used = {panel["datasource"]["uid"] for panel in json.loads(DASHBOARD.read_text())["panels"]}
-    assert used == {source["uid"]}
+    dashboard = json.loads(DASHBOARD.read_text())
+    (choice,) = dashboard["templating"]["list"]  # in any other Grafana, one of its own
+    assert (choice["type"], choice["query"]) == ("datasource", source["type"])
+    assert choice["current"]["value"] == source["uid"]
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {f"${{{choice['name']}}}"}
     assert source["url"].partition("//")[2].partition(":")[0] in compose["services"]
