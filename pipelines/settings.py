@@ -7,6 +7,7 @@ Later wins: defaults, the YAML file (or a profile's name), `MMRAG_*` variables
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,12 +98,16 @@ def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -
             )
 
     try:
-        return Layered(**_assigned(assignments))
+        settings = Layered(**_assigned(assignments))
     except ValidationError as exc:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_explained(e)}" for e in exc.errors())
         raise UsageError(f"settings: {problems}") from exc
     except SettingsError as exc:
         raise UsageError(f"settings: {_unreadable() or exc}") from exc
+    for name, value in flattened(settings.model_dump()).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"settings: {name}: must be a finite number")
+    return settings
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:

@@ -65,6 +65,8 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("encodr.kind=clip", r"encodr: no such setting"),
         ("encoder.kind=vit", r"encoder\.kind: .*'lite' or 'clip'"),
         ("search.alpha_text=2", r"search\.alpha_text: .*less than or equal to 1"),
+        ("search.branch_timeout_s=.inf", r"search\.branch_timeout_s: must be a finite number"),
+        ("train.llava.clip_norm=.inf", r"train\.llava\.clip_norm: must be a finite number"),
         ("encoder.batch_size=many", r"encoder\.batch_size: .*integer"),
         ("encoder", "write it as name.of.setting=value"),
         ("encoder..kind=x", "write it as name.of.setting=value"),
