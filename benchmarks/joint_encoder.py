@@ -23,8 +23,8 @@ import numpy as np
 from data import emoji
 from numpy.typing import NDArray
 
-from pipelines.core.lite import Heads, LiteEncoder
-from pipelines.core.lite_trunk import Trunk, raw_features
+from pipelines.core.lite import Heads, LiteEncoder, raw_features
+from pipelines.core.lite_trunk import Trunk
 from pipelines.core.torch_runtime import pick_dtype
 from pipelines.train.encoder_config import EncoderTraining
 from pipelines.train.encoder_data import Row, Table, extract

@@ -6,8 +6,8 @@
 Builds what is not there (benchmarks/data/build.py), ingests it once into its NAME-index, and measures with
 `mmrag evaluate`, as users do. Retrieval is asked by language and with tiny-aligner, and beside the hits stand
 each branch's own. One table of ablations: without a branch, without the aligner, by ranks, with the
-question's picture read, and indexes of single scales of the emoji. --most: so many of the questions that the
-generator answers, drawn by their ids' SHA-256. Prints Markdown.
+question's picture read, and on indexes of the emoji by single scales and by other pooling. --most: so many
+of the questions that the generator answers, drawn by their ids' SHA-256. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ BY_RANKS = (
     "search.alpha_image=0.7", "search.image_share=0.5",
 )  # fmt: skip
 """Reciprocal rank fusion with the weights that were chosen for it."""
-SCALES = {"emoji": ("[96]", "[160]", "[224]")}
-"""Indexes of fewer scales than the default's three."""
+ONE_SCALE = {f"at {side} alone": (f"encoder.scales=[{side}]",) for side in (96, 160, 224)}
+MEAN = {"pooled by mean": ("encoder.pooling=mean",)}
+"""Asked by pictures alone: no text reaches them."""
+OTHER_VECTORS = {"emoji": ONE_SCALE | MEAN}
+"""Indexes of vectors made otherwise, by what they are called."""
 TOLD = {
     "retrieval": ("ndcg@10", "recall@10", "success@1", "mrr@50"),
     "generation": ("exact_match", "token_f1", "citation_precision", "refusal_accuracy"),
@@ -86,9 +89,9 @@ def by_language(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
 
 
 def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequence[str]) -> None:
-    indexes = {scale: f"{index}-{scale.strip('[]')}" for scale in SCALES.get(name, ())}
-    for scale, of_scale in indexes.items():
-        ingested(folder, Path(of_scale), (f"encoder.scales={scale}",))
+    others = OTHER_VECTORS.get(name, {})
+    for other, made in others.items():
+        ingested(folder, beside(index, other), made)
     ablations = {}
     head("asked in", "ranking", "questions", *TOLD["retrieval"])
     for language, file in by_language(folder, split):
@@ -111,9 +114,11 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
         ablations[language] = report["ablations"] | {by_ranks: paired(asked(index, *BY_RANKS), report)}
         if read:
             ablations[language]["the question's picture read"] = paired(read, report)
-        for scale, of_scale in indexes.items():
-            alone = asked(of_scale, f"encoder.scales={scale}")
-            ablations[language][f"at {scale} alone, against all without aligner"] = paired(alone, plain)
+        worded = any("text" in one for one in read_rows(file))
+        for other, made in others.items():
+            if other not in MEAN or not worded:
+                found = asked(beside(index, other), *made)
+                ablations[language][f"{other}, against hits without aligner"] = paired(found, plain)
     print()
     head("asked in", "hits", "questions", "nDCG@10", "difference of nDCG@10 (95 %)")
     for language, lost in ablations.items():
@@ -121,6 +126,11 @@ def retrieval(name: str, folder: Path, index: Path, split: str, settings: Sequen
             found = one["metrics"]["ndcg@10"]
             interval = f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
             row(language, name, one["queries"], f"{found['now']:.3f}", interval)
+
+
+def beside(index: Path, other: str) -> Path:
+    """Where the index of the same rows is that has other vectors."""
+    return index.with_name(f"{index.name}-{other.replace(' ', '-')}")
 
 
 def paired(now: Any, before: Any) -> Any:

@@ -87,7 +87,11 @@ class EncoderConfig(BaseModel):
     model: str = ""
     revision: str | None = None
     scales: tuple[int, ...] = Field((), description="pixels; empty: the model's own default")
-    pooling: Literal["projected", "mean"] = "projected"
+    pooling: Literal["projected", "mean"] = Field(
+        "projected",
+        description="mean: the vision tower's last states, averaged and not projected: no text reaches them, "
+        "so for pictures that are found by pictures alone",
+    )
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: int = Field(
@@ -231,5 +235,5 @@ def load_encoder(config: EncoderConfig) -> Encoder:
         from pipelines.core.lite import LiteEncoder
 
         path = Path(config.model) if config.model else None
-        model = LiteEncoder.load(path, device=config.device, dtype=config.dtype, scales=config.scales or None)
+        model = LiteEncoder.load(path, config.device, config.dtype, config.scales or None, config.pooling)
     return Encoder(model, config.batch_size)

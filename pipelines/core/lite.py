@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float32]
+Pooling = Literal["projected", "mean"]
+
+TOP_DIM: Final = 1280
+"""Channels of the trunk's last convolution: what the ImageNet classifier reads, and the raw feature."""
 
 PACKAGED = Path(__file__).parents[1] / "models" / "lite"
 HEADS_FILE = "heads.safetensors"
@@ -83,18 +87,27 @@ class Heads:
 
 
 class LiteEncoder:
-    """A VisualModel. `dim` is that of one scale; any side in pixels can be a scale."""
+    """A VisualModel. `dim` is that of one scale; any side in pixels can be a scale.
+
+    Pooling "mean": the trunk's pretrained features as they are (1280), for pictures alone.
+    """
 
     name = "lite"
-    pooling = "projected"
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
     def __init__(
-        self, heads: Heads, config: LiteConfig, weights_digest: str, device: str, dtype: str
+        self,
+        heads: Heads,
+        config: LiteConfig,
+        weights_digest: str,
+        device: str,
+        dtype: str,
+        pooling: Pooling = "projected",
     ) -> None:
         self.heads = heads
-        self.dim = config.dim
+        self.pooling: str = pooling
+        self.dim = config.dim if pooling == "projected" else TOP_DIM
         self.scales = config.scales
         self.weights_digest = weights_digest
         versions = (
@@ -112,6 +125,7 @@ class LiteEncoder:
         device: str = "cpu",
         dtype: str = "float32",
         scales: tuple[int, ...] | None = None,
+        pooling: Pooling = "projected",
     ) -> LiteEncoder:
         """Read heads from a directory; None: the packaged ones. Raises UsageError for one without heads.
 
@@ -126,7 +140,7 @@ class LiteEncoder:
             raise UsageError(f"{directory} holds no lite heads ({HEADS_FILE}, {CONFIG_FILE}): {exc}") from exc
         if scales:
             config = config.model_copy(update={"scales": tuple(scales)})
-        return cls(Heads(tensors), config, hashlib.sha256(data).hexdigest(), device, dtype)
+        return cls(Heads(tensors), config, hashlib.sha256(data).hexdigest(), device, dtype, pooling)
 
     @property
     def device(self) -> str:
@@ -153,7 +167,7 @@ class LiteEncoder:
         return 2 * readable >= len(letters)
 
     def features(self, pixels_NHWC: Pixels) -> Array:
-        """The pooled features (N, F); `lite_trunk.raw_features` makes the pretrained vector of them."""
+        """The pooled features (N, F); `raw_features` makes the pretrained vector of them."""
         return self._trunk_once().pooled(pixels_NHWC)
 
     def embed_features(self, features: Array) -> Array:
@@ -162,10 +176,13 @@ class LiteEncoder:
 
     def embed_pixels(self, pixels_NHWC: Pixels) -> Array:
         """Unit embeddings (N, dim) of pictures (N, side, side, 3), RGB from 0 to 255."""
-        return self.embed_features(self.features(pixels_NHWC))
+        features = self.features(pixels_NHWC)
+        return self.embed_features(features) if self.pooling == "projected" else raw_features(features)
 
     def embed_texts(self, texts: Sequence[str]) -> Array:
-        """Unit embeddings (N, dim) of texts."""
+        """Unit embeddings (N, dim) of texts. Raises UsageError with pooling "mean"."""
+        if self.pooling == "mean":
+            raise UsageError("encoder.pooling 'mean' has no text tower: it answers picture queries only")
         return self.heads.text(sentence_vectors(texts))
 
     def _trunk_once(self) -> Trunk:
@@ -185,6 +202,11 @@ def class_probabilities(features: Array, trunk: Trunk) -> Array:
     )
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     return cast(Array, exp / exp.sum(axis=1, keepdims=True))
+
+
+def raw_features(features: Array) -> Array:
+    """The pretrained 1280-d features as unit rows: what the heads are compared with."""
+    return _unit(features[:, :TOP_DIM])
 
 
 def _gelu(x: Array) -> Array:

@@ -22,9 +22,6 @@ from pipelines.core.torch_runtime import on_device, own_memory_error
 
 MEAN = 127.0
 STD = 128.0
-TOP_DIM = 1280
-"""Channels of the last convolution: what the ImageNet classifier reads, and the raw pretrained feature."""
-
 _FULL_PRECISION_BLOCKS = 3
 """In half precision the stem and these first blocks stay float32: on flat drawings bfloat16 there cost up to
 .016 of the final embedding's cosine with float32, and in all other layers together less than .0005."""
@@ -82,13 +79,6 @@ class Trunk:
         x = net._swish(net._conv_stem(inputs.contiguous(memory_format=torch.channels_last)))
         stages: list[torch.Tensor] = []
         return _through(net._blocks[1:_FULL_PRECISION_BLOCKS], net._blocks[0](x), stages), stages
-
-
-def raw_features(features: Features) -> Features:
-    """The pretrained 1280-d features as unit rows: the baseline that the heads are compared with."""
-    top = features[:, :TOP_DIM]
-    unit: Features = top / np.maximum(np.linalg.norm(top, axis=1, keepdims=True), np.float32(1e-12))
-    return unit
 
 
 def _through(blocks: Any, x: torch.Tensor, stages: list[torch.Tensor]) -> torch.Tensor:

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipelines.core import images
-from pipelines.core.encoder import Encoder
+from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import OutOfMemory, UsageError
-from pipelines.core.lite import CONFIG_FILE, HEADS_FILE, PACKAGED, LiteEncoder
+from pipelines.core.lite import CONFIG_FILE, HEADS_FILE, PACKAGED, LiteEncoder, raw_features
 
 MAX_WEIGHTS_BYTES = 10 * 2**20
 WHITE = (255, 255, 255)
@@ -134,6 +134,17 @@ def test_other_scales_are_another_revision_of_nothing_but_scales(encoder: LiteEn
     assert other.scales == (128,)
     assert other.revision == encoder.revision
     assert Encoder(other).space.fingerprint != Encoder(encoder).space.fingerprint
+
+
+def test_mean_pooling_is_of_the_trunk_and_answers_pictures_alone(encoder: LiteEncoder) -> None:
+    mean = load_encoder(EncoderConfig(pooling="mean", scales=(64, 96), dtype="float32"))
+    assert (mean.dim, mean.has_text_tower) == (2 * 1280, False)
+    assert mean.space.fingerprint != Encoder(LiteEncoder.load(scales=(64, 96))).space.fingerprint
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    wanted = raw_features(encoder.features(pixels))
+    np.testing.assert_allclose(mean.model.embed_pixels(pixels), wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="'mean' has no text tower"):
+        mean.model.embed_texts(["red apple"])
 
 
 def test_a_directory_without_heads_is_a_usage_error(tmp_path: Path) -> None:
