@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
+
+from benchmarks.processes import below
 
 _MILVUS_ROLES = (
     "proxy",
@@ -90,9 +93,13 @@ def elastic_server(directory: Path, port: int = 0) -> Iterator[str]:
         _wait_for(f"http://127.0.0.1:{port}", server)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)  # the program is a wrapper that does not pass it on
+        # The program is a wrapper that does not pass a signal on, and ends while the server still answers.
+        started = below(server.pid)
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
+        _, left = psutil.wait_procs(started, timeout=30)
         log.close()
+        assert not left, "it did not end"
 
 
 def python(*arguments: str, start_new_session: bool = False) -> subprocess.Popen[str]:
