@@ -16,6 +16,8 @@ BENCHMARKS ?= $(shell grep -l __main__ benchmarks/*.py)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# mmrag with what the demo draws from, and all of it with the tools and the tests' servers.
+BASIC := $(VENV)/.installed-basic
 STAMP := $(VENV)/.installed
 TORCHVISION := $(if $(VLLM),$(shell sed -n 's/^\(torchvision==[^ ]*\).*/\1/p' $(VLLM)))
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
@@ -25,6 +27,7 @@ SUPPLY := build/supply
 # A configuration of pip's with `user = true` fails inside an environment.
 PIP := PIP_USER=0 $(BIN)/python -m pip
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+COMPILE_ALL = $(BIN)/python -m compileall -q -j 0 "$(SITE)" >/dev/null 2>&1 || true
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench quality docs lock audit sbom licences clean
@@ -38,13 +41,19 @@ install: $(STAMP) ## look before the leap, then make .venv and install everythin
 	@:
 
 # An environment that was left half made has no pip, and is made anew. Touched last: what was interrupted
-# is done again.
-$(STAMP): pyproject.toml $(LOCKS)-cpu.txt $(if $(VLLM),$(VLLM) scripts/torchvision_schemas.py)
+# is done again. pip compiles on one core. What does not compile are templates, and files for other Pythons.
+$(BASIC): pyproject.toml $(LOCKS)-cpu.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  $(PYTHON) scripts/preflight.py --venv $(VENV) $(if $(TORCH_INDEX),--cpu-wheels) \
 	  && $(PYTHON) -m venv --clear $(VENV); }
-	@echo "installing mmrag and its tools into $(VENV): some minutes, and some GB"
+	@echo "installing mmrag into $(VENV): some minutes, and some GB"
 	$(if $(TORCH_INDEX),$(PIP) install --no-compile --index-url $(TORCH_INDEX) --no-deps '$(TORCH)')
+	$(PIP) install --no-compile --constraint $(LOCKS)-cpu.txt --editable '.[demo]'
+	@$(COMPILE_ALL)
+	@touch $@
+
+$(STAMP): $(BASIC) $(if $(VLLM),$(VLLM) scripts/torchvision_schemas.py)
+	@echo "installing its extras and tools into $(VENV)"
 	$(PIP) install --no-compile --constraint $(LOCKS)-cpu.txt --editable '.[dev]'
 ifneq ($(VLLM),)
 	@site=$(SITE) \
@@ -53,12 +62,11 @@ ifneq ($(VLLM),)
 	$(if $(TORCH_INDEX),$(PIP) install --no-compile --index-url $(TORCH_INDEX) --no-deps '$(TORCHVISION)')
 	$(PIP) install --no-compile --no-deps --requirement $(VLLM)
 endif
-	@# pip compiles on one core. What does not compile are templates, and files for other Pythons.
-	@$(BIN)/python -m compileall -q -j 0 "$(SITE)" >/dev/null 2>&1 || true
+	@$(COMPILE_ALL)
 	@touch $@
 	@echo "installed; next: make demo"
 
-demo: install ## ingest a small bilingual corpus, search and ask it, write demo/report.html
+demo: $(BASIC) ## ingest a small bilingual corpus, search and ask it, write demo/report.html
 	$(BIN)/mmrag demo --out demo $(ARGS)
 
 test: install ## all tests, those that start servers or Ray included

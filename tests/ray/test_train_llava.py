@@ -56,7 +56,9 @@ def test_training_learns_and_its_export_is_a_model(uninterrupted: Path) -> None:
     LlavaForConditionalGeneration.from_pretrained(uninterrupted / "merged")
 
 
-def test_a_finished_command_given_again_ends_well(work: Path, uninterrupted: Path) -> None:
+def test_a_finished_command_given_again_ends_well_and_is_exported_from_python(
+    work: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
     """As a job does that a cluster starts again."""
     merged = uninterrupted / "merged" / "model.safetensors"
     written = merged.stat().st_mtime_ns
@@ -65,13 +67,7 @@ def test_a_finished_command_given_again_ends_well(work: Path, uninterrupted: Pat
     assert "it is left as it is" in said
     assert merged.stat().st_mtime_ns == written
 
-
-def test_a_run_of_the_command_is_taken_up_and_exported_from_python(
-    work: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    run = train_llava(work / "data.jsonl", uninterrupted, settings(work))
-    assert (run.step, run.steps_run) == (STEPS, 0)
-    adapter = export_llava(Path(run.checkpoint), tmp_path / "adapter", "adapter")
+    adapter = export_llava(Path(summary["checkpoint"]), tmp_path / "adapter", "adapter")
     assert adapter.directory == tmp_path / "adapter"
     assert adapter.manifest.kind == "adapter"
     assert (adapter.directory / "adapter_model.safetensors").is_file()
