@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -77,20 +77,44 @@ def fill(index: Index, pictures: Mapping[str, tuple[str, tuple[int, int, int]]] 
     for n, (document, (colour, rgb)) in enumerate(pictures.items()):
         tenant = "acme" if n % 2 else ""
         metadata = {"year": 2020 + n, "品牌": "甲" * n, "new": n > 1}
-        data = picture(rgb)
-        content = hashlib.sha256(data).hexdigest()
-        save_preview(index.previews, content, images.decode(data))
         caption = f"a {colour} {document}"
-        shown = image_part(document, 0, caption, content=content, metadata=metadata, tenant=tenant)
-        index.visual().upsert([shown], index.encoder().encode_asked(data))
         texts = [f"{caption} 孔距" + " and" * 2 * n, f"a 孔距 of {document}" + " and" * (2 * n + 1)]
-        chunks = [
-            chunk_part(document, text, k, images=[0][k:], metadata=metadata, tenant=tenant)
-            for k, text in enumerate(texts)
-        ]
-        index.text().upsert(chunks, index.embedder().embed_passages(texts))
-        index.lexical().upsert(chunks)
-        rows.append(ledger_row(document, tenant))
+        rows.append(_put(index, document, picture(rgb), caption, texts, tenant, metadata))
+    _end(index, rows)
+
+
+def of_packaged_models(
+    directory: Path, documents: Iterable[tuple[str, bytes, str, str]], stores: StoresConfig | None = None
+) -> None:
+    """One to be served: of each document id, picture, text and tenant."""
+    with Index(directory, IndexConfig(stores=stores or StoresConfig()), writable=True) as index:
+        with index.write_lock():
+            index.create()
+        _end(index, [_put(index, name, data, text, [text], tenant) for name, data, text, tenant in documents])
+
+
+def _put(
+    index: Index,
+    document: str,
+    data: bytes,
+    caption: str,
+    texts: list[str],
+    tenant: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Its row of the ledger."""
+    content = hashlib.sha256(data).hexdigest()
+    save_preview(index.previews, content, images.decode(data))
+    told: dict[str, Any] = {"metadata": dict(metadata or {}), "tenant": tenant}
+    shown = image_part(document, 0, caption, content=content, **told)
+    index.visual().upsert([shown], index.encoder().encode_asked(data))
+    chunks = [chunk_part(document, text, k, images=[0][k:], **told) for k, text in enumerate(texts)]
+    index.text().upsert(chunks, index.embedder().embed_passages(texts))
+    index.lexical().upsert(chunks)
+    return ledger_row(document, tenant, chunks=len(chunks))
+
+
+def _end(index: Index, rows: list[dict[str, Any]]) -> None:
     for store in (index.visual(), index.text(), index.lexical()):
         store.flush()
     Ledger(index.directory).changed(pa.Table.from_pylist(rows, schema=SCHEMA))

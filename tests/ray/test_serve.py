@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import photograph, png
 from otlp_collector import Collector
+from small_index import of_packaged_models
 from tuned_llava import as_on_a_hub, save_base
 
 from benchmarks.processes import below, command, kill, matching
@@ -66,17 +67,12 @@ class Served:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures with texts, of two tenants."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for number, (tenant, text) in enumerate(
-        (("a", "the red pump"), ("a", "蓝色的风扇"), ("b", "the green motor"))
-    ):
-        (folder / f"p{number}.png").write_bytes(png(photograph(number, 200)))
-        row = {"id": f"d{number}", "image": f"p{number}.png", "text": text, "tenant": tenant}
-        with (folder / "rows.jsonl").open("a", encoding="utf-8") as rows:
-            rows.write(json.dumps(row) + "\n")
-    directory = folder / "index"
-    subprocess.run([MMRAG, "ingest", str(folder / "rows.jsonl"), "--index", str(directory)], check=True)
+    """Three pictures with texts, of two tenants; beside it a picture to ask about."""
+    directory = tmp_path_factory.mktemp("corpus") / "index"
+    pictures = [png(photograph(number, 200)) for number in range(3)]
+    told = (("the red pump", "a"), ("蓝色的风扇", "a"), ("the green motor", "b"))
+    of_packaged_models(directory, [(f"d{n}", pictures[n], *said) for n, said in enumerate(told)])
+    (directory.parent / "p1.png").write_bytes(pictures[1])
     return directory
 
 
@@ -104,6 +100,7 @@ def served(
         "generator": {"model": str(model), "engine": ENGINE, "max_tokens": 8, "dtype": "float32"},
         "serve": {
             "api_keys": keys,
+            "deadline_s": 180,  # a lost vLLM is waited for: on a busy machine it starts in a minute
             "vllm": {"kv_cache_gib": 0.25},
             "gateway": {"min_replicas": 2, "max_replicas": 2},
             "traces": {"sampling_ratio": 1, "exporter": "otlp"},

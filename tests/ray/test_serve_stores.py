@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from fakes import photograph, png
-from typer.testing import CliRunner
+from small_index import of_packaged_models
 
 from benchmarks.processes import kill, vector_servers
-from pipelines.cli import app
+from pipelines.core.index import StoresConfig
 from pipelines.serve.client import served
 from tests.contracts.servers import elastic_server, free_port
 
@@ -51,8 +51,6 @@ class Served:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("stores")
-    (folder / "pump.png").write_bytes(png(photograph(0, 200)))
-    (folder / "rows.jsonl").write_text(json.dumps({"id": "d0", "image": "pump.png", "text": "the red pump"}))
     (folder / "words").mkdir()
     port, words = free_port(), ExitStack()
 
@@ -67,9 +65,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             "serve": {"layout": "compact"},
         }
         config.write_text(json.dumps(settings))  # JSON is YAML
-        words_of = ["--index", str(index), "--config", str(config)]
-        done = CliRunner().invoke(app, ["ingest", str(folder / "rows.jsonl"), *words_of])
-        assert done.exit_code == 0, done.output
+        stores = StoresConfig.model_validate(settings["stores"])
+        of_packaged_models(index, [("d0", png(photograph(0, 200)), "the red pump", "")], stores)
         with served(index, ["--config", str(config)]) as address:
             yield Served(address, index, words, start_words)
 
