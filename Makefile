@@ -66,7 +66,7 @@ endif
 	@touch $@
 	@echo "installed; next: make demo"
 
-demo: $(BASIC) ## ingest a small bilingual corpus, search and ask it, write demo/report.html
+demo: $(BASIC) ## install mmrag alone, ingest a small bilingual corpus, search and ask it, write demo/report.html
 	$(BIN)/mmrag demo --out demo $(ARGS)
 
 test: install ## all tests, those that start servers or Ray included
