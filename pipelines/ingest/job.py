@@ -124,7 +124,7 @@ def ingest(
     the end these are swapped; readers meet the one or the other, and nothing is swapped where an error is
     raised.
     Raises SourceError, MissingDependency, SpaceMismatch, IndexLocked, StoreError, or MmragError when more
-    than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
+    than `max_rejected_fraction` of the index's parts are refused (the rest is written all the same).
     """
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
@@ -183,7 +183,7 @@ def ingest(
                 f"{finished.unfinished} documents were not read and written whole: a file or a store did not "
                 "answer; run the same command again"
             )
-        check_rejected(summary, config.max_rejected_fraction)
+        check_rejected(summary.index, refused.standing(index.home), config.max_rejected_fraction)
         if live is not None:
             gone = swap(index, live, ledger, config.max_pruned_fraction)
             summary = replace(summary, gone=gone, pruned=gone)
