@@ -125,13 +125,18 @@ class Ledger:
         rows = pa.concat_tables(t.filter(pc.is_in(t["document_id"], ids)) for t in self.tables())
         return rows if tenant is None else rows.filter(pc.equal(rows["tenant"], tenant))
 
-    def documents_in(self, scope: str) -> int:
-        return sum(pc.sum(pc.equal(t["scope"], scope)).as_py() or 0 for t in self.tables(["scope"]))
+    def documents_by_scope(self) -> Counter[str]:
+        """How many documents were last listed in each source, of those of which it is known."""
+        found = Counter[str]()
+        for table in self.tables(["scope"]):
+            for entry in pc.value_counts(table["scope"]).to_pylist():
+                found[entry["values"] or ""] += entry["counts"]
+        del found[""]
+        return found
 
     def scopes(self) -> set[str]:
         """The sources that documents were last listed in, those that are known."""
-        found = (pc.unique(table["scope"]).to_pylist() for table in self.tables(["scope"]))
-        return {scope for scopes in found for scope in scopes if scope}
+        return set(self.documents_by_scope())
 
     def totals(self) -> dict[str, Any]:
         """Sums over all documents, and how many documents have each status."""

@@ -92,6 +92,7 @@ def make_plan(
     whole: bool = False,
     max_bytes: int | None = None,
     each: Each = map,
+    live: Ledger | None = None,
 ) -> Plan:
     """Compare, and write the items that need work under `out`, a Parquet file for each thousand of them.
 
@@ -99,7 +100,8 @@ def make_plan(
     Of items of one document the first one stands. With `retry_rejected` a document of which a part was
     refused needs work too. With `whole` the listing is all that there shall be: whatever it does not have is
     gone, of whichever source it was. Files of more than `max_bytes` are known by their size. A listing of
-    many items is compared by `each`, beside `out`.
+    many items is compared by `each`, beside `out`. Where the ledger is of a rebuild, what is gone may be told
+    of that of the `live` index instead.
     """
     refused: list[Rejected] = []
 
@@ -111,11 +113,12 @@ def make_plan(
                 yield found
 
     with tempfile.TemporaryDirectory(prefix=".listed-", dir=out.parent if out else None) as folder:
-        listed = spread(items(), ledger.buckets, Path(folder))
+        held = ledger if live is None else live
+        listed = spread(items(), max(ledger.buckets, held.buckets), Path(folder))
         missing = _Missing.of(listing.scopes, refused, whole)
         needed = Path(folder, "needed")
         needed.mkdir()
-        compare = _Compare(listed, ledger, fingerprint, needed, missing, retry_rejected, max_bytes)
+        compare = _Compare(listed, ledger, held, fingerprint, needed, missing, retry_rejected, max_bytes)
         run = each if listed.held is None else map
         plan = Plan.of(list(run(compare, range(listed.buckets))), refused)
         if out and plan.to_do:
@@ -130,15 +133,19 @@ def known_sources(directory: Path) -> set[str]:
 
 
 def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]:
-    """The keys of all documents that are gone. Raises MmragError where that looks like an accident."""
-    for scope, keys in plan.gone.items():
-        if len(keys) <= FEW_DOCUMENTS:
-            continue
-        known = ledger.documents_in(scope)
-        if len(keys) > max_fraction * known:
+    """The keys of all documents that are gone. Raises MmragError where that looks like an accident: of one
+    source, or of many small ones together, as when what holds them all is not mounted."""
+    if len(plan.gone_keys) <= FEW_DOCUMENTS:
+        return plan.gone_keys
+    known = ledger.documents_by_scope()
+    each = [(f"{scope} holds", "its", len(keys), known[scope]) for scope, keys in plan.gone.items()]
+    of_these = sum(known[scope] for scope in plan.gone)
+    together = f"{len(each):,} sources hold", "their", len(plan.gone_keys), of_these
+    for who, whose, number, of in [*each, together]:
+        if number > FEW_DOCUMENTS and number > max_fraction * of:
             raise MmragError(
-                f"{scope} holds {len(keys):,} of its {known:,} documents no more, and nothing was done: "
-                "is it mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
+                f"{who} {number:,} of {whose} {of:,} documents no more, and nothing was done: is all mounted and whole? "
+                "--set ingest.max_pruned_fraction=1 deletes them"
             )
     return plan.gone_keys
 
@@ -211,6 +218,7 @@ class _Compare:
 
     listed: Listed
     ledger: Ledger
+    held: Ledger  # of which documents may be gone
     fingerprint: str
     needed: Path
     missing: _Missing
@@ -218,11 +226,7 @@ class _Compare:
     max_bytes: int | None
 
     def __call__(self, bucket: int) -> Plan:
-        known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
-        is_listed = pc.is_in(known["document_key"], self.listed.keys(bucket))
-        entries = {row["document_key"]: row for row in known.filter(is_listed).to_pylist()}
-        gone = self.missing.gone(known.filter(pc.invert(is_listed)))
-        del known
+        entries, gone = self._known(bucket)
         met: set[str] = set()
         refused: list[Rejected] = []
         seen: dict[str, tuple[str, str]] = {}
@@ -257,6 +261,17 @@ class _Compare:
         with replaced(self.needed / f"{bucket:05d}.arrows") as beside:
             write_stream(needed(), beside)
         return Plan(**counts, gone=gone, refused=tuple(refused), seen=seen)
+
+    def _known(self, bucket: int) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
+        """What is known of a bucket's listed documents, by key, and which are gone."""
+        keys = self.listed.keys(bucket)
+        known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
+        is_listed = pc.is_in(known["document_key"], keys)
+        entries = {row["document_key"]: row for row in known.filter(is_listed).to_pylist()}
+        if self.held != self.ledger:
+            known = self.held.bucket(bucket, self.listed.buckets, _COMPARED)
+            is_listed = pc.is_in(known["document_key"], keys)
+        return entries, self.missing.gone(known.filter(pc.invert(is_listed)))
 
 
 def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:

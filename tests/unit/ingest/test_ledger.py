@@ -108,7 +108,7 @@ def test_documents_leave_and_move_to_other_scopes(tmp_path: Path) -> None:
         "d": "/",
     }
     assert ledger.scopes() == {"/", "/c", "/other"}
-    assert ledger.documents_in("/other") == 1
+    assert ledger.documents_by_scope() == {"/": 1, "/c": 1, "/other": 1}
 
 
 def test_a_reader_keeps_the_ledger_that_it_met_through_one_change(tmp_path: Path) -> None:

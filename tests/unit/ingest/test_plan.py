@@ -376,6 +376,23 @@ def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -
     assert len(to_prune(emptied, ledger, max_fraction=1)) == 300
 
 
+def test_many_small_sources_at_once_look_like_an_accident_too(tmp_path: Path, files: list[Path]) -> None:
+    """As when what holds them all is not mounted; each alone could go."""
+    known = [item(files[0], document_id=f"d{n}", inputs=(), scope=f"/s{n % 5}.tar") for n in range(150)]
+    ledger = scoped_ledger(*known)
+    scopes = [Path(f"/s{n}.tar") for n in range(5)]
+    gone = make_plan(listing([], *scopes), ledger, "f1")
+    with pytest.raises(MmragError, match="5 sources hold 150 of their 150 documents no more"):
+        to_prune(gone, ledger, max_fraction=0.5)
+    assert len(to_prune(gone, ledger, max_fraction=1)) == 150
+    three = make_plan(listing([], *scopes[:3]), ledger, "f1")
+    assert len(to_prune(three, ledger, max_fraction=0.5)) == 90
+    some = make_plan(listing(known[110:], *scopes), ledger, "f1")  # 22 of the 30 of each
+    assert len(to_prune(some, ledger, max_fraction=0.8)) == 110
+    with pytest.raises(MmragError, match="5 sources hold 110 of their 150"):
+        to_prune(some, ledger, max_fraction=0.7)
+
+
 def test_what_was_refused_is_tried_again_when_asked(tmp_path: Path, files: list[Path]) -> None:
     good, bad = item(files[0]), item(files[1])
     ledger = ledger_of(good).changed(rows_of(bad, rejected=1))
