@@ -144,8 +144,8 @@ def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]
     for who, whose, number, of in [*each, together]:
         if number > FEW_DOCUMENTS and number > max_fraction * of:
             raise MmragError(
-                f"{who} {number:,} of {whose} {of:,} documents no more, and nothing was done: is all mounted and whole? "
-                "--set ingest.max_pruned_fraction=1 deletes them"
+                f"{who} {number:,} of {whose} {of:,} documents no more, and nothing was done: "
+                "is all mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
             )
     return plan.gone_keys
 

@@ -90,6 +90,6 @@ def check_rejected(totals: Mapping[str, Any], unlisted: int, limit: float) -> No
     parts = totals["images"] + totals["chunks"] + rejected
     if parts and rejected / parts > limit:
         raise MmragError(
-            f"{rejected:,} of {parts:,} parts were refused, more than ingest.max_rejected_fraction {limit:g}; "
-            "the reasons are in rejected/*.parquet of the index"
+            f"{rejected:,} of {parts:,} parts were refused, more than ingest.max_rejected_fraction "
+            f"{limit:g}; the reasons are in rejected/*.parquet of the index"
         )
