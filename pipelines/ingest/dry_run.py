@@ -63,7 +63,7 @@ def dry_run(
             fingerprint_of(index, config),
             retry_rejected=retry_rejected,
             whole=rebuild,
-            max_bytes=config.sources.largest_bytes,
+            config=config.sources,
             live=live,
         )
         pruned = plan.gone_keys if rebuild else ()

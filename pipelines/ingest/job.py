@@ -152,7 +152,7 @@ def ingest(
                     run.items,
                     retry_rejected=retry_rejected,
                     whole=rebuild,
-                    max_bytes=config.sources.largest_bytes,
+                    config=config.sources,
                     each=partial(_each_bucket, connected),
                 )
                 pruned = plan.gone_keys if rebuild else ()

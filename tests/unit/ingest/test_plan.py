@@ -52,7 +52,7 @@ def rows_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any) 
             "document_key": store_key(i.tenant, i.document_id),
             "document_id": i.document_id,
             "inputs": list(inputs or i.inputs),
-            "digest": document_digest(i, inputs or i.inputs),
+            "digest": fields.get("digest") or document_digest(i, inputs or i.inputs),
             "fingerprint": "f1",
             "rejected": 0,
         }
@@ -150,6 +150,45 @@ def test_a_new_side_car_is_a_change(tmp_path: Path, files: list[Path]) -> None:
     ledger = ledger_of(item(files[0]))
     with_side_car = item(files[0], inputs=(str(files[0]), str(files[1])))
     assert planned(tmp_path, [with_side_car], ledger)[1] == ["a"]
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "shared.png").write_bytes(b"shared")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.jsonl", '{"id": "a", "text": "A shared one", "image": "../outside/shared.png"}'),
+        ("page.html", '<p>A shared one</p><img src="../outside/shared.png" width="90">'),
+    ],
+)
+def test_a_picture_that_may_not_be_read_any_more_is_a_change(
+    tmp_path: Path, outside: Path, name: str, text: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_text(text)
+    source, allowed = str(tmp_path / "in" / name), SourceConfig(allowed_roots=(str(outside),))
+    [known] = list_items([source], allowed)
+    shown = dict.fromkeys([*known.inputs, str(outside / "shared.png")])  # parsing found it on the page
+    ledger = ledger_of(known, inputs=tuple(shown))
+
+    def changed(config: SourceConfig) -> int:
+        return make_plan(list_items([source], config), ledger, "f1", config=config).changed
+
+    assert changed(allowed) == 0
+    assert changed(SourceConfig()) == 1
+
+
+def test_a_picture_of_a_revoked_bucket_is_a_change_and_no_store_is_asked(tmp_path: Path) -> None:
+    row = item(tmp_path / "m.jsonl", form="row", document_id="a", inputs=())
+    ledger = ledger_of(row, inputs=("s3://b/a.png",), digest="not compared")
+    config = SourceConfig(allowed_addresses=("s3://other/",))
+    assert make_plan(Listing(iter([row]), {}), ledger, "f1", config=config).changed == 1
 
 
 @pytest.mark.parametrize("change", [{"payload": b"{}"}, {"form": "row"}, {"tenant": "acme"}])
@@ -313,6 +352,19 @@ def test_a_document_that_listing_refused_is_not_gone(tmp_path: Path, files: list
     a, b, c = (item(f) for f in files)
     bad = Rejected("b", str(files[1]), "list", "links out")
     assert planned_gone(listing([a, bad, c], tmp_path), scoped_ledger(a, b, c)) == {}
+
+
+def test_a_link_that_may_not_be_followed_any_more_hides_nothing(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").symlink_to(outside / "shared.png")
+    source, allowed = str(tmp_path / "in"), SourceConfig(allowed_roots=(str(outside),))
+    [known] = list_items([source], allowed)
+    ledger = scoped_ledger(known)
+    plan = make_plan(list_items([source], SourceConfig()), ledger, "f1")
+    assert [bad.document_id for bad in plan.refused] == [known.document_id]
+    assert plan.gone_keys == keys(known.document_id)
+    (outside / "shared.png").unlink()
+    assert make_plan(list_items([source], allowed), ledger, "f1", config=allowed).gone_keys == ()
 
 
 def test_a_folder_that_cannot_be_listed_hides_its_documents(tmp_path: Path, files: list[Path]) -> None:
