@@ -331,12 +331,11 @@ def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
 
 def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
     documents = pads.dataset(parts, format="parquet").scanner(
-        columns=["metadata"], filter=pads.field("kind") == DOCUMENT
+        columns=["place", "metadata"], filter=pads.field("kind") == DOCUMENT
     )
-    metadata_of = (
-        json.loads(value.as_py()) for batch in documents.to_batches() for value in batch["metadata"]
-    )
-    types = metadata.extend(index.manifest().metadata_types, metadata_of)
+    rows = (row for batch in documents.to_batches() for row in batch.to_pylist())
+    placed = ((row["place"], json.loads(row["metadata"])) for row in rows)
+    types = metadata.extend(index.manifest().metadata_types, placed)
     index.with_metadata_types(types)
     return types
 

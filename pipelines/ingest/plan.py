@@ -268,7 +268,7 @@ class _Compare:
 
         def needed() -> Iterator[pa.Table]:
             for items in self.listed.batches(bucket):
-                rows = items.select(ITEMS.names).to_pylist()
+                rows = items.drop_columns(["document_key", "place"]).to_pylist()
                 keyed = zip(items["document_key"].to_pylist(), rows, strict=True)
                 yield items.filter(pa.array([is_needed(key, Item(**row)) for key, row in keyed], pa.bool_()))
 

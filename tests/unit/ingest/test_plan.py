@@ -280,6 +280,7 @@ def test_a_long_listing_is_compared_bucket_by_bucket(tmp_path: Path, few: None, 
     assert [(row["document_id"], row["payload"]) for row in written] == [
         (i.document_id, i.payload) for i in expected
     ]
+    assert [row["place"] for row in written] == [n for n, i in enumerate(listed) if i in expected]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "kb") == ["items"]
 
 
