@@ -297,8 +297,8 @@ def _encode_and_write(
         .map_batches(
             Encode,
             fn_constructor_kwargs={
-                "load_encoder": partial(_load_encoder, index.config, encoders.threads),
-                "load_embedder": partial(load_embedder, index.config.embedder),
+                "load_encoder": partial(_load_encoder, index.pinned(), encoders.threads),
+                "load_embedder": partial(load_embedder, index.pinned().embedder),
                 "image_cache": image_cache,
                 "text_cache": text_cache,
                 "record": record,
