@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import MissingDependency, MmragError, UsageError, install_line
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
-from pipelines.core.index import TEXT, VISUAL, IndexConfig
+from pipelines.core.index import TEXT, VISUAL, IndexConfig, pinned
 from pipelines.core.local_models import find_model, weight_files
 from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest, home_of, named, standing
 from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
@@ -223,14 +223,19 @@ def _index(directory: Path, config: IndexConfig) -> str:
     if Manifest.find(directory, WRITTEN) is None and not (directory / UNFINISHED).exists():
         return f"none at {directory} yet: the first ingest makes it"
     manifest = Manifest.load(directory)
-    text_space = embedder.configured_space(config.embedder, int(manifest.text_space["dim"]))
-    clip = config.encoder
+    config = pinned(config, manifest, fetch=False)
+    clip, words = config.encoder, config.embedder
     found = _found("encoder.model", clip.model, clip.revision) if clip.kind == "clip" else None
+    words_found = _found("embedder.model", words.model, words.revision) if words.kind == "hub" else None
     if clip.kind != "clip" or found:
         space = encoder.configured_space(clip, found, int(manifest.space["dim"]))
         require_same_space("visual", manifest.space, space)
+    text_space = embedder.configured_space(words, int(manifest.text_space["dim"]))
+    if words.kind == "hub" and not words_found:
+        text_space = replace(text_space, revision=str(manifest.text_space["revision"]))
     require_same_space("text", manifest.text_space, text_space)
     unseen = "" if clip.kind != "clip" or found else "; the encoder is compared when it is here"
+    unseen += "" if words.kind != "hub" or words_found else "; the embedder is compared when it is here"
     return f"{directory} is of the configured encoder and embedder{unseen}"
 
 

@@ -26,6 +26,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.core import revisions
 from pipelines.core.aligner import Aligner, AlignerConfig, load_aligner
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder, EmbedderConfig, load_embedder
@@ -68,6 +69,20 @@ class IndexConfig(BaseModel):
     stores: StoresConfig = StoresConfig()
 
 
+def pinned(config: IndexConfig, written: Manifest | None, *, fetch: bool = True) -> IndexConfig:
+    """The settings with the commits of the hub's models for their branches: those of an index whose manifest
+    was `written`, or of a new one. Without `fetch` no hub is asked."""
+    encoder, embedder = config.encoder, config.embedder
+    visual, text = (written.space, written.text_space) if written else (None, None)
+    if encoder.kind == "clip":
+        commit = revisions.pinned(encoder.model, encoder.revision, visual, fetch=fetch)
+        encoder = encoder.model_copy(update={"revision": commit})
+    if embedder.kind == "hub":
+        commit = revisions.pinned(embedder.model, embedder.revision, text, fetch=fetch)
+        embedder = embedder.model_copy(update={"revision": commit})
+    return config.model_copy(update={"encoder": encoder, "embedder": embedder})
+
+
 class Index:
     """An open index. Models and stores load when they are first used. Close it after use.
 
@@ -95,8 +110,10 @@ class Index:
         self.expected_rows = 0  # at least so many come into a vector store that is made now
         self.makes_stores = writable  # those that are not there; else that raises StoreError
         self.met = Lazy[Manifest](self.manifest)
-        self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(config.encoder)))
-        self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(config.embedder)))
+        self._expected: Manifest | None = None
+        self.pinned = Lazy[IndexConfig](lambda: pinned(config, self._expected or self._written()))
+        self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(self.pinned().encoder)))
+        self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(self.pinned().embedder)))
         self._servers: dict[str, str] = {}  # by collection, the URIs of those that are embedded
         self.visual = Lazy[VectorStore](
             lambda: self._vectors(VISUAL, self.met().space["dim"]), lambda _: self._is_served(VISUAL)
@@ -148,9 +165,10 @@ class Index:
             raise UsageError(f"no rebuild of {self.directory} is going on")
         return found
 
-    def check_spaces(self) -> Manifest:
-        """The manifest, once both configured models are known to write its spaces. Raises SpaceMismatch."""
-        manifest = self.manifest()
+    def check_spaces(self, manifest: Manifest | None = None) -> Manifest:
+        """The manifest, or one that is to be restored, once both configured models are known to write its
+        spaces. Raises SpaceMismatch."""
+        self._expected = manifest = manifest or self.manifest()
         require_same_space("visual", manifest.space, self.encoder().space)
         require_same_space("text", manifest.text_space, self.embedder().space)
         return manifest
@@ -172,6 +190,11 @@ class Index:
     def abandon(self) -> None:
         """Forget the generation that was being built. Its stores stay, until `drop`."""
         (self.directory / NEXT).unlink(missing_ok=True)
+
+    def _written(self) -> Manifest | None:
+        """The manifest, where there is one, be it of an import that has not ended."""
+        unfinished = None if self.building else Manifest.find(self.directory, UNFINISHED)
+        return unfinished or Manifest.find(self.directory, self._file)
 
     @property
     def begun(self) -> bool:

@@ -51,7 +51,8 @@ def require_same_space(name: str, written: Mapping[str, object], configured: Spa
     detail = "; ".join(f"{key}: index {written.get(key)!r}, config {ours.get(key)!r}" for key in differing)
     raise SpaceMismatch(
         f"the index's {name} space differs from the configured one ({detail}); "
-        "use the model that wrote the index, ingest into a new --index, or make this one anew: "
+        "use the model that wrote the index (of a hub's, `revision` names the commit: its branch may have "
+        "moved), ingest into a new --index, or make this one anew: "
         "mmrag ingest SOURCE --rebuild"
     )
 

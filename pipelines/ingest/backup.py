@@ -26,7 +26,6 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import Manifest, standing
 from pipelines.core.previews import check_preview, preview_path, write_preview
 from pipelines.core.readings import format_reading, load_reading, parse_reading, save_reading
-from pipelines.core.space import require_same_space
 from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
@@ -117,10 +116,9 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
     start = time.perf_counter()
     archive = Archive(address)
     contents = archive.contents()
-    require_same_space("visual", contents.space, index.encoder().space)
-    require_same_space("text", contents.text_space, index.embedder().space)
     generation = standing(index.directory)  # whose stores are looked into, and filled if they are empty
     manifest = Manifest(contents.space, contents.text_space, contents.metadata_types, *generation)
+    index.check_spaces(manifest)
     index.expected_rows = max(contents.shards.total("visual"), contents.shards.total("text"))
     with index.write_lock(), index.restored(manifest) as begin:
         _open_vectors(index)

@@ -81,6 +81,13 @@ class IngestConfig(BaseModel):
         0.5,
         ge=0,
         le=1,
-        description="of a source's documents that --prune deletes in one run, if they are more than 100",
+        description="of a source's documents, and of those of all sources that lost some, that --prune "
+        "deletes in one run, if they are more than 100",
     )
-    max_rejected_fraction: float = Field(1.0, ge=0, le=1, description="above it the job fails")
+    max_rejected_fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="of all parts that the index's sources have, refused in this run or before; above it the "
+        "job fails, and writes the rest all the same",
+    )

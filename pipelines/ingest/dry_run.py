@@ -13,14 +13,18 @@ from pipelines.core.ocr import require as require_ocr
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, known_sources, make_plan, to_prune
-from pipelines.ingest.rebuild import is_begun, require_all_sources
+from pipelines.ingest.rebuild import is_begun, require_all_sources, require_few_unlisted
 from pipelines.ingest.run import unfinished_runs
 from pipelines.ingest.sources import Listing, Rejected, list_items
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a run would do, in documents. `refused` is only what listing refuses already."""
+    """What a run would do, in documents. `refused` is only what listing refuses already.
+
+    Of a rebuild `new`, `changed` and `unchanged` are of what an earlier one has made so far, and `gone` and
+    `pruned` of the index that is read: what the swap would delete.
+    """
 
     new: int
     changed: int
@@ -50,7 +54,8 @@ def dry_run(
     listing = list_items(source_names, config.sources, whole=rebuild, known=known)
     require_ocr(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
-        home = _rebuilt(index, listing, config) if rebuild else _home(index)
+        live = _live(index, listing, config) if rebuild else None
+        home = _rebuilt(index) if rebuild else _home(index)
         ledger = Ledger.load(home) if home else Ledger(directory)
         plan = make_plan(
             listing,
@@ -58,10 +63,13 @@ def dry_run(
             fingerprint_of(index, config),
             retry_rejected=retry_rejected,
             whole=rebuild,
-            max_bytes=config.sources.largest_bytes,
+            config=config.sources,
+            live=live,
         )
         pruned = plan.gone_keys if rebuild else ()
-        if prune and not rebuild:
+        if live is not None:
+            require_few_unlisted(live, set(pruned), config.max_pruned_fraction)
+        elif prune:
             pruned = to_prune(plan, ledger, config.max_pruned_fraction)
         unfinished = tuple(run.name for run in unfinished_runs(home)) if home else ()
     gone = sum(map(len, plan.gone.values()))
@@ -85,9 +93,13 @@ def _home(index: Index) -> Path:
     return index.home
 
 
-def _rebuilt(index: Index, listing: Listing, config: IngestConfig) -> Path | None:
-    """Where the half-made generation that would be taken up has its ledger; None where there is none."""
-    live = Manifest.load(index.directory)
-    known = Ledger.load(home_of(index.directory, live.generation))
+def _live(index: Index, listing: Listing, config: IngestConfig) -> Ledger:
+    """That of the generation that would be replaced. Raises what a rebuild would before it begins."""
+    known = Ledger.load(home_of(index.directory, Manifest.load(index.directory).generation))
     require_all_sources(known, listing.scopes, config.max_pruned_fraction)
-    return index.home if is_begun(index, live) else None
+    return known
+
+
+def _rebuilt(index: Index) -> Path | None:
+    """Where the half-made generation that would be taken up has its ledger; None where there is none."""
+    return index.home if is_begun(index, Manifest.load(index.directory)) else None

@@ -124,7 +124,7 @@ def ingest(
     the end these are swapped; readers meet the one or the other, and nothing is swapped where an error is
     raised.
     Raises SourceError, MissingDependency, SpaceMismatch, IndexLocked, StoreError, or MmragError when more
-    than `max_rejected_fraction` of the parts were refused (the rest is written all the same).
+    than `max_rejected_fraction` of the index's parts are refused (the rest is written all the same).
     """
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
@@ -152,7 +152,7 @@ def ingest(
                     run.items,
                     retry_rejected=retry_rejected,
                     whole=rebuild,
-                    max_bytes=config.sources.largest_bytes,
+                    config=config.sources,
                     each=partial(_each_bucket, connected),
                 )
                 pruned = plan.gone_keys if rebuild else ()
@@ -183,7 +183,7 @@ def ingest(
                 f"{finished.unfinished} documents were not read and written whole: a file or a store did not "
                 "answer; run the same command again"
             )
-        check_rejected(summary, config.max_rejected_fraction)
+        check_rejected(summary.index, refused.standing(index.home), config.max_rejected_fraction)
         if live is not None:
             gone = swap(index, live, ledger, config.max_pruned_fraction)
             summary = replace(summary, gone=gone, pruned=gone)
@@ -297,8 +297,8 @@ def _encode_and_write(
         .map_batches(
             Encode,
             fn_constructor_kwargs={
-                "load_encoder": partial(_load_encoder, index.config, encoders.threads),
-                "load_embedder": partial(load_embedder, index.config.embedder),
+                "load_encoder": partial(_load_encoder, index.pinned(), encoders.threads),
+                "load_embedder": partial(load_embedder, index.pinned().embedder),
                 "image_cache": image_cache,
                 "text_cache": text_cache,
                 "record": record,
@@ -331,12 +331,11 @@ def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
 
 def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
     documents = pads.dataset(parts, format="parquet").scanner(
-        columns=["metadata"], filter=pads.field("kind") == DOCUMENT
+        columns=["place", "metadata"], filter=pads.field("kind") == DOCUMENT
     )
-    metadata_of = (
-        json.loads(value.as_py()) for batch in documents.to_batches() for value in batch["metadata"]
-    )
-    types = metadata.extend(index.manifest().metadata_types, metadata_of)
+    rows = (row for batch in documents.to_batches() for row in batch.to_pylist())
+    placed = ((row["place"], json.loads(row["metadata"])) for row in rows)
+    types = metadata.extend(index.manifest().metadata_types, placed)
     index.with_metadata_types(types)
     return types
 

@@ -4,7 +4,8 @@
     HOME/ledger/00007-1f0c9a.parquet   the rows of a bucket; never changed, but replaced by another file
 
 One bucket at a time is in memory. What a change replaces stays until the next one, for those who read
-meanwhile. An earlier version had all in HOME/ledger.parquet, which is read as the one bucket that there is.
+meanwhile; who reads for longer meets a bucket as it stands by then. An earlier version had all in
+HOME/ledger.parquet, which is read as the one bucket that there is.
 
 The ledger is written last. A document that is not in it, or stands there with another digest or
 fingerprint, is ingested again, which is safe because every write is an upsert by a fixed key. An
@@ -18,10 +19,11 @@ import shutil
 import uuid
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core.errors import MmragError
 from pipelines.core.files import replace_file, sync
+
+T = TypeVar("T")
 
 SCHEMA = pa.schema(
     [
@@ -86,10 +91,9 @@ class Ledger:
 
     def bucket(self, number: int, of: int | None = None, columns: list[str] | None = None) -> pa.Table:
         """The rows of a bucket, of as many as there are or of a multiple of that (`of`)."""
-        file = self.files[number % self.buckets]
-        if file is None:
-            return NO_ROWS.select(columns or SCHEMA.names)
-        rows = pq.read_table(self.home / file, schema=SCHEMA, columns=columns)
+        columns = SCHEMA.names if columns is None else columns
+        read = partial(pq.read_table, schema=SCHEMA, columns=columns)
+        rows = pa.concat_tables([NO_ROWS.select(columns), *self._read(number % self.buckets, read)])
         if of is None or of == self.buckets:
             return rows
         return rows.filter(pa.array(buckets_of(rows["document_key"], of) == number))
@@ -99,7 +103,8 @@ class Ledger:
         return (self.bucket(number, columns=columns) for number in range(self.buckets))
 
     def __len__(self) -> int:
-        return sum(pq.read_metadata(self.home / file).num_rows for file in self.files if file)
+        footers = (self._read(number, pq.read_metadata) for number in range(self.buckets))
+        return sum(footer.num_rows for bucket in footers for footer in bucket)
 
     def rows_of(self, document_keys: Iterable[str], columns: list[str] | None = None) -> pa.Table:
         """The rows of those of these documents that are known, in any order."""
@@ -125,13 +130,18 @@ class Ledger:
         rows = pa.concat_tables(t.filter(pc.is_in(t["document_id"], ids)) for t in self.tables())
         return rows if tenant is None else rows.filter(pc.equal(rows["tenant"], tenant))
 
-    def documents_in(self, scope: str) -> int:
-        return sum(pc.sum(pc.equal(t["scope"], scope)).as_py() or 0 for t in self.tables(["scope"]))
+    def documents_by_scope(self) -> Counter[str]:
+        """How many documents were last listed in each source, of those of which it is known."""
+        found = Counter[str]()
+        for table in self.tables(["scope"]):
+            for entry in pc.value_counts(table["scope"]).to_pylist():
+                found[entry["values"] or ""] += entry["counts"]
+        del found[""]
+        return found
 
     def scopes(self) -> set[str]:
         """The sources that documents were last listed in, those that are known."""
-        found = (pc.unique(table["scope"]).to_pylist() for table in self.tables(["scope"]))
-        return {scope for scopes in found for scope in scopes if scope}
+        return set(self.documents_by_scope())
 
     def totals(self) -> dict[str, Any]:
         """Sums over all documents, and how many documents have each status."""
@@ -199,6 +209,26 @@ class Ledger:
     def fitted(self) -> Ledger:
         """The ledger, on disk too, in as many buckets as it needs; one of an earlier version has but one."""
         return self if self.buckets >= _fitting(len(self)) else self.changed()
+
+    def _read(self, number: int, read: Callable[[Path], T]) -> list[T]:
+        """What is read of a bucket's file, if it has one. Where that was replaced and deleted meanwhile, of
+        those which have its rows now: there may be more buckets, by a multiple.
+
+        Raises MmragError where it is missing for another reason.
+        """
+        file = self.files[number]
+        if file is None:
+            return []
+        try:
+            return [read(self.home / file)]
+        except FileNotFoundError as exc:
+            now = Ledger.load(self.home)
+            if file in now.files or not (self.home / _FOLDER / _FILES).exists():
+                raise MmragError(
+                    f"{self.home / file} is missing: if the index was rebuilt a moment ago, run the same "
+                    "command again; else restore it from an export, or make it anew with --rebuild"
+                ) from exc
+        return [one for n in range(number, now.buckets, self.buckets) for one in now._read(n, read)]
 
     def _make_room(self) -> None:
         """Delete what the change before has replaced, or one that was cut short has left."""

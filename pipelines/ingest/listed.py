@@ -31,9 +31,10 @@ ITEMS: Final = pa.schema(
         ("inputs", pa.list_(pa.string())),
         ("tenant", pa.string()),
         ("stamps", pa.list_(pa.string())),
+        ("place", pa.int64()),  # in the listing
     ]
 )
-LISTED: Final = pa.schema([*ITEMS, ("document_key", pa.string()), ("place", pa.int64())])
+LISTED: Final = pa.schema([*ITEMS, ("document_key", pa.string())])
 _ROWS_AT_ONCE: Final = 1000
 _ROWS_MERGED: Final = 100  # of each bucket
 _HELD_BYTES: Final = 64 * 2**20  # of payload
@@ -127,9 +128,10 @@ def _file(folder: Path, bucket: int) -> Path:
 
 def _table(items: Sequence[Item], first: int) -> pa.Table:
     """Of items whose places in the listing begin at `first`."""
-    columns: list[Sequence[Any]] = [[getattr(item, name) for item in items] for name in ITEMS.names]
-    columns.append([store_key(item.tenant, item.document_id) for item in items])
+    fields = [name for name in ITEMS.names if name != "place"]
+    columns: list[Sequence[Any]] = [[getattr(item, name) for item in items] for name in fields]
     columns.append(range(first, first + len(items)))
+    columns.append([store_key(item.tenant, item.document_id) for item in items])
     arrays = [pa.array(column, field.type) for column, field in zip(columns, LISTED, strict=True)]
     return pa.table(arrays, schema=LISTED)
 

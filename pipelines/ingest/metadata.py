@@ -14,13 +14,17 @@ def type_name(value: Scalar) -> str:
     return "number" if isinstance(value, int | float) else "str"
 
 
-def extend(types: Mapping[str, str], documents: Iterable[Metadata]) -> dict[str, str]:
-    """`types` plus the fields that documents bring, in their order."""
-    extended = dict(types)
-    for metadata in documents:
-        for field, value in metadata.items():
-            extended.setdefault(field, type_name(value))
-    return extended
+def extend(types: Mapping[str, str], documents: Iterable[tuple[int, Metadata]]) -> dict[str, str]:
+    """`types` plus the fields that documents bring, each of the type that the first of them gives it.
+
+    They come with their places in the listing and in any order, as workers end in any order.
+    """
+    first: dict[str, tuple[int, int, str]] = {}
+    for place, metadata in documents:
+        for n, (field, value) in enumerate(metadata.items()):
+            if field not in types and (field not in first or place < first[field][0]):
+                first[field] = place, n, type_name(value)
+    return dict(types) | {field: first[field][-1] for field in sorted(first, key=first.__getitem__)}
 
 
 def conflict(metadata: Metadata, types: Mapping[str, str]) -> str:

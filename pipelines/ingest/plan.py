@@ -28,7 +28,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.listed import ITEMS, Listed, in_order, spread, write_stream
-from pipelines.ingest.sources import Item, Listing, Rejected
+from pipelines.ingest.sources import Item, Listing, Rejected, SourceConfig, files, inside
 
 _ROWS_PER_FILE = 1000
 _COMPARED = ["document_key", "document_id", "scope", "inputs", "stamp", "digest", "fingerprint", "rejected"]
@@ -90,18 +90,22 @@ def make_plan(
     *,
     retry_rejected: bool = False,
     whole: bool = False,
-    max_bytes: int | None = None,
+    config: SourceConfig | None = None,
     each: Each = map,
+    live: Ledger | None = None,
 ) -> Plan:
     """Compare, and write the items that need work under `out`, a Parquet file for each thousand of them.
 
     They stand there in the order of the listing, so that pictures of one Parquet row group are read together.
     Of items of one document the first one stands. With `retry_rejected` a document of which a part was
     refused needs work too. With `whole` the listing is all that there shall be: whatever it does not have is
-    gone, of whichever source it was. Files of more than `max_bytes` are known by their size. A listing of
-    many items is compared by `each`, beside `out`.
+    gone, of whichever source it was. `config` is what it was listed by: a document that was read from a file
+    which that allows no more needs work, too, and no refusal hides it. A listing of many items
+    is compared by `each`, beside `out`. Where the ledger is of a rebuild, what is gone may be told of that of
+    the `live` index instead.
     """
     refused: list[Rejected] = []
+    config = config or SourceConfig()
 
     def items() -> Iterator[Item]:
         for found in listing:
@@ -111,11 +115,12 @@ def make_plan(
                 yield found
 
     with tempfile.TemporaryDirectory(prefix=".listed-", dir=out.parent if out else None) as folder:
-        listed = spread(items(), ledger.buckets, Path(folder))
-        missing = _Missing.of(listing.scopes, refused, whole)
+        held = ledger if live is None else live
+        listed = spread(items(), max(ledger.buckets, held.buckets), Path(folder))
+        missing = _Missing.of(listing.scopes, refused, config, whole)
         needed = Path(folder, "needed")
         needed.mkdir()
-        compare = _Compare(listed, ledger, fingerprint, needed, missing, retry_rejected, max_bytes)
+        compare = _Compare(listed, ledger, held, fingerprint, needed, missing, retry_rejected, config)
         run = each if listed.held is None else map
         plan = Plan.of(list(run(compare, range(listed.buckets))), refused)
         if out and plan.to_do:
@@ -130,15 +135,19 @@ def known_sources(directory: Path) -> set[str]:
 
 
 def to_prune(plan: Plan, ledger: Ledger, max_fraction: float) -> tuple[str, ...]:
-    """The keys of all documents that are gone. Raises MmragError where that looks like an accident."""
-    for scope, keys in plan.gone.items():
-        if len(keys) <= FEW_DOCUMENTS:
-            continue
-        known = ledger.documents_in(scope)
-        if len(keys) > max_fraction * known:
+    """The keys of all documents that are gone. Raises MmragError where that looks like an accident: of one
+    source, or of many small ones together, as when what holds them all is not mounted."""
+    if len(plan.gone_keys) <= FEW_DOCUMENTS:
+        return plan.gone_keys
+    known = ledger.documents_by_scope()
+    each = [(f"{scope} holds", "its", len(keys), known[scope]) for scope, keys in plan.gone.items()]
+    of_these = sum(known[scope] for scope in plan.gone)
+    together = f"{len(each):,} sources hold", "their", len(plan.gone_keys), of_these
+    for who, whose, number, of in [*each, together]:
+        if number > FEW_DOCUMENTS and number > max_fraction * of:
             raise MmragError(
-                f"{scope} holds {len(keys):,} of its {known:,} documents no more, and nothing was done: "
-                "is it mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
+                f"{who} {number:,} of {whose} {of:,} documents no more, and nothing was done: "
+                "is all mounted and whole? --set ingest.max_pruned_fraction=1 deletes them"
             )
     return plan.gone_keys
 
@@ -160,34 +169,39 @@ def fingerprint_of(index: Index, config: IngestConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Missing:
-    """Which documents that were not listed are gone: those of `scopes` (of all, if None) that listing did not
-    refuse, be it with their folder or as an `unclear` row of their manifest."""
+    """Which documents that were not listed are gone: those of sources with `roots` (of all, if None) that
+    listing did not refuse, be it with their folder or as an `unclear` row of their manifest. Where it refused
+    them because they may not be read any more, they are gone too."""
 
-    scopes: frozenset[str] | None
+    roots: Mapping[str, str] | None  # by source, the folder that its files are in
     refused_ids: frozenset[str]
     refused_places: frozenset[str]  # a folder among them hides what is in it, a side-car its picture
     unclear: frozenset[str]
+    config: SourceConfig
 
     @classmethod
-    def of(cls, scopes: Mapping[str, bool], refused: Sequence[Rejected], whole: bool) -> Self:
+    def of(
+        cls, scopes: Mapping[str, bool], refused: Sequence[Rejected], config: SourceConfig, whole: bool
+    ) -> Self:
         if whole:
-            return cls(None, frozenset(), frozenset(), frozenset())
+            return cls(None, frozenset(), frozenset(), frozenset(), config)
         # What was refused under no id but its place could be any document of its manifest.
         nameless = {bad.scope for bad in refused if f"/{bad.document_id}" in bad.source}
         return cls(
-            scopes=frozenset(scopes),
+            roots={scope: scope if is_folder else files.parent(scope) for scope, is_folder in scopes.items()},
             refused_ids=frozenset(bad.document_id for bad in refused),
             refused_places=frozenset(bad.source for bad in refused),
             unclear=frozenset(scope for scope, is_folder in scopes.items() if not is_folder) & nameless,
+            config=config,
         )
 
     def gone(self, unlisted: pa.Table) -> dict[str, tuple[str, ...]]:
         """Of these rows of the ledger, the keys of those that are gone, by scope."""
-        if self.scopes is not None:
-            unlisted = unlisted.filter(pc.is_in(unlisted["scope"], pa.array(self.scopes, pa.string())))
+        if self.roots is not None:
+            unlisted = unlisted.filter(pc.is_in(unlisted["scope"], pa.array(list(self.roots), pa.string())))
         gone = defaultdict[str, list[str]](list)
         for row in unlisted.select(["document_key", "document_id", "inputs", "scope"]).to_pylist():
-            if not self._is_hidden(row):
+            if not (self._is_hidden(row) and self._may_be_read(row)):
                 gone[row["scope"] or ""].append(row["document_key"])
         return {scope: tuple(keys) for scope, keys in gone.items()}
 
@@ -197,6 +211,13 @@ class _Missing:
             or row["scope"] in self.unclear
             or any(place in self.refused_places for file in row["inputs"] or () for place in _places(file))
         )
+
+    def _may_be_read(self, row: Mapping[str, Any]) -> bool:
+        return self.roots is None or _allowed(row["inputs"] or (), self.roots[row["scope"]], self.config)
+
+
+def _allowed(addresses: Iterable[str], root: str, config: SourceConfig) -> bool:
+    return all(files.is_allowed(inside.file_of(address), root, config) for address in addresses)
 
 
 def _places(address: str) -> Iterable[str]:
@@ -211,18 +232,15 @@ class _Compare:
 
     listed: Listed
     ledger: Ledger
+    held: Ledger  # of which documents may be gone
     fingerprint: str
     needed: Path
     missing: _Missing
     retry_rejected: bool
-    max_bytes: int | None
+    config: SourceConfig
 
     def __call__(self, bucket: int) -> Plan:
-        known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
-        is_listed = pc.is_in(known["document_key"], self.listed.keys(bucket))
-        entries = {row["document_key"]: row for row in known.filter(is_listed).to_pylist()}
-        gone = self.missing.gone(known.filter(pc.invert(is_listed)))
-        del known
+        entries, gone = self._known(bucket)
         met: set[str] = set()
         refused: list[Rejected] = []
         seen: dict[str, tuple[str, str]] = {}
@@ -238,7 +256,7 @@ class _Compare:
             if entry is None:
                 counts["new"] += 1
                 return True
-            stamp = _unchanged_stamp(item, entry, self.fingerprint, self.max_bytes)
+            stamp = _unchanged_stamp(item, entry, self.fingerprint, self.config)
             if stamp is None or (self.retry_rejected and entry["rejected"]):
                 counts["changed"] += 1
                 return True
@@ -250,13 +268,24 @@ class _Compare:
 
         def needed() -> Iterator[pa.Table]:
             for items in self.listed.batches(bucket):
-                rows = items.select(ITEMS.names).to_pylist()
+                rows = items.drop_columns(["document_key", "place"]).to_pylist()
                 keyed = zip(items["document_key"].to_pylist(), rows, strict=True)
                 yield items.filter(pa.array([is_needed(key, Item(**row)) for key, row in keyed], pa.bool_()))
 
         with replaced(self.needed / f"{bucket:05d}.arrows") as beside:
             write_stream(needed(), beside)
         return Plan(**counts, gone=gone, refused=tuple(refused), seen=seen)
+
+    def _known(self, bucket: int) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
+        """What is known of a bucket's listed documents, by key, and which are gone."""
+        keys = self.listed.keys(bucket)
+        known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
+        is_listed = pc.is_in(known["document_key"], keys)
+        entries = {row["document_key"]: row for row in known.filter(is_listed).to_pylist()}
+        if self.held != self.ledger:
+            known = self.held.bucket(bucket, self.listed.buckets, _COMPARED)
+            is_listed = pc.is_in(known["document_key"], keys)
+        return entries, self.missing.gone(known.filter(pc.invert(is_listed)))
 
 
 def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:
@@ -267,7 +296,7 @@ def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:
 
 
 def _unchanged_stamp(
-    item: Item, entry: Mapping[str, Any], fingerprint: str, max_bytes: int | None
+    item: Item, entry: Mapping[str, Any], fingerprint: str, config: SourceConfig
 ) -> str | None:
     """The stamp by which an unchanged document is known from now on; None of one that changed."""
     if entry["fingerprint"] != fingerprint:
@@ -275,10 +304,13 @@ def _unchanged_stamp(
     inputs = entry["inputs"]
     if not set(item.inputs) <= set(inputs):
         return None
+    # What parsing found: the pictures of a page, and those of a row that listing does not name any more.
+    if not _allowed(set(inputs) - set(item.inputs), item.root, config):
+        return None
     listed = dict(zip(item.inputs, item.stamps, strict=True)) if item.stamps else {}
     stamp = document_stamp(item, inputs, listed)
     if stamp and stamp == entry["stamp"]:
         return stamp
     # The stamp was taken before the bytes were read: what is written meanwhile has another.
-    digest = document_digest(item, inputs, max_bytes=max_bytes)
+    digest = document_digest(item, inputs, max_bytes=config.largest_bytes)
     return stamp or str(entry["stamp"] or "") if digest == entry["digest"] else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipelines.ingest.refused import FILE as REFUSED
 from pipelines.ingest.sink import recover
 
 _SETTING = "ingest.max_pruned_fraction"
+_COMPARED = ["document_key", "scope", "images", "chunks"]
 
 
 def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float) -> Ledger:
@@ -87,15 +88,31 @@ def _require_counts(index: Index, built: Ledger) -> None:
 
 
 def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> int:
-    """By source, where a few may all go as with --prune, and of all together. Returns how many are gone."""
+    """Returns how many documents are gone."""
     had, lost, gone = Counter[str](), Counter[str](), 0
-    for before, after in joined(live, built, ["document_key", "scope", "images", "chunks"]):
+    for before, after in joined(live, built, _COMPARED):
         now = {row["document_key"]: row for row in after.to_pylist()}
         for row in before.to_pylist():
             gone += row["document_key"] not in now
             if _holds(row):
                 had[row["scope"] or ""] += 1
                 lost[row["scope"] or ""] += not _holds(now.get(row["document_key"]))
+    _check_lost(lost, had, max_fraction)
+    return gone
+
+
+def require_few_unlisted(live: Ledger, unlisted: Collection[str], max_lost_fraction: float) -> None:
+    """Raise what `swap` will at the least, where documents with these keys were not listed."""
+    had, lost = Counter[str](), Counter[str]()
+    for rows in live.tables(_COMPARED):
+        for row in filter(_holds, rows.to_pylist()):
+            had[row["scope"] or ""] += 1
+            lost[row["scope"] or ""] += row["document_key"] in unlisted
+    _check_lost(lost, had, max_lost_fraction)
+
+
+def _check_lost(lost: Counter[str], had: Counter[str], max_fraction: float) -> None:
+    """By source, where a few may all go as with --prune, and of all together."""
     checked = {scope: count for scope, count in lost.items() if count > FEW_DOCUMENTS}
     for where, number, of in [
         *((scope, count, had[scope]) for scope, count in checked.items()),
@@ -107,7 +124,6 @@ def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> int:
                 "nothing was swapped: is all that it reads mounted and whole? The same command takes it up; "
                 f"--set {_SETTING}=1 lets them go"
             )
-    return gone
 
 
 def _holds(row: dict[str, Any] | None) -> bool:

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("stamp", pa.string()),  # document rows: of the item and its inputs, see hashing.py
         ("digest", pa.string()),
         ("num_parts", pa.int32()),  # document rows
+        ("place", pa.int64()),  # document rows: in the listing
         ("stage", pa.string()),  # where the row was refused, else null
         ("reason", pa.string()),
         ("pixels", pa.large_binary()),  # all scales, one after another

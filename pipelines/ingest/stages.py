@@ -53,8 +53,9 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An item's document, and (stamp, hash) of the files that it was read from."""
+    """An item's document, its place in the listing, and (stamp, hash) of the files that it was read from."""
 
+    place: int
     item: Item
     before: Mapping[str, tuple[str, str]]
     parsed: Parsed
@@ -81,7 +82,7 @@ class ParseItems:
     def __call__(self, items: pa.Table) -> pa.Table:
         start = time.perf_counter()
         rows: list[Row] = []
-        read = [self._read(Item(**fields)) for fields in items.to_pylist()]
+        read = [self._read(fields.pop("place"), Item(**fields)) for fields in items.to_pylist()]
         parsed = [one.parsed for one in read]
         for one, captioned in zip(read, self._caption(parsed) if self._caption else parsed, strict=True):
             whole = self._read_pictures(captioned) if self._read_pictures else captioned
@@ -90,16 +91,16 @@ class ParseItems:
         share = (time.perf_counter() - start) / max(1, len(rows))
         return table(row | {"parse_s": share} for row in rows)
 
-    def _read(self, item: Item) -> _Read:
+    def _read(self, place: int, item: Item) -> _Read:
         # Before anything is read: what changes later differs from its stamp and hash.
         largest = self._sources.largest_bytes
         before = {address: (stamp_file(address), hash_file(address, largest)) for address in item.inputs}
         try:
-            return _Read(item, before, parse(item, self._sources))
+            return _Read(place, item, before, parse(item, self._sources))
         except BadPart as exc:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
             refused = Rejected(item.document_id, item.address, stage_of(exc, "parse"), str(exc))
-            return _Read(item, before, Parsed(empty, (refused,)))
+            return _Read(place, item, before, Parsed(empty, (refused,)))
 
     def _rows(self, read: _Read, parsed: Parsed) -> list[Row]:
         document = parsed.document
@@ -110,7 +111,8 @@ class ParseItems:
             parts.append(refuse(_document_part(document, 0), "parse", "it holds neither text nor a picture"))
         return [
             *parts,
-            self._document_row(read.item, document, parsed.wanted, read.before, num_parts=len(parts)),
+            self._document_row(read.item, document, parsed.wanted, read.before)
+            | {"num_parts": len(parts), "place": read.place},
         ]
 
     def _document_row(
@@ -119,7 +121,6 @@ class ParseItems:
         document: Document,
         wanted: Sequence[str],
         before: Mapping[str, tuple[str, str]],
-        num_parts: int,
     ) -> Row:
         shown = (inside.depends_on(address) for address in document.images)
         inputs = list(dict.fromkeys((*item.inputs, *shown, *wanted)))
@@ -136,7 +137,6 @@ class ParseItems:
             "inputs": inputs,
             "stamp": stamp,
             "digest": digest,
-            "num_parts": num_parts,
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,10 +79,17 @@ def summarise(
     )
 
 
-def check_rejected(summary: Summary, limit: float) -> None:
-    parts = summary.images + summary.chunks + summary.rejected
-    if parts and summary.rejected / parts > limit:
+def check_rejected(totals: Mapping[str, Any], unlisted: int, limit: float) -> None:
+    """Raise MmragError where more of the parts that the index knows of are refused than `limit`.
+
+    `totals` are the ledger's, and `unlisted` the refusals of listing, which it does not count. By what stands
+    after a run, not by what the run did: one with little to do meets the old refusals again, and one that was
+    resumed not those of its first half.
+    """
+    rejected = totals["rejected"] + unlisted
+    parts = totals["images"] + totals["chunks"] + rejected
+    if parts and rejected / parts > limit:
         raise MmragError(
-            f"{summary.rejected} of {parts} parts were refused, more than ingest.max_rejected_fraction "
-            f"{limit:g}; the reasons are in rejected/{summary.run}.parquet of the index"
+            f"{rejected:,} of {parts:,} parts were refused, more than ingest.max_rejected_fraction "
+            f"{limit:g}; the reasons are in rejected/*.parquet of the index"
         )

@@ -147,7 +147,9 @@ class Retriever(Retrieval):
         index = Index(
             parts.index_dir,
             parts.index,
-            encoder=lambda: RemoteEncoder(load_encoder(parts.index.encoder), encoder, questions, timeout_s),
+            encoder=lambda: RemoteEncoder(
+                load_encoder(index.pinned().encoder), encoder, questions, timeout_s
+            ),
             embedder=lambda: RemoteEmbedder(encoder, questions, timeout_s),
         )
         remote = RemoteAligner(aligner, timeout_s) if aligner else None

@@ -17,7 +17,7 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import load_encoder
 from pipelines.core.errors import UsageError
-from pipelines.core.index import Index, IndexConfig
+from pipelines.core.index import Index, IndexConfig, pinned
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.train.aligner_config import AlignerTraining
@@ -44,7 +44,7 @@ def train_aligner(
     pictures stay in `out/cache`. Raises UsageError for bad rows, and for too little to train on.
     """
     out = out.resolve()
-    source = _checked(data, index)
+    source, index = _checked(data, index)
     out.mkdir(parents=True, exist_ok=True)
     settings = {"data": source, "out": str(out), "config": config.model_dump(), "index": index.model_dump()}
     progress("starting the workers", 0, 0)
@@ -67,17 +67,18 @@ def train_aligner(
     return {**training["summary"], "out": str(out)}
 
 
-def _checked(data: str, config: IndexConfig) -> str:
-    """The data's address, absolute; what is wrong with it stops the job before it takes a worker."""
+def _checked(data: str, config: IndexConfig) -> tuple[str, IndexConfig]:
+    """The data's address, absolute, and the models that all workers load; what is wrong stops the job before
+    it takes a worker."""
     if not data.startswith(INDEX_PREFIX):
         file = Path(data).resolve()
         if not read_rows(file):
             raise UsageError(f"{file} has no rows")
-        return str(file)
+        return str(file), pinned(config, None)
     directory = Path(data.removeprefix(INDEX_PREFIX)).resolve()
     with Index(directory, config) as opened:
         opened.check_spaces()
-    return INDEX_PREFIX + str(directory)
+        return INDEX_PREFIX + str(directory), opened.pinned()
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from fakes import shelved_index
 
 from pipelines.core.errors import MmragError, SourceError, UsageError
 from pipelines.core.index import IndexConfig
+from pipelines.core.types import store_key
 from pipelines.ingest import dry_run as module
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.dry_run import DryRun, dry_run
@@ -33,6 +34,13 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
         dry_run([str(tmp_path / "none")], tmp_path / "kb", IndexConfig(), IngestConfig())
 
 
+def listed_in(kb: Path, scope: str, *ids: str) -> None:
+    """These documents of the live index were listed in this source."""
+    row = {"tenant": "", "scope": str(kb.parent / scope), "status": "complete", "images": 0, "chunks": 1}
+    rows = [row | {"document_key": store_key("", name), "document_id": name} for name in ids]
+    Ledger.load(kb).changed(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
 @pytest.fixture
 def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A live index of the one note in a folder."""
@@ -41,8 +49,7 @@ def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notes" / "a.txt").write_text("The hole spacing is 48 mm.")
     with shelved_index(tmp_path / "kb", writable=True) as index, index.write_lock():
         index.create()
-        row = {"document_key": "k", "document_id": "a", "tenant": "", "scope": str(tmp_path / "notes")}
-        Ledger(index.home).changed(pa.Table.from_pylist([row | {"status": "complete"}], schema=SCHEMA))
+    listed_in(tmp_path / "kb", "notes", "notes/a.txt")
     return tmp_path / "kb"
 
 
@@ -77,6 +84,25 @@ def test_there_is_nothing_to_rebuild_without_an_index(kb: Path) -> None:
     assert not (kb.parent / "none").exists()
 
 
+def test_a_rebuild_would_delete_the_live_documents_that_are_not_listed_any_more(kb: Path) -> None:
+    listed_in(kb, "notes", "notes/old.txt")
+    found = would(kb, "notes")
+    assert (found.new, found.gone, found.pruned) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_rebuild_that_would_lose_most_documents_is_refused_as_the_swap_would(kb: Path, begun: bool) -> None:
+    listed_in(kb, "notes", "notes/old.txt", "notes/older.txt")
+    if begun:  # what was made before it was cut short is not what is read
+        with shelved_index(kb, writable=True, building=True) as index, index.write_lock():
+            begin(index, [str(kb.parent / "notes")], 0.5)
+    with pytest.raises(MmragError, match="lost 2 of the 3 documents of the index, and nothing was swapped"):
+        would(kb, "notes")
+    config = IngestConfig(max_pruned_fraction=1)
+    allowed = dry_run([str(kb.parent / "notes")], kb, IndexConfig(), config, rebuild=True)
+    assert (allowed.new, allowed.pruned) == (1, 2)
+
+
 # Sources that are gone.
 
 
@@ -84,21 +110,14 @@ def pruned(kb: Path, source: str) -> DryRun:
     return dry_run([str(kb.parent / source)], kb, IndexConfig(), IngestConfig(), prune=True)
 
 
-def listed_in(kb: Path, scope: str, documents: int) -> None:
-    """So many documents of the live index were listed in this source."""
-    row = {"tenant": "", "scope": str(kb.parent / scope), "status": "complete"}
-    rows = [row | {"document_key": f"{scope}-{n}", "document_id": f"{scope}-{n}"} for n in range(documents)]
-    Ledger.load(kb).changed(pa.Table.from_pylist(rows, schema=SCHEMA))
-
-
 def test_pruning_a_known_source_that_is_gone_would_delete_its_documents_and_no_others(kb: Path) -> None:
-    listed_in(kb, "gone.jsonl", 3)
+    listed_in(kb, "gone.jsonl", *"xyz")
     would = pruned(kb, "gone.jsonl")
     assert (would.new, would.unchanged, would.gone, would.pruned) == (0, 0, 3, 3)
 
 
 def test_a_source_that_is_gone_is_an_error_without_prune_and_where_nothing_is_known_of_it(kb: Path) -> None:
-    listed_in(kb, "gone.jsonl", 3)
+    listed_in(kb, "gone.jsonl", *"xyz")
     with pytest.raises(SourceError, match="does not exist; a SOURCE"):
         dry_run([str(kb.parent / "gone.jsonl")], kb, IndexConfig(), IngestConfig())
     with pytest.raises(SourceError, match="nor does the index know documents of it"):
@@ -109,7 +128,7 @@ def test_a_source_that_is_gone_is_an_error_without_prune_and_where_nothing_is_kn
 
 
 def test_a_large_source_that_is_gone_is_taken_for_an_accident(kb: Path) -> None:
-    listed_in(kb, "gone.tar", 101)
+    listed_in(kb, "gone.tar", *map(str, range(101)))
     with pytest.raises(MmragError, match=r"gone\.tar holds 101 of its 101 documents no more"):
         pruned(kb, "gone.tar")
     config = IngestConfig(max_pruned_fraction=1)

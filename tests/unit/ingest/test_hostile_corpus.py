@@ -55,7 +55,7 @@ class Job:
             run.fingerprint,
             run.items,
             retry_rejected=retry_rejected,
-            max_bytes=sources.largest_bytes,
+            config=sources,
         )
         if plan.to_do:
             for batch in pq.read_table(run.items).to_batches(BLOCK_ROWS):

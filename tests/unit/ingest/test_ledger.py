@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.core.errors import MmragError
 from pipelines.core.types import store_key
 from pipelines.ingest import ledger as module
 from pipelines.ingest.ledger import SCHEMA, Ledger, buckets_of, joined
@@ -108,13 +109,41 @@ def test_documents_leave_and_move_to_other_scopes(tmp_path: Path) -> None:
         "d": "/",
     }
     assert ledger.scopes() == {"/", "/c", "/other"}
-    assert ledger.documents_in("/other") == 1
+    assert ledger.documents_by_scope() == {"/": 1, "/c": 1, "/other": 1}
 
 
 def test_a_reader_keeps_the_ledger_that_it_met_through_one_change(tmp_path: Path) -> None:
     old = Ledger(tmp_path).changed(rows(row("a")))
     old.changed(rows(row("a", images=9)))
     assert old.get(key("a")) == row("a")
+
+
+def test_a_reader_whose_files_are_deleted_meets_the_buckets_as_they_are_now(
+    tmp_path: Path, few: None
+) -> None:
+    met = Ledger(tmp_path).changed(many(4))
+    met.changed(many(4, images=2)).changed(many(30, images=3))
+    assert Ledger.load(tmp_path).buckets == 8 > met.buckets
+    assert not (tmp_path / str(met.files[0])).exists()
+    assert contents(met) == many(30, images=3).to_pylist()
+    assert len(met) == 30
+    assert sum(len(met.bucket(n, of=2)) for n in range(2)) == 30
+
+
+def test_a_reader_meets_what_a_deletion_in_two_changes_left(tmp_path: Path) -> None:
+    met = Ledger(tmp_path).changed(many(3))
+    met.unfinished([key("d00")]).changed(gone=[key("d00")])
+    assert met.totals()["documents"] == 2
+
+
+def test_a_file_that_nothing_replaced_is_missed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path).changed(many(3))
+    (tmp_path / str(ledger.files[0])).unlink()
+    with pytest.raises(MmragError, match="is missing"):
+        ledger.totals()
+    Ledger.drop(tmp_path)
+    with pytest.raises(MmragError, match="was rebuilt a moment ago, run the same command again"):
+        ledger.totals()
 
 
 def test_a_dropped_ledger_is_empty(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
 from pipelines.ingest.metadata import conflict, extend, type_name
@@ -15,13 +17,24 @@ def test_a_value_has_one_of_three_types(value: object, name: str) -> None:
 
 
 def test_the_first_document_with_a_field_fixes_its_type() -> None:
-    documents = [{"year": 2020}, {"year": "2021", "brand": "A"}]
+    documents = [(0, {"year": 2020}), (1, {"year": "2021", "brand": "A"})]
     assert extend({}, documents) == {"year": "number", "brand": "str"}
+
+
+def test_the_first_is_that_of_the_listing_in_whatever_order_the_workers_ended() -> None:
+    documents = [(0, {"year": 2020}), (1, {"year": "2021", "brand": "A", "new": True}), (7, {"brand": 3})]
+    for order in permutations(documents):
+        assert list(extend({"kind": "str"}, order).items()) == [
+            ("kind", "str"),
+            ("year", "number"),
+            ("brand", "str"),
+            ("new", "bool"),
+        ]
 
 
 def test_a_type_that_the_index_knows_stays() -> None:
     known = {"year": "str"}
-    assert extend(known, [{"year": 2020}]) == {"year": "str"}
+    assert extend(known, [(0, {"year": 2020})]) == {"year": "str"}
     assert known == {"year": "str"}
 
 

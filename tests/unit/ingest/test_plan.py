@@ -52,7 +52,7 @@ def rows_of(*items: Item, inputs: tuple[str, ...] | None = None, **fields: Any) 
             "document_key": store_key(i.tenant, i.document_id),
             "document_id": i.document_id,
             "inputs": list(inputs or i.inputs),
-            "digest": document_digest(i, inputs or i.inputs),
+            "digest": fields.get("digest") or document_digest(i, inputs or i.inputs),
             "fingerprint": "f1",
             "rejected": 0,
         }
@@ -152,6 +152,45 @@ def test_a_new_side_car_is_a_change(tmp_path: Path, files: list[Path]) -> None:
     assert planned(tmp_path, [with_side_car], ledger)[1] == ["a"]
 
 
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "shared.png").write_bytes(b"shared")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.jsonl", '{"id": "a", "text": "A shared one", "image": "../outside/shared.png"}'),
+        ("page.html", '<p>A shared one</p><img src="../outside/shared.png" width="90">'),
+    ],
+)
+def test_a_picture_that_may_not_be_read_any_more_is_a_change(
+    tmp_path: Path, outside: Path, name: str, text: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_text(text)
+    source, allowed = str(tmp_path / "in" / name), SourceConfig(allowed_roots=(str(outside),))
+    [known] = list_items([source], allowed)
+    shown = dict.fromkeys([*known.inputs, str(outside / "shared.png")])  # parsing found it on the page
+    ledger = ledger_of(known, inputs=tuple(shown))
+
+    def changed(config: SourceConfig) -> int:
+        return make_plan(list_items([source], config), ledger, "f1", config=config).changed
+
+    assert changed(allowed) == 0
+    assert changed(SourceConfig()) == 1
+
+
+def test_a_picture_of_a_revoked_bucket_is_a_change_and_no_store_is_asked(tmp_path: Path) -> None:
+    row = item(tmp_path / "m.jsonl", form="row", document_id="a", inputs=())
+    ledger = ledger_of(row, inputs=("s3://b/a.png",), digest="not compared")
+    config = SourceConfig(allowed_addresses=("s3://other/",))
+    assert make_plan(Listing(iter([row]), {}), ledger, "f1", config=config).changed == 1
+
+
 @pytest.mark.parametrize("change", [{"payload": b"{}"}, {"form": "row"}, {"tenant": "acme"}])
 def test_another_row_form_or_tenant_is_a_change(
     tmp_path: Path, files: list[Path], change: dict[str, Any]
@@ -241,6 +280,7 @@ def test_a_long_listing_is_compared_bucket_by_bucket(tmp_path: Path, few: None, 
     assert [(row["document_id"], row["payload"]) for row in written] == [
         (i.document_id, i.payload) for i in expected
     ]
+    assert [row["place"] for row in written] == [n for n, i in enumerate(listed) if i in expected]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "kb") == ["items"]
 
 
@@ -315,6 +355,19 @@ def test_a_document_that_listing_refused_is_not_gone(tmp_path: Path, files: list
     assert planned_gone(listing([a, bad, c], tmp_path), scoped_ledger(a, b, c)) == {}
 
 
+def test_a_link_that_may_not_be_followed_any_more_hides_nothing(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").symlink_to(outside / "shared.png")
+    source, allowed = str(tmp_path / "in"), SourceConfig(allowed_roots=(str(outside),))
+    [known] = list_items([source], allowed)
+    ledger = scoped_ledger(known)
+    plan = make_plan(list_items([source], SourceConfig()), ledger, "f1")
+    assert [bad.document_id for bad in plan.refused] == [known.document_id]
+    assert plan.gone_keys == keys(known.document_id)
+    (outside / "shared.png").unlink()
+    assert make_plan(list_items([source], allowed), ledger, "f1", config=allowed).gone_keys == ()
+
+
 def test_a_folder_that_cannot_be_listed_hides_its_documents(tmp_path: Path, files: list[Path]) -> None:
     hidden = item(tmp_path / "sub" / "h.png", scope=str(tmp_path))
     bad = Rejected("sub", str(tmp_path / "sub"), "list", "cannot be listed")
@@ -374,6 +427,23 @@ def test_many_at_once_look_like_an_accident(tmp_path: Path, files: list[Path]) -
     with pytest.raises(MmragError, match="300 of its 300 documents"):
         to_prune(emptied, ledger, max_fraction=0.5)
     assert len(to_prune(emptied, ledger, max_fraction=1)) == 300
+
+
+def test_many_small_sources_at_once_look_like_an_accident_too(tmp_path: Path, files: list[Path]) -> None:
+    """As when what holds them all is not mounted; each alone could go."""
+    known = [item(files[0], document_id=f"d{n}", inputs=(), scope=f"/s{n % 5}.tar") for n in range(150)]
+    ledger = scoped_ledger(*known)
+    scopes = [Path(f"/s{n}.tar") for n in range(5)]
+    gone = make_plan(listing([], *scopes), ledger, "f1")
+    with pytest.raises(MmragError, match="5 sources hold 150 of their 150 documents no more"):
+        to_prune(gone, ledger, max_fraction=0.5)
+    assert len(to_prune(gone, ledger, max_fraction=1)) == 150
+    three = make_plan(listing([], *scopes[:3]), ledger, "f1")
+    assert len(to_prune(three, ledger, max_fraction=0.5)) == 90
+    some = make_plan(listing(known[110:], *scopes), ledger, "f1")  # 22 of the 30 of each
+    assert len(to_prune(some, ledger, max_fraction=0.8)) == 110
+    with pytest.raises(MmragError, match="5 sources hold 110 of their 150"):
+        to_prune(some, ledger, max_fraction=0.7)
 
 
 def test_what_was_refused_is_tried_again_when_asked(tmp_path: Path, files: list[Path]) -> None:

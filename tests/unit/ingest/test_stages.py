@@ -187,6 +187,14 @@ def test_a_part_that_no_store_could_keep_is_refused_alone(fields: dict[str, Any]
     assert named in row["reason"]
 
 
+def test_a_document_row_has_its_place_in_the_listing(machine: Machine) -> None:
+    (machine.folder / "note.txt").write_text("The hole spacing is 48 mm.")
+    [item] = list_items([str(machine.folder)], LOCAL)
+    listed = pa.Table.from_pylist([asdict(item) | {"place": 7}], schema=ITEMS)
+    rows = ParseItems(LOCAL, ChunkConfig())(listed).to_pylist()
+    assert [row["place"] for row in rows if row["kind"] == DOCUMENT] == [7]
+
+
 def test_a_document_row_is_never_refused() -> None:
     document = part_row(Part("d", "chunk", "d", "/d", metadata={"year": "new"})) | {"kind": DOCUMENT}
     [row] = CheckParts({"year": "number"})(table([document])).to_pylist()
