@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sink_runs import begun, entry, ids, ingest, ledger, letters, rows_of
 
 from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
+from pipelines.core.stores.tantivy import TantivyStore
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience
 from pipelines.ingest.plan import make_plan
@@ -71,6 +74,21 @@ def test_recovery_may_be_cut_short_and_repeated(index: Index) -> None:
     finish_once = recover(index)
     run.begin()  # as if the run's directory had not been removed
     assert recover(index).totals()["documents"] == finish_once.totals()["documents"] == 2
+
+
+def test_after_a_recovery_that_deletes_another_process_can_write(index: Index, tmp_path: Path) -> None:
+    with TantivyStore.open(tmp_path / "x", writable=True) as ours:
+        index.lexical = lambda: ours  # type: ignore[method-assign]
+        ingest(index, rows_of("a", 3))
+        cut_short(index, ["a"], rows_of("a", 1, digest="d2"))
+        recover(index)
+        assert ours.count() == 1
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from pipelines.core.stores.tantivy import TantivyStore\n"
+            "with TantivyStore.open(Path(sys.argv[1]), writable=True) as store: store.delete(['none'])\n"
+        )
+        subprocess.run([sys.executable, "-c", code, tmp_path / "x"], check=True, timeout=60)
 
 
 def test_a_worker_that_outlived_its_run_writes_nothing(index: Index) -> None:
