@@ -133,11 +133,12 @@ def ingest(
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
     with Index(directory, index_config, writable=True, building=rebuild) as index, index.write_lock():
-        live = begin(index, listing.scopes, config.max_pruned_fraction) if rebuild else None
+        lost, patience_s = config.max_pruned_fraction, config.store_patience_s
+        live = begin(index, listing.scopes, lost, patience_s) if rebuild else None
         if live is None:
             index.create()
         drop_replaced(index)
-        ledger = recover(index)
+        ledger = recover(index, patience_s)
         run = Run(index.home, _run_name(), fingerprint_of(index, config))
         run.begin()
         progress("looking for changes", 0, 0)
@@ -166,11 +167,9 @@ def ingest(
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
                 encode_s = _process(index, run, config, progress, threads_a_cpu)
-        ledger, finished = finish(
-            index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.seen
-        )
+        ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen)
         compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
-        differing = warn_of_disagreement(index, ledger, config.store_patience_s) if compared else []
+        differing = warn_of_disagreement(index, ledger, patience_s) if compared else []
         elapsed_s = time.perf_counter() - start
         alike = None
         if config.near_duplicates == "report":
@@ -185,7 +184,7 @@ def ingest(
             )
         check_rejected(summary, config.max_rejected_fraction)
         if live is not None:
-            gone = swap(index, live, ledger, config.max_pruned_fraction)
+            gone = swap(index, live, ledger, lost, patience_s)
             summary = replace(summary, gone=gone, pruned=gone)
     return summary
 

@@ -17,6 +17,7 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.counts import disagreeing
+from pipelines.ingest.deletion import flush
 from pipelines.ingest.ledger import Ledger, joined
 from pipelines.ingest.near_duplicates import PICTURES
 from pipelines.ingest.plan import FEW_DOCUMENTS
@@ -26,7 +27,7 @@ from pipelines.ingest.sink import recover
 _SETTING = "ingest.max_pruned_fraction"
 
 
-def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float) -> Ledger:
+def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float, patience_s: float = 0.0) -> Ledger:
     """Make the next generation in an `index` that is opened for building, or take up the half-made one.
 
     Returns the ledger of the generation that is read. Only for the holder of the write lock. Raises
@@ -34,7 +35,7 @@ def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float) -> Ledg
     """
     live = Manifest.load(index.directory)
     with index.reopened(writable=True) as opened:
-        known = recover(opened)
+        known = recover(opened, patience_s)
     require_all_sources(known, scopes, max_lost_fraction)
     if not is_begun(index, live):
         index.abandon()
@@ -62,23 +63,23 @@ def require_all_sources(known: Ledger, scopes: Iterable[str], max_lost_fraction:
         )
 
 
-def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float) -> int:
+def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float, patience_s: float = 0.0) -> int:
     """Make what was built the generation that is read, once it is proved whole.
 
     Returns the number of documents that are no more. Only for the holder of the write lock. Raises
     MmragError, with nothing swapped, where a store does not hold what the ledger says (it is begun anew then)
-    and where too many documents that were found would not be found any more.
+    and where too many documents that were found would not be found any more; StoreUnavailable where a store
+    does not answer for `patience_s`, which the same command takes up.
     """
-    _require_counts(index, built)
+    _require_counts(index, built, patience_s)
     gone = _require_few_lost(live, built, max_lost_fraction)
     index.publish()
     return gone
 
 
-def _require_counts(index: Index, built: Ledger) -> None:
-    for store in index.stores.values():
-        store().flush()
-    if wrong := disagreeing(index, built):
+def _require_counts(index: Index, built: Ledger, patience_s: float) -> None:
+    flush(index, patience_s)
+    if wrong := disagreeing(index, built, patience_s):
         index.abandon()
         raise MmragError(
             f"the rebuilt stores do not hold what the ledger says ({'; '.join(wrong)}), and nothing was "

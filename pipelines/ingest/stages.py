@@ -25,7 +25,7 @@ from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, BadPart, StoreError
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.core.lazy import Lazy
-from pipelines.core.previews import preview_path, save_preview
+from pipelines.core.previews import has_preview, save_preview
 from pipelines.core.readings import Reading, format_reading, parse_reading, save_reading
 from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
@@ -243,7 +243,7 @@ class LoadPictures:
         content = hashlib.sha256(data).hexdigest()
         vector, signs = (cache.get([content]).get(content) for cache in (self._cache, self._signs))
         known = row | {"content": content} | ({} if vector is None else {"vector": vector.tobytes()})
-        if vector is not None and signs is not None and preview_path(self._previews, content).exists():
+        if vector is not None and signs is not None and has_preview(self._previews, content):
             return known | {"perceptual": perceptual_hash.packed(signs)}
         picture = images.decode(data)
         save_preview(self._previews, content, picture)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from fakes import ShelvedIndex, chunk_part, image_part, shelved_index
 
-from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.errors import MmragError, StoreUnavailable, UsageError
 from pipelines.core.manifest import Manifest
 from pipelines.core.types import Part, store_key
+from pipelines.ingest import patience
 from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import make_plan
@@ -220,6 +221,29 @@ def test_counts_that_disagree_swap_nothing_and_begin_anew(kb: Path) -> None:
     assert texts(kb) == old
     rebuild(kb, {"a": "new a", "b": "new b"})
     assert texts(kb) == {"a": "new a", "b": "new b"}
+
+
+@pytest.mark.parametrize("method", ["flush", "count"])
+def test_a_store_that_starts_again_is_waited_for_by_a_swap(
+    kb: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    with shelved_index(kb, writable=True, building=True) as index, index.write_lock():
+        live = begin(index, ["/s"], 0.5)
+        built = ingest(index, {"a": "new a", "b": "new b", "c": "new c"})
+        store, failures = index.lexical(), [StoreUnavailable("gone")]
+        original = getattr(store, method)
+
+        def flaky() -> Any:
+            if failures:
+                raise failures.pop()
+            return original()
+
+        monkeypatch.setattr(store, method, flaky)
+        swap(index, live, built, 0.5, patience_s=60)
+    assert waits == [0.5]
+    assert texts(kb) == {"a": "new a", "b": "new b", "c": "new c"}
 
 
 @pytest.mark.parametrize("held", [{"a": "a"}, {}])

@@ -179,6 +179,49 @@ def test_an_unfinished_document_keeps_what_was_known_of_it_but_its_scope(index: 
     }
 
 
+@pytest.mark.parametrize("damage", [b"", b"\0" * 900, b"PAR1 cut short"])
+def test_a_damaged_acknowledgement_counts_as_none_and_its_documents_are_done_again(
+    index: Index, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    run = cut_short(index, ["a", "b"], rows_of("a"))
+    whole = set(run.acks.iterdir())
+    write_rows(table(rows_of("b")), index, run)
+    [lost] = set(run.acks.iterdir()) - whole
+    lost.write_bytes(damage)
+    recover(index)
+    assert (entry(index, "a")["status"], entry(index, "b")["status"]) == ("complete", "unfinished")
+    assert f"{lost} is damaged" in caplog.text
+    ingest(index, rows_of("b"), name="run-2")
+    assert ledger(index).totals()["status"] == {"complete": 2}
+
+
+def test_a_damaged_plan_does_not_stop_the_recovery(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    run = begun(index, "a")
+    [planned] = run.items.iterdir()
+    planned.write_bytes(b"")  # before a power cut, and so before any row was written
+    assert len(recover(index)) == 0
+    assert f"{planned} is damaged" in caplog.text
+
+
+def test_a_store_that_starts_again_is_waited_for_by_a_recovery(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(index, rows_of("a", 2))
+    cut_short(index, ["a"], rows_of("a", 1, digest="d2"))
+    opened: list[Any] = [DownStore, index.lexical]
+    waits: list[float] = []
+    monkeypatch.setattr(index, "lexical", lambda: opened[0]())
+
+    def meanwhile(seconds: float) -> None:
+        waits.append(seconds)
+        del opened[0]
+
+    monkeypatch.setattr(patience.time, "sleep", meanwhile)
+    recover(index, patience_s=60)
+    assert waits == [0.5]
+    assert ids(index.lexical()) == ["a#txt-0"]
+
+
 def test_half_an_acknowledgement_counts_as_none(index: Index) -> None:
     run = begun(index, "a")
     write_rows(table(rows_of("a")), index, run)
