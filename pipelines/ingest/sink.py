@@ -67,8 +67,7 @@ def write_rows(
     good = rows.filter(pc.is_null(rows["reason"]))
 
     def write() -> Mapping[str, str]:
-        run.require_open()
-        return _upsert(good, index, record)
+        return _upsert(good, index, run, record)
 
     rows = _with_refusals(rows, patiently(write, patience_s))
     acknowledged.acknowledge(rows, run, (time.perf_counter() - start) / max(1, len(rows)))
@@ -76,18 +75,24 @@ def write_rows(
     return len(rows)
 
 
-def _upsert(rows: pa.Table, index: Index, record: Record) -> Mapping[str, str]:
-    """Write the rows. Returns why chunks were refused for good, by key: those are in no store, or there as an
-    earlier version, which is stale."""
+def _upsert(rows: pa.Table, index: Index, run: Run, record: Record) -> Mapping[str, str]:
+    """Write the rows, to each store only while the run goes on.
+
+    Returns why chunks were refused for good, by key: those are in no store, or there as an earlier version,
+    which is stale.
+    """
     pictures, picture_vectors = _records(rows, "image")
     chunks, chunk_vectors = _records(rows, "chunk")
     refused: Mapping[str, str] = {}
+    run.require_open()
     if pictures:
         with timed(record, UPSERT_SECONDS, store="visual"):
             index.visual().upsert(pictures, picture_vectors)
     if chunks:
+        run.require_open()
         with timed(record, UPSERT_SECONDS, store="lexical"):
             refused = _upsert_lexical(chunks, index)
+        run.require_open()
         kept = [n for n, chunk in enumerate(chunks) if chunk.key not in refused]
         with timed(record, UPSERT_SECONDS, store="text"):
             index.text().upsert([chunks[n] for n in kept], chunk_vectors[kept])

@@ -17,7 +17,7 @@ from benchmarks.processes import below, command, kill, vector_servers
 from benchmarks.two_nodes import SETTINGS, TwoNodes
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.stores import embedded
-from pipelines.ingest import job
+from pipelines.ingest import cluster_job
 from pipelines.ingest.config import IngestConfig
 from tests.contracts.servers import elastic_server
 
@@ -94,7 +94,7 @@ def test_an_error_of_ours_in_a_task_is_told_in_its_own_words(local_ray: None) ->
         raise UsageError("reading PDFs needs: pip install 'mmrag[pdf]'")
 
     wanted = r"^reading PDFs needs: pip install 'mmrag\[pdf\]'$"
-    with pytest.raises(UsageError, match=wanted), job._ray(IngestConfig()):
+    with pytest.raises(UsageError, match=wanted), cluster_job.cluster(IngestConfig()):
         ray.data.range(3).map_batches(refuse).materialize()
 
 
@@ -104,12 +104,12 @@ def test_a_part_of_the_job_that_ray_lost_is_told_with_what_to_do(local_ray: None
         return batch
 
     wanted = r"^Ray lost a process or a node of this job \(\w+\); run the same command again: it goes on"
-    with pytest.raises(MmragError, match=wanted), job._ray(IngestConfig()):
+    with pytest.raises(MmragError, match=wanted), cluster_job.cluster(IngestConfig()):
         ray.data.range(1).map_batches(die, max_retries=0).materialize()
 
 
 def test_a_part_that_cannot_start_for_its_own_error_is_no_lost_one() -> None:
     failed = ActorDiedError(RayTaskError("Encode", "a traceback", ValueError("no such scale")))
-    assert job._own_error(failed) is failed
-    assert isinstance(job._own_error(ActorDiedError()), MmragError)
-    assert isinstance(job._own_error(LocalRayletDiedError()), MmragError)
+    assert cluster_job.own_error(failed) is failed
+    assert isinstance(cluster_job.own_error(ActorDiedError()), MmragError)
+    assert isinstance(cluster_job.own_error(LocalRayletDiedError()), MmragError)

@@ -25,6 +25,7 @@ from pipelines.core.types import Part, store_key
 from pipelines.ingest import perceptual_hash
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.hashing import document_digest
+from pipelines.ingest.in_hand import KILLS, InHand
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, part_row, row_part, table
 from pipelines.ingest.sources import Item, SourceConfig, list_items
@@ -231,6 +232,22 @@ def test_a_stage_leaves_rows_alone_that_an_earlier_one_refused(machine: Machine)
     refused = image_row("/gone.png", stage="metadata", reason="no")
     [row] = machine.encode(machine.load(table([refused]))).to_pylist()
     assert (row["stage"], row["reason"], row["vector"]) == ("metadata", "no", None)
+
+
+def test_a_picture_that_kills_its_readers_is_refused(machine: Machine) -> None:
+    for name in ("a.png", "b.png"):
+        (machine.folder / name).write_bytes(picture("blue"))
+    address = str(machine.folder / "a.png")
+    notes = machine.root / "notes"
+    notes.mkdir()
+    for number in range(KILLS):
+        (notes / f"host.{number}").write_text(address)
+    machine.load._in_hand = InHand(notes)
+    rows = by_id(machine.load(machine.parse()))
+    bad, good = rows["corpus/a.png#img-0"], rows["corpus/b.png#img-0"]
+    assert (bad["stage"], good["stage"]) == ("read", None)
+    assert bad["reason"].startswith(f"{address}: {KILLS} processes died over it")
+    assert len(list(notes.iterdir())) == KILLS
 
 
 def test_a_picture_whose_vector_is_cached_is_not_decoded_but_gets_its_preview(machine: Machine) -> None:
