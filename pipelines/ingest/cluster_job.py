@@ -93,7 +93,9 @@ def own_error(exc: BaseException, doing: str = "", in_hand: InHand | None = None
         if isinstance(seen, MmragError) and not isinstance(seen, RayError):
             return type(seen)(str(seen).split(_ADDED_BY_RAY)[0])
         if isinstance(seen, OSError) and not isinstance(seen, RayError):
-            return seen
+            # Ray Data writes its own words where the file's name was.
+            named = isinstance(seen.filename, str) and not seen.filename.startswith(_ADDED_BY_RAY.strip())
+            return seen if named else OSError(seen.errno, seen.strerror)
         if isinstance(seen, OutOfDiskError):
             return MmragError(
                 f"Ray has no room for its own files: make some in /tmp/ray or RAY_TMPDIR; {_AGAIN}"

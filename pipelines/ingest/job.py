@@ -36,6 +36,7 @@ from ray.exceptions import RayError
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.files import disk_errors
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
@@ -84,7 +85,7 @@ class IndexSink(Datasink[int]):
         self._rows_per_write, self._patience_s = config.rows_per_write, config.store_patience_s
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
-        with self._open_index() as index:
+        with disk_errors(self._run.directory), self._open_index() as index:
             tables = (BlockAccessor.for_block(block).to_arrow() for block in blocks)
             return sum(
                 write_rows(rows, index, self._run, record, self._patience_s) for rows in tables if len(rows)

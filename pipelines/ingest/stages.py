@@ -23,6 +23,7 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, BadPart, StoreError
+from pipelines.core.files import disk_errors
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.core.lazy import Lazy
 from pipelines.core.previews import has_preview, save_preview
@@ -227,6 +228,7 @@ class LoadPictures:
 
     Instead of pixels the vector, if it is cached; `signs` caches the perceptual hashes. Under `readings` is
     kept by content what is known to stand in a picture. One that its readers die of (`in_hand`) is refused.
+    Raises MmragError where the disk takes no preview.
     """
 
     def __init__(
@@ -257,9 +259,10 @@ class LoadPictures:
         self._in_hand(row["address"])
         try:
             _require_harmless(row["address"], killers)
-            loaded = self._read(row, new)
-            if row["reading"]:
-                save_reading(self._readings, loaded["content"], parse_reading(row["reading"]))
+            with disk_errors(self._previews):
+                loaded = self._read(row, new)
+                if row["reading"]:
+                    save_reading(self._readings, loaded["content"], parse_reading(row["reading"]))
         except BadImage as exc:
             loaded = refuse(row, "decode", f"{row['address']}: {exc}")
         except BadPart as exc:

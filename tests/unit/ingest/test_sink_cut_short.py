@@ -117,6 +117,23 @@ def test_a_worker_that_waits_for_a_store_looks_again_whether_its_run_has_ended(
     assert ids(index.text()) == []
 
 
+def test_a_worker_whose_run_ends_while_a_store_keeps_it_writes_to_no_other(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(index, "a")
+    store = index.lexical()
+    original = store.upsert
+
+    def slow(parts: Sequence[Part]) -> None:
+        original(parts)
+        recover(index)
+
+    monkeypatch.setattr(store, "upsert", slow)
+    with pytest.raises(MmragError, match="has ended"):
+        write_rows(table(rows_of("a")), index, run)
+    assert ids(index.text()) == []
+
+
 def test_an_acknowledgement_that_comes_while_its_run_ends_does_not_disturb_it(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
