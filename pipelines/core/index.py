@@ -206,10 +206,15 @@ class Index:
     def with_metadata_types(self, types: Mapping[str, str]) -> None:
         replace(self.manifest(), metadata_types=dict(types)).save(self.directory, self._file)
 
-    def reopened(self, *, writable: bool = False) -> Self:
-        """The generation that is read now, with the same models."""
+    def reopened(self, *, writable: bool = False, building: bool = False) -> Self:
+        """The generation that is read now, or the one that is being built, with the same models."""
         return type(self)(
-            self.directory, self.config, writable=writable, encoder=self.encoder, embedder=self.embedder
+            self.directory,
+            self.config,
+            writable=writable,
+            building=building,
+            encoder=self.encoder,
+            embedder=self.embedder,
         )
 
     def retriever(

@@ -12,6 +12,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest
 from pipelines.core.previews import preview_path
@@ -54,7 +55,7 @@ def delete_from_stores(index: Index, document_keys: Sequence[str], patience_s: f
     if document_keys:
         flush(index, patience_s)
         keys = pa.chunked_array([document_keys], pa.string())
-        _delete_pictures(index, near_duplicates.contents_of(index.home, keys), patience_s)
+        delete_pictures(index, near_duplicates.contents_of(index.home, keys), patience_s)
 
 
 def delete_replaced(
@@ -64,7 +65,7 @@ def delete_replaced(
     unless another part has them."""
     if contents := near_duplicates.contents_of(index.home, document_keys, but=now):
         patiently(lambda: index.visual().flush(), patience_s)
-        _delete_pictures(index, contents, patience_s)
+        delete_pictures(index, contents, patience_s)
 
 
 def _delete(index: Index, document_keys: Sequence[str], keep: Sequence[str], patience_s: float) -> None:
@@ -79,12 +80,20 @@ def _ask_each(index: Index, ask: Callable[[VectorStore | LexicalStore], None], p
         patiently(partial(asked, store), patience_s)
 
 
-def _delete_pictures(index: Index, contents: Sequence[str], patience_s: float) -> None:
-    """Delete what is kept of pictures that are no more; nothing while a rebuild shares it."""
-    if Manifest.find(index.directory, NEXT) is not None:
-        return
-    held = patiently(lambda: index.visual().contents(contents), patience_s)
-    for content in set(contents) - held:
+def delete_pictures(index: Index, contents: Sequence[str], patience_s: float = 0.0) -> None:
+    """Delete what is kept of those of these pictures that no part has, neither of the generation that is read
+    nor of one that is being built beside it."""
+    gone = set(contents) - patiently(lambda: index.visual().contents(contents), patience_s)
+    if gone and Manifest.find(index.directory, NEXT) is not None:
+        other = index.reopened(building=not index.building)
+        try:
+            with other:
+                gone -= patiently(lambda: other.visual().contents(sorted(gone)), patience_s)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return  # it has no stores yet, and they go with this generation: see `rebuild.drop_replaced`
+    for content in gone:
         preview_path(index.previews, content).unlink(missing_ok=True)
         reading_path(index.readings, content).unlink(missing_ok=True)
         caption_path(index.captions, content).unlink(missing_ok=True)

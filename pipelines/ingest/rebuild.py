@@ -17,9 +17,9 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.counts import disagreeing
-from pipelines.ingest.deletion import flush
+from pipelines.ingest.deletion import delete_pictures, flush
 from pipelines.ingest.ledger import Ledger, joined
-from pipelines.ingest.near_duplicates import PICTURES
+from pipelines.ingest.near_duplicates import PICTURES, contents_of
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.refused import FILE as REFUSED
 from pipelines.ingest.sink import recover
@@ -116,9 +116,13 @@ def _holds(row: dict[str, Any] | None) -> bool:
 
 
 def drop_replaced(index: Index) -> None:
-    """Delete the generation before, kept for readers that had it open. Only for the write lock's holder."""
+    """Delete the generation before, kept for readers that had it open, and the pictures that no other has.
+    Only for the write lock's holder."""
     manifest = Manifest.load(index.directory)
     if manifest.replaces is not None:
+        contents = contents_of(home_of(index.directory, manifest.replaces))
+        with index.reopened() as live:
+            delete_pictures(live, contents)
         drop_generation(index, manifest.replaces)
         replace(manifest, replaces=None).save(index.directory)
 
