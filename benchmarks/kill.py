@@ -1,13 +1,14 @@
 """An ingest of which a process is killed at a random moment, and then run again: is the index the same?
 
-    python benchmarks/kill.py [--points 25] [--images 60] [--seed 0] [--kinds driver encoder ...]
+    python benchmarks/kill.py [--points 25] [--images 60] [--seed 0] [--kinds driver encoder ...] [--changed]
 
 Draws nameplates and ingests them undisturbed. Then, kind after kind of process, into a new index each time:
 SIGKILL for one process of the kind, so long after the first one came as is drawn evenly from the time for
 which the undisturbed run had them; the same command again until its status is 0; and the stores against those
 of the undisturbed run. Where the job was quicker and had ended, an earlier moment is drawn. A node is the
 second one of a cluster on this machine, whose stores are milvus-lite and noida-db at addresses; another takes
-its place.
+its place. With `--changed` each index holds an earlier version of the corpus first, and what is killed is the
+ingest that brings it up to date: with other words of some documents, new ones, and others pruned.
 """
 
 from __future__ import annotations
@@ -56,16 +57,29 @@ _HUNG_S, _MOST_RERUNS, _MOST_DRAWS = 600, 3, 20
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What is ingested, where, and how."""
+    """What is ingested, where, and how. `earlier`: the manifest's text when the index was made, if it was."""
 
     manifest: Path
     index: Path
     assignments: Sequence[str]
     environment: Mapping[str, str]
+    earlier: str | None = None
+
+    def prepare(self) -> None:
+        """Ingest the earlier version, undisturbed."""
+        if self.earlier is None:
+            return
+        now = self.manifest.read_text(encoding="utf-8")
+        self.manifest.write_text(self.earlier, encoding="utf-8")
+        try:
+            if self.ended(self.start()) is None:
+                raise SystemExit(self.index.with_suffix(".log").read_text())
+        finally:
+            self.manifest.write_text(now, encoding="utf-8")
 
     def start(self) -> subprocess.Popen[str]:
         options = [word for value in self.assignments for word in ("--set", value)]
-        words = [MMRAG, "ingest", self.manifest, "--index", self.index, "--json", *options]
+        words = [MMRAG, "ingest", self.manifest, "--index", self.index, "--prune", "--json", *options]
         log = self.index.with_suffix(".log")
         with log.open("ab") as said:
             return subprocess.Popen(
@@ -100,11 +114,11 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The undisturbed run: what it stored and encoded, and for how many seconds there were processes of each
-    kind."""
+    """The undisturbed run: what it stored, how many vectors it left in the cache, and for how many seconds
+    there were processes of each kind."""
 
     stored: dict[str, Rows]
-    encoded: int
+    cached: int
     lasted_s: dict[str, float]
 
 
@@ -139,6 +153,7 @@ def victims(kind: str, job: int, index: Path, nodes: TwoNodes | None) -> list[ps
 
 def watched(made: Corpus, kinds: Sequence[str], nodes: TwoNodes | None) -> Reference:
     seen: dict[str, tuple[float, float]] = {}
+    made.prepare()
     start = time.monotonic()
     job = made.start()
     while job.poll() is None:
@@ -147,13 +162,12 @@ def watched(made: Corpus, kinds: Sequence[str], nodes: TwoNodes | None) -> Refer
                 now = time.monotonic() - start
                 seen[kind] = seen.get(kind, (now, now))[0], now
         time.sleep(0.1)
-    summary = made.ended(job)
-    if summary is None:
+    if made.ended(job) is None:
         raise SystemExit(made.index.with_suffix(".log").read_text())
     held = made.stored()
     made.stop()
     lasted_s = {kind: last - first for kind, (first, last) in seen.items()}
-    return Reference(held, summary["encoded_images"] + summary["encoded_chunks"], lasted_s)
+    return Reference(held, made.cached(), lasted_s)
 
 
 def killed(kind: str, job: subprocess.Popen[str], made: Corpus, after_s: float, nodes: TwoNodes | None,
@@ -181,6 +195,7 @@ def killed(kind: str, job: subprocess.Popen[str], made: Corpus, after_s: float, 
 def point(kind: str, after_s: float, made: Corpus, reference: Reference, nodes: TwoNodes | None,
           draw: random.Random) -> Point | None:  # fmt: skip
     """None where the job ended before there was anything to kill."""
+    made.prepare()
     job = made.start()
     orphans: list[psutil.Process] = []
     try:
@@ -196,7 +211,7 @@ def point(kind: str, after_s: float, made: Corpus, reference: Reference, nodes: 
             job = made.start()
             if summary := made.ended(job):
                 # Less than none: encoders of a killed driver live on and cache more after the count.
-                again = known + summary["encoded_images"] + summary["encoded_chunks"] - reference.encoded
+                again = known + summary["encoded_images"] + summary["encoded_chunks"] - reference.cached
         if at_s is None:
             return None
         found = differences(reference.stored, made.stored()).values()
@@ -206,6 +221,19 @@ def point(kind: str, after_s: float, made: Corpus, reference: Reference, nodes: 
         kill(orphans)  # which would end by themselves, a minute later
     lost, extra = sum(one.lost for one in found), sum(one.extra for one in found)
     return Point(kind, at_s, reruns, again, lost, extra, max(one.apart for one in found))
+
+
+def earlier_version(manifest: Path) -> str:
+    """Of every three documents one had other words, one has come since, and one stood beside another that is
+    gone."""
+    rows: list[dict[str, str]] = []
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        if number % 3 == 0:
+            rows.append(row | {"caption": f"Before: {row['caption']}"})
+        elif number % 3 == 1:
+            rows += [row, row | {"id": f"{row['id']}-gone"}]
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
 @contextmanager
@@ -230,13 +258,13 @@ def two_nodes(folder: Path) -> Iterator[tuple[TwoNodes, Callable[[str], list[str
 
 
 def rounds(kinds: Sequence[str], count: int, manifest: Path, folder: Path, draw: random.Random,
-           nodes: TwoNodes | None = None,
-           settings: Callable[[str], list[str]] = lambda prefix: []) -> Iterator[Point]:  # fmt: skip
+           nodes: TwoNodes | None = None, settings: Callable[[str], list[str]] = lambda prefix: [],
+           earlier: str | None = None) -> Iterator[Point]:  # fmt: skip
     """So many kills, over the kinds in turn."""
     environment = nodes.environment if nodes else os.environ
 
     def new(name: str) -> Corpus:
-        return Corpus(manifest, folder / name, [*SMALL, *settings(f"{name}_")], environment)
+        return Corpus(manifest, folder / name, [*SMALL, *settings(f"{name}_")], environment, earlier)
 
     name = "cluster" if nodes else "local"
     reference = watched(new(name), kinds, nodes)
@@ -268,6 +296,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--changed", action="store_true", help="kill the second ingest of a changed corpus")
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     of_kind = dict.fromkeys(arguments.kinds, 0)
@@ -278,6 +307,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         manifest, _ = corpus(folder / "corpus", arguments.images)
+        earlier = earlier_version(manifest) if arguments.changed else None
 
         def told(found: Iterator[Point]) -> None:
             for one in found:
@@ -285,10 +315,14 @@ def main() -> None:
                 points.append(one)
 
         if local:
-            told(rounds(local, arguments.points - of_kind.get("node", 0), manifest, folder, draw))
+            told(
+                rounds(
+                    local, arguments.points - of_kind.get("node", 0), manifest, folder, draw, earlier=earlier
+                )
+            )
         if of_kind.get("node"):
             with two_nodes(folder / "servers") as (nodes, settings):
-                told(rounds(["node"], of_kind["node"], manifest, folder, draw, nodes, settings))
+                told(rounds(["node"], of_kind["node"], manifest, folder, draw, nodes, settings, earlier))
     print("| killed | kills | at, s | went on without a rerun | reruns, most | encoded again though cached "
           "| rows lost, extra | vectors apart | same stores |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")

@@ -6,8 +6,10 @@ import errno
 import io
 import os
 import re
+import resource
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +114,17 @@ def take_away(monkeypatch: pytest.MonkeyPatch, name: str, call: str = "open") ->
 
     monkeypatch.setattr(files.os, call, failing)
     monkeypatch.setattr(files.time, "sleep", lambda _: None)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The kernel lets this process write no larger ones, as on a disk without room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def image_part(document: str, n: int = 0, caption: str = "", **fields: Any) -> Part:

@@ -101,6 +101,10 @@ class IndexLocked(MmragError):
     """Another process is writing this index."""
 
 
+class StoreLocked(IndexLocked, StoreUnavailable):
+    """Another process has a store's own lock, which it gives back once it has written. Safe to retry."""
+
+
 class MissingDependency(UsageError):
     """An optional package is not installed; the message names the extra that brings it, by `install_line`."""
 

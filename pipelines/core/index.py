@@ -32,6 +32,7 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder, EmbedderConfig, load_embedder
 from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
 from pipelines.core.errors import IndexLocked, StoreError, UsageError
+from pipelines.core.files import disk_errors
 from pipelines.core.identity import identity, make_identity
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
@@ -228,10 +229,15 @@ class Index:
     def with_metadata_types(self, types: Mapping[str, str]) -> None:
         replace(self.manifest(), metadata_types=dict(types)).save(self.directory, self._file)
 
-    def reopened(self, *, writable: bool = False) -> Self:
-        """The generation that is read now, with the same models."""
+    def reopened(self, *, writable: bool = False, building: bool = False) -> Self:
+        """The generation that is read now, or the one that is being built, with the same models."""
         return type(self)(
-            self.directory, self.config, writable=writable, encoder=self.encoder, embedder=self.embedder
+            self.directory,
+            self.config,
+            writable=writable,
+            building=building,
+            encoder=self.encoder,
+            embedder=self.embedder,
         )
 
     def retriever(
@@ -274,7 +280,14 @@ class Index:
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
-        """Held by the one process that writes. Raises IndexLocked at once when another holds it."""
+        """Held by the one process that writes. Raises IndexLocked at once when another holds it, and
+        MmragError for what a disk refuses while it is held."""
+        with disk_errors(self.directory), self._locked():
+            make_identity(self.directory)
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         if self.directory.exists() and not self.directory.is_dir():
             raise UsageError(f"--index {self.directory} is a file; name a directory")
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -286,7 +299,6 @@ class Index:
                 f"{self.directory} is being written by another process; wait until it ends"
             ) from exc
         try:
-            make_identity(self.directory)
             yield
         finally:
             lock.release()

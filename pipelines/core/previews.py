@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from pipelines.core.types import PlacedBox, is_sha256
 MAX_PREVIEW_BYTES = 8 * 2**20
 """More than its pixels take without compression."""
 
+_LOG = logging.getLogger(__name__)
+_START, _END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG
 _SIZE = re.compile(rb"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})")
 
 
@@ -38,9 +42,25 @@ def preview_path(root: Path, content: str) -> Path:
     return root / content[:2] / f"{content}.jpg"
 
 
+def has_preview(root: Path, content: str) -> bool:
+    """Whether the preview of the picture with this SHA-256 is there, and whole: it begins and ends as a JPEG
+    does. A power cut may leave an empty file, or one of zeros."""
+    path = preview_path(root, content)
+    try:
+        with path.open("rb") as file:
+            start, size = file.read(2), file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 2))
+            whole = (start, file.read()) == (_START, _END)
+    except FileNotFoundError:
+        return False
+    if not whole:
+        _LOG.warning("%s is damaged: it counts for nothing", path)
+    return whole
+
+
 def save_preview(root: Path, content: str, picture: images.Picture) -> None:
     """Write a preview unless it is there; at once, so that no reader sees half a file."""
-    if not preview_path(root, content).exists():
+    if not has_preview(root, content):
         write_preview(root, content, images.preview(picture))
 
 
@@ -65,11 +85,10 @@ def check_preview(data: bytes) -> None:
 
 
 def read_preview(root: Path, content: str) -> Preview | None:
-    """The preview of the picture with this SHA-256; None where there is none."""
-    try:
-        data = preview_path(root, content).read_bytes()
-    except FileNotFoundError:
+    """The preview of the picture with this SHA-256; None where there is none, or a damaged one."""
+    if not has_preview(root, content):
         return None
+    data = preview_path(root, content).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         size = _SIZE.fullmatch(image.info.get("comment", b""))
         # Without the comment it was written before there was one, mostly unreduced.

@@ -7,6 +7,7 @@ needs to know what it has read before. Knows nothing of who reads.
 from __future__ import annotations
 
 import json
+import logging
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,10 @@ from dataclasses import astuple, dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from pipelines.core.errors import StoreError
 from pipelines.core.files import replace_file
 from pipelines.core.types import Line
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,16 @@ def parse_reading(text: str) -> Reading:
 
 
 def load_reading(root: Path, content: str) -> Reading | None:
-    """The reading of the picture with this SHA-256; None where there is none. Raises StoreError."""
+    """The reading of the picture with this SHA-256. None where there is none, or a damaged one, as a power
+    cut may leave it: hits show no lines of it until the picture is read again."""
     path = reading_path(root, content)
     try:
         return parse_reading(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as exc:
-        raise StoreError(f"{path} is damaged ({exc}); delete it: hits then show no lines of it") from exc
+        _LOG.warning("%s is damaged (%s): it counts for nothing", path, exc)
+        return None
 
 
 def has_place(line: Line) -> bool:

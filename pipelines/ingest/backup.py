@@ -29,6 +29,7 @@ from pipelines.core.readings import format_reading, load_reading, parse_reading,
 from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
+from pipelines.ingest import near_duplicates
 from pipelines.ingest.archive import LEDGER, PREVIEWS, READINGS, Archive, Contents, DataSet, Shards, parts
 from pipelines.ingest.counts import disagreeing
 from pipelines.ingest.ledger import Ledger
@@ -247,14 +248,16 @@ def _keys(store: VectorStore) -> list[str]:
 
 def _fill(index: Index, archive: Archive, contents: Contents, progress: Progress) -> int:
     """Write all parts to the stores. Returns the number of distinct pictures."""
-    pictures: set[str] = set()
+    held = [near_duplicates.PICTURES_SCHEMA.empty_table()]
     for found, vectors in _read_parts(archive, _parts("visual", index.manifest()), contents, progress):
         index.visual().upsert(found, vectors)
-        pictures.update(part.content for part in found if part.content)
+        held.append(near_duplicates.pictures_of_parts(found))
+    pictures = pa.concat_tables(held)
+    near_duplicates.restore(index.home, pictures)
     for found, vectors in _read_parts(archive, _parts("text", index.manifest()), contents, progress):
         index.text().upsert(found, vectors)
         index.lexical().upsert(found)
-    return len(pictures)
+    return int(pc.count_distinct(pictures["content"]).as_py())
 
 
 def _read_parts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,6 @@ from pipelines.core.errors import (
     ModelUnavailable,
     NoReply,
     RequestRefused,
-    StoreError,
     UsageError,
 )
 from pipelines.core.files import replace_file
@@ -36,6 +36,8 @@ from pipelines.ingest.patience import patiently
 from pipelines.ingest.sources import UNAVAILABLE, Parsed, Rejected, read_bytes, stage_of
 from pipelines.ingest.sources.text import shorten
 from pipelines.ingest.tally import Count, uncounted
+
+_LOG = logging.getLogger(__name__)
 
 RULES: Final = "captions/1"
 """The version of these rules, for the fingerprints: raise it with any change of what is asked or kept."""
@@ -176,7 +178,8 @@ def caption_path(root: Path, content: str) -> Path:
 
 
 def _load(root: Path, content: str, captioner: str) -> str | None:
-    """What this captioner said of the picture before; None where it was not asked."""
+    """What this captioner said of the picture before; None where it was not asked, or where that is damaged,
+    as a power cut may leave it."""
     path = caption_path(root, content)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -184,9 +187,8 @@ def _load(root: Path, content: str, captioner: str) -> str | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as exc:
-        raise StoreError(
-            f"{path} is damaged ({exc}); delete it: the picture is then asked about again"
-        ) from exc
+        _LOG.warning("%s is damaged (%s): the picture is asked about again", path, exc)
+        return None
 
 
 def _save(root: Path, content: str, captioner: str, caption: str) -> None:

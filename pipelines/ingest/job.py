@@ -31,28 +31,23 @@ import pyarrow.dataset as pads
 import ray.data
 from ray.data import ActorPoolStrategy, Datasink, ExecutionResources, TaskPoolStrategy
 from ray.data.block import BlockAccessor
-from ray.exceptions import (
-    LocalRayletDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    RayActorError,
-    RayError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayError
 
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.files import disk_errors
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ocr import require as require_ocr
 from pipelines.core.ray_metrics import record
-from pipelines.core.ray_runtime import ray_runtime
 from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
+from pipelines.ingest.cluster_job import ACTOR, TASK, cluster, in_our_words, node_cpus
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.counts import warn_of_disagreement
 from pipelines.ingest.encoders import Encoders, encoders_for
+from pipelines.ingest.in_hand import InHand
 from pipelines.ingest.metrics import ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
@@ -80,10 +75,6 @@ def untold(what: str, done: int, total: int, detail: str = "") -> None:
 _COMPARE_CPUS, _PARSE_CPUS, _LOAD_CPUS, _WRITE_CPUS = 1, 1, 0.5, 0.25
 # A block is what one task works on: small enough to share out and to be held in memory decoded.
 _ITEMS_PER_BLOCK, _ROWS_PER_BLOCK = 64, 32
-_LOST = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError)
-_FAILED_TO_START = "creation task"  # an error of code, not of a machine
-_GOES_ON = "it goes on where this one stopped"
-_ADDED_BY_RAY = "\nFailed to apply UDF"
 
 
 class IndexSink(Datasink[int]):
@@ -94,7 +85,7 @@ class IndexSink(Datasink[int]):
         self._rows_per_write, self._patience_s = config.rows_per_write, config.store_patience_s
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
-        with self._open_index() as index:
+        with disk_errors(self._run.directory), self._open_index() as index:
             tables = (BlockAccessor.for_block(block).to_arrow() for block in blocks)
             return sum(
                 write_rows(rows, index, self._run, record, self._patience_s) for rows in tables if len(rows)
@@ -133,17 +124,18 @@ def ingest(
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
     with Index(directory, index_config, writable=True, building=rebuild) as index, index.write_lock():
-        live = begin(index, listing.scopes, config.max_pruned_fraction) if rebuild else None
+        lost, patience_s = config.max_pruned_fraction, config.store_patience_s
+        live = begin(index, listing.scopes, lost, patience_s) if rebuild else None
         if live is None:
             index.create()
         drop_replaced(index)
-        ledger = recover(index)
+        ledger = recover(index, patience_s)
         run = Run(index.home, _run_name(), fingerprint_of(index, config))
         run.begin()
         progress("looking for changes", 0, 0)
         encode_s = 0.0
-        with ExitStack() as cluster:
-            connected = Lazy[int](lambda: cluster.enter_context(_ray(config)))
+        with ExitStack() as stack:
+            connected = Lazy[int](lambda: stack.enter_context(cluster(config)))
             try:
                 plan = make_plan(
                     listing,
@@ -166,11 +158,9 @@ def ingest(
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
                 encode_s = _process(index, run, config, progress, threads_a_cpu)
-        ledger, finished = finish(
-            index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.seen
-        )
+        ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen)
         compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
-        differing = warn_of_disagreement(index, ledger, config.store_patience_s) if compared else []
+        differing = warn_of_disagreement(index, ledger, patience_s) if compared else []
         elapsed_s = time.perf_counter() - start
         alike = None
         if config.near_duplicates == "report":
@@ -185,7 +175,7 @@ def ingest(
             )
         check_rejected(summary.index, refused.standing(index.home), config.max_rejected_fraction)
         if live is not None:
-            gone = swap(index, live, ledger, config.max_pruned_fraction)
+            gone = swap(index, live, ledger, lost, patience_s)
             summary = replace(summary, gone=gone, pruned=gone)
     return summary
 
@@ -197,14 +187,14 @@ def _each_bucket(
     connected()
     numbers = [{"bucket": bucket} for bucket in buckets]
     plans = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map(
-        lambda row: {"plan": compare(row["bucket"])}, num_cpus=_COMPARE_CPUS
+        lambda row: {"plan": compare(row["bucket"])}, num_cpus=_COMPARE_CPUS, **TASK
     )
     return (row["plan"] for row in plans.iter_rows())
 
 
 def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, threads_a_cpu: int) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
-    nodes = _node_cpus()
+    nodes = node_cpus()
     if index.embedded and len(nodes) > 1:
         raise UsageError(
             f"the embedded stores live on one machine, but the Ray cluster has {len(nodes)} nodes; "
@@ -218,7 +208,7 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, t
     types = _extend_metadata_types(index, parts)
     total = pads.dataset(parts, format="parquet").count_rows()
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    encoders = encoders_for(_node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
+    encoders = encoders_for(node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
     start = time.perf_counter()
 
     def report() -> None:
@@ -230,11 +220,6 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, t
         _encode_and_write(index, run, config, parts, types, encoders)
     progress("encoding and writing", total, total)
     return time.perf_counter() - start
-
-
-def _node_cpus() -> list[int]:
-    """Of each node that is there, as Ray counts them."""
-    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: Progress) -> None:
@@ -257,13 +242,15 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
 
     report()
     items = ray.data.read_parquet(str(run.items))
-    with _every_second(report):
+    in_hand = InHand(run.directory / "read")
+    with _every_second(report), in_our_words("reading documents", in_hand):
         items.repartition(target_num_rows_per_block=_ITEMS_PER_BLOCK).map_batches(
-            ParseItems(config.sources, config.chunking, read_pictures, caption, tally),
+            ParseItems(config.sources, config.chunking, read_pictures, caption, tally, in_hand),
             compute=TaskPoolStrategy(tasks),
             batch_format="pyarrow",
             num_cpus=_PARSE_CPUS,
-        ).write_parquet(str(parts))
+            **TASK,
+        ).write_parquet(str(parts), ray_remote_args=TASK)
     report()
 
 
@@ -272,6 +259,7 @@ def _encode_and_write(
 ) -> None:
     encoder = index.encoder()
     fingerprints = encoder.cache_key, index.embedder().space.fingerprint, perceptual_hash.RULES
+    in_hand = InHand(run.directory / "load")
     image_cache, text_cache, signs = (index.cache(name, config.store_patience_s) for name in fingerprints)
     # Without a bound, decoding runs ahead of the encoders until it fills Ray's share of the machine.
     ray.data.DataContext.get_current().execution_options.resource_limits = ExecutionResources.for_limits(
@@ -280,7 +268,7 @@ def _encode_and_write(
     rows = (
         ray.data.read_parquet(str(parts), schema=SCHEMA)
         .repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
-        .map_batches(CheckParts(types), batch_format="pyarrow")
+        .map_batches(CheckParts(types), batch_format="pyarrow", **TASK)
         .map_batches(
             LoadPictures(
                 encoder.scales,
@@ -289,10 +277,12 @@ def _encode_and_write(
                 index.previews,
                 index.readings,
                 config.sources.max_file_bytes,
+                in_hand,
             ),
             batch_format="pyarrow",
             batch_size=config.load_batch,
             num_cpus=_LOAD_CPUS,
+            **TASK,
         )
         .map_batches(
             Encode,
@@ -311,12 +301,24 @@ def _encode_and_write(
             batch_size=config.encoder_batch,
             num_cpus=encoders.cpus,
             num_gpus=encoders.gpus,
+            **ACTOR,
         )
     )
-    open_index = partial(Index, index.directory, index.config, writable=True, building=index.building)
+    stores = _asked_once(index.config) if config.store_patience_s else index.config
+    open_index = partial(Index, index.directory, stores, writable=True, building=index.building)
     sink = IndexSink(open_index, run, config)
     writers = 1 if index.embedded else config.writers
-    rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS})
+    with in_our_words("encoding and writing", in_hand):
+        rows.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": _WRITE_CPUS, **TASK})
+
+
+def _asked_once(config: IndexConfig) -> IndexConfig:
+    """With no tries again inside of a request: `patiently` makes them, and looks before each whether the run
+    still goes on."""
+    if config.stores.elastic is None:
+        return config
+    elastic = config.stores.elastic.model_copy(update={"max_retries": 0})
+    return config.model_copy(update={"stores": config.stores.model_copy(update={"elastic": elastic})})
 
 
 def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
@@ -338,48 +340,6 @@ def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
     types = metadata.extend(index.manifest().metadata_types, placed)
     index.with_metadata_types(types)
     return types
-
-
-@contextmanager
-def _ray(config: IngestConfig) -> Iterator[int]:
-    """A connection to the configured cluster, or a Ray of this machine that ends with the job.
-
-    Gives the threads of an encoder for each CPU that it takes: with half of Ray's CPUs they are as many as
-    there are cores.
-    """
-    joins = bool(config.ray_address or os.environ.get("RAY_ADDRESS"))
-    counts_twice = not (joins or ray.is_initialized())
-    # Ray reads Parquet footers with 32 processes of 100 MB, on a laptop and for one file too.
-    if not joins:
-        os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
-    # Twice the cores: one for each thread of an encoder, and as many again for the rest.
-    with ray_runtime(config.ray_address, cpus=2 * (os.cpu_count() or 1)):
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.raise_original_map_exception = True  # else all but its text is lost
-        try:
-            yield 1 if counts_twice else 2
-        except RayError as exc:
-            raise _own_error(exc) from exc
-
-
-def _own_error(exc: BaseException) -> BaseException:
-    """The MmragError that a Ray error wraps, at whatever depth; one for a part of the job that was lost; else
-    the error itself."""
-    lost = ""
-    seen: BaseException | None = exc
-    while seen is not None:
-        # The error of a task is of its cause's class, too.
-        if isinstance(seen, MmragError) and not isinstance(seen, RayError):
-            return type(seen)(str(seen).split(_ADDED_BY_RAY)[0])
-        if isinstance(seen, _LOST) and _FAILED_TO_START not in str(seen):
-            lost = type(seen).__name__
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    if lost:
-        return MmragError(
-            f"Ray lost a process or a node of this job ({lost}); run the same command again: {_GOES_ON}"
-        )
-    return exc
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.core.files import disk_errors
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import BUCKETS, FEW_DOCUMENTS, buckets_of
 from pipelines.ingest.sources import Item
@@ -64,7 +65,8 @@ class Listed:
 
 
 def spread(items: Iterable[Item], buckets: int, folder: Path) -> Listed:
-    """All of them, in as many buckets as the ledger has; in more where they are many and those are few."""
+    """All of them, in as many buckets as the ledger has; in more where they are many and those are few.
+    Raises MmragError where the disk of `folder` takes no more."""
     waiting: list[Item] = []
     done = size = 0
     files: _Files | None = None
@@ -84,8 +86,8 @@ def spread(items: Iterable[Item], buckets: int, folder: Path) -> Listed:
 
 
 def write_stream(tables: Iterable[pa.Table], file: Path) -> None:
-    """Tables of LISTED, as `in_order` reads them."""
-    with pa.ipc.new_stream(str(file), LISTED, options=_COMPRESSED) as stream:
+    """Tables of LISTED, as `in_order` reads them. Raises MmragError where the disk takes no more."""
+    with disk_errors(file), pa.ipc.new_stream(str(file), LISTED, options=_COMPRESSED) as stream:
         for table in tables:
             stream.write_table(table.combine_chunks())
 
@@ -111,15 +113,21 @@ class _Files(ExitStack):
 
     def __init__(self, folder: Path, buckets: int) -> None:
         super().__init__()
-        self.buckets = buckets
-        self._streams = [
-            self.enter_context(pa.ipc.new_stream(str(_file(folder, n)), LISTED, options=_COMPRESSED))
-            for n in range(buckets)
-        ]
+        self.buckets, self._folder = buckets, folder
+        with disk_errors(folder):
+            self._streams = [
+                self.enter_context(pa.ipc.new_stream(str(_file(folder, n)), LISTED, options=_COMPRESSED))
+                for n in range(buckets)
+            ]
 
     def write(self, items: pa.Table) -> None:
-        for bucket, rows in _split(items, self.buckets):
-            self._streams[bucket].write_table(rows.combine_chunks())
+        with disk_errors(self._folder):
+            for bucket, rows in _split(items, self.buckets):
+                self._streams[bucket].write_table(rows.combine_chunks())
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        with disk_errors(self._folder):  # closing writes, too
+            return super().__exit__(*raised)
 
 
 def _file(folder: Path, bucket: int) -> Path:

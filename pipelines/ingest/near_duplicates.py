@@ -8,6 +8,7 @@ document stands in the ledger.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from pipelines.core.files import replaced
 from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.core.space import digest
+from pipelines.core.types import Part
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.perceptual_hash import BITS
 
@@ -68,6 +70,18 @@ def pictures_of(acks: pa.Table) -> pa.Table:
     return acks.filter(is_good).select(PICTURES_SCHEMA.names)
 
 
+def pictures_of_parts(parts: Iterable[Part]) -> pa.Table:
+    """What is remembered of pictures whose pixels nobody has: not what they look like."""
+    names = [name for name in PICTURES_SCHEMA.names if name != "perceptual"]
+    rows = [{name: getattr(part, name) for name in names} for part in parts if part.content]
+    return pa.Table.from_pylist(rows, schema=PICTURES_SCHEMA)
+
+
+def restore(home: Path, pictures: pa.Table) -> None:
+    """Remember these pictures and no others."""
+    _replace(pictures, home / PICTURES)
+
+
 def remember(home: Path, pictures: pa.Table, done: pa.ChunkedArray, ledger: Ledger) -> None:
     """Keep the hashes of these pictures instead of what was known of the documents that are `done`. Of others
     an earlier picture may still stand that is not among these."""
@@ -103,12 +117,16 @@ def _made_of(report: Path) -> str:
     return said.get(_MADE_OF, b"").decode()
 
 
-def contents_of(home: Path, document_keys: pa.ChunkedArray, but: pa.Table | None = None) -> list[str]:
-    """The content hashes of what is remembered of these documents, each once; without those of `but`."""
+def contents_of(
+    home: Path, document_keys: pa.ChunkedArray | None = None, but: pa.Table | None = None
+) -> list[str]:
+    """The content hashes of what is remembered of these documents, or of all, each once; without those of
+    `but`."""
     if not (home / PICTURES).exists():
         return []
     rows = pq.read_table(home / PICTURES, columns=["document_key", "content"])
-    rows = rows.filter(pc.is_in(rows["document_key"], document_keys))
+    if document_keys is not None:
+        rows = rows.filter(pc.is_in(rows["document_key"], document_keys))
     if but is not None:
         rows = rows.filter(pc.invert(pc.is_in(rows["content"], but["content"])))
     return pc.unique(rows["content"]).to_pylist()  # type: ignore[no-any-return]

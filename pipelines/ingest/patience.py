@@ -20,13 +20,18 @@ def patiently(
     call: Callable[[], T], patience_s: float, unavailable: type[MmragError] = StoreUnavailable
 ) -> T:
     """The result of `call`, which is made again, after waits that double up to 5 s, while it raises
-    `unavailable`: that passes once nothing has answered for `patience_s` seconds."""
-    begun, wait_s = time.monotonic(), _FIRST_WAIT_S
+    `unavailable`: that passes once `patience_s` seconds are over since it was first raised.
+
+    A call is one request or one batch: what it had done is done again, and what answered ends the outage.
+    """
+    down_since, wait_s = None, _FIRST_WAIT_S
     while True:
         try:
             return call()
         except unavailable as exc:
-            if time.monotonic() - begun + wait_s > patience_s:
+            now = time.monotonic()
+            down_since = now if down_since is None else down_since
+            if now - down_since + wait_s > patience_s:
                 raise
             _LOG.warning("trying again in %g s: %s", wait_s, exc)
         time.sleep(wait_s)

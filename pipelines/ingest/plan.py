@@ -291,7 +291,7 @@ class _Compare:
 def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for n, some in enumerate(iter(lambda: list(islice(rows, _ROWS_PER_FILE)), [])):
-        with replaced(out / f"{n:06d}.parquet") as beside:  # for the recovery of this run
+        with replaced(out / f"{n:06d}.parquet", durable=True) as beside:  # for the recovery of this run
             pq.write_table(pa.Table.from_pylist(some, schema=ITEMS), beside)
 
 

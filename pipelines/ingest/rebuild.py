@@ -17,8 +17,9 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.ingest.counts import disagreeing
+from pipelines.ingest.deletion import delete_pictures, flush
 from pipelines.ingest.ledger import Ledger, joined
-from pipelines.ingest.near_duplicates import PICTURES
+from pipelines.ingest.near_duplicates import PICTURES, contents_of
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.refused import FILE as REFUSED
 from pipelines.ingest.sink import recover
@@ -27,7 +28,7 @@ _SETTING = "ingest.max_pruned_fraction"
 _COMPARED = ["document_key", "scope", "images", "chunks"]
 
 
-def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float) -> Ledger:
+def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float, patience_s: float = 0.0) -> Ledger:
     """Make the next generation in an `index` that is opened for building, or take up the half-made one.
 
     Returns the ledger of the generation that is read. Only for the holder of the write lock. Raises
@@ -35,7 +36,7 @@ def begin(index: Index, scopes: Iterable[str], max_lost_fraction: float) -> Ledg
     """
     live = Manifest.load(index.directory)
     with index.reopened(writable=True) as opened:
-        known = recover(opened)
+        known = recover(opened, patience_s)
     require_all_sources(known, scopes, max_lost_fraction)
     if not is_begun(index, live):
         index.abandon()
@@ -63,23 +64,23 @@ def require_all_sources(known: Ledger, scopes: Iterable[str], max_lost_fraction:
         )
 
 
-def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float) -> int:
+def swap(index: Index, live: Ledger, built: Ledger, max_lost_fraction: float, patience_s: float = 0.0) -> int:
     """Make what was built the generation that is read, once it is proved whole.
 
     Returns the number of documents that are no more. Only for the holder of the write lock. Raises
     MmragError, with nothing swapped, where a store does not hold what the ledger says (it is begun anew then)
-    and where too many documents that were found would not be found any more.
+    and where too many documents that were found would not be found any more; StoreUnavailable where a store
+    does not answer for `patience_s`, which the same command takes up.
     """
-    _require_counts(index, built)
+    _require_counts(index, built, patience_s)
     gone = _require_few_lost(live, built, max_lost_fraction)
     index.publish()
     return gone
 
 
-def _require_counts(index: Index, built: Ledger) -> None:
-    for store in index.stores.values():
-        store().flush()
-    if wrong := disagreeing(index, built):
+def _require_counts(index: Index, built: Ledger, patience_s: float) -> None:
+    flush(index, patience_s)
+    if wrong := disagreeing(index, built, patience_s):
         index.abandon()
         raise MmragError(
             f"the rebuilt stores do not hold what the ledger says ({'; '.join(wrong)}), and nothing was "
@@ -131,9 +132,13 @@ def _holds(row: dict[str, Any] | None) -> bool:
 
 
 def drop_replaced(index: Index) -> None:
-    """Delete the generation before, kept for readers that had it open. Only for the write lock's holder."""
+    """Delete the generation before, kept for readers that had it open, and the pictures that no other has.
+    Only for the write lock's holder."""
     manifest = Manifest.load(index.directory)
     if manifest.replaces is not None:
+        contents = contents_of(home_of(index.directory, manifest.replaces))
+        with index.reopened() as live:
+            delete_pictures(live, contents)
         drop_generation(index, manifest.replaces)
         replace(manifest, replaces=None).save(index.directory)
 

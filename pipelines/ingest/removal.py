@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.index import Index
-from pipelines.ingest.sink import delete_from_stores, recover
+from pipelines.ingest.deletion import delete_from_stores
+from pipelines.ingest.sink import recover
 
 
 def delete_documents(index: Index, ids: Sequence[str], tenant: str | None = None) -> tuple[int, list[str]]:

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import shutil
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -30,40 +26,30 @@ from pipelines.core.errors import PartsRefused
 from pipelines.core.files import replaced
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
-from pipelines.core.manifest import NEXT, Manifest
-from pipelines.core.previews import preview_path
-from pipelines.core.readings import reading_path
 from pipelines.core.types import Part, store_key
+from pipelines.ingest import acknowledged, near_duplicates
 from pipelines.ingest import ledger as ledgers
-from pipelines.ingest import near_duplicates
-from pipelines.ingest.captions import caption_path
-from pipelines.ingest.ledger import Ledger, buckets_of
+from pipelines.ingest.deletion import delete_from_stores, delete_replaced, delete_stale, flush
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
 from pipelines.ingest.patience import patiently
-from pipelines.ingest.rows import DOCUMENT, SCHEMA, refuse, row_part, table
+from pipelines.ingest.rows import DOCUMENT, refuse, row_part, table
 from pipelines.ingest.run import Run, unfinished_runs
 from pipelines.ingest.sources import UNAVAILABLE, Rejected
 
-_ACK_COLUMNS = (
-    "document_key", "key", "kind", "id", "document_id", "tenant", "source", "content", "perceptual", "scope",
-    "inputs", "stamp", "digest", "num_parts", "stage", "reason", "encoded", "parse_s", "load_s", "encode_s",
-)  # fmt: skip
-_ACKS = pa.schema([*(SCHEMA.field(name) for name in _ACK_COLUMNS), ("write_s", pa.float64())])
 _FROM_DOCUMENT = ("document_key", "document_id", "tenant", "source", "scope", "inputs", "stamp", "digest")
 _PLANNED = ["document_id", "tenant", "address", "scope", "inputs"]
-_DELETE_BATCH = 200
-_ACKS_AT_ONCE = 50_000
-"""A run's end takes memory by this, its ledger rows and the hashes of its pictures."""
 
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
 
 
-def recover(index: Index) -> Ledger:
-    """The ledger, with what runs that were cut short had finished. Only for the holder of the write lock."""
+def recover(index: Index, patience_s: float = 0.0) -> Ledger:
+    """The ledger, with what runs that were cut short had finished. Only for the holder of the write lock.
+    Raises StoreUnavailable where there were some and a store does not answer for `patience_s`."""
     ledger = Ledger.load(index.home).fitted()
     for dead in unfinished_runs(index.home):
-        ledger, _ = finish(index, dead, ledger)
+        ledger, _ = finish(index, dead, ledger, patience_s=patience_s)
     shutil.rmtree(index.home / "runs", ignore_errors=True)  # runs that had hardly begun, or nearly ended
     return ledger
 
@@ -81,31 +67,32 @@ def write_rows(
     good = rows.filter(pc.is_null(rows["reason"]))
 
     def write() -> Mapping[str, str]:
-        run.require_open()
-        return _upsert(good, index, record)
+        return _upsert(good, index, run, record)
 
     rows = _with_refusals(rows, patiently(write, patience_s))
-    acks = rows.select(_ACK_COLUMNS)
-    share = (time.perf_counter() - start) / max(1, len(rows))
-    acks = acks.append_column("write_s", pa.array(np.full(len(rows), share)))
-    with replaced(run.acks / f"{len(rows)}-{uuid.uuid4().hex}.parquet") as beside:
-        pq.write_table(acks, beside)
+    acknowledged.acknowledge(rows, run, (time.perf_counter() - start) / max(1, len(rows)))
     count_rows(rows, record)
     return len(rows)
 
 
-def _upsert(rows: pa.Table, index: Index, record: Record) -> Mapping[str, str]:
-    """Write the rows. Returns why chunks were refused for good, by key: those are in no store, or there as an
-    earlier version, which is stale."""
+def _upsert(rows: pa.Table, index: Index, run: Run, record: Record) -> Mapping[str, str]:
+    """Write the rows, to each store only while the run goes on.
+
+    Returns why chunks were refused for good, by key: those are in no store, or there as an earlier version,
+    which is stale.
+    """
     pictures, picture_vectors = _records(rows, "image")
     chunks, chunk_vectors = _records(rows, "chunk")
     refused: Mapping[str, str] = {}
+    run.require_open()
     if pictures:
         with timed(record, UPSERT_SECONDS, store="visual"):
             index.visual().upsert(pictures, picture_vectors)
     if chunks:
+        run.require_open()
         with timed(record, UPSERT_SECONDS, store="lexical"):
             refused = _upsert_lexical(chunks, index)
+        run.require_open()
         kept = [n for n, chunk in enumerate(chunks) if chunk.key not in refused]
         with timed(record, UPSERT_SECONDS, store="text"):
             index.text().upsert([chunks[n] for n in kept], chunk_vectors[kept])
@@ -169,10 +156,10 @@ def finish(
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
     if run.acknowledged():
-        patiently(lambda: _flush(index), patience_s)
-    for acks in _shares(run):
+        flush(index, patience_s)
+    for acks in acknowledged.shares(run):
         documents = _documents(acks, run)
-        patiently(partial(_delete_stale, index, acks, known, documents), patience_s)
+        delete_stale(index, acks, known, documents, patience_s)
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
         letters += [tuple(row.values()) for row in bad.to_pylist()]
         keys.append(pc.unique(acks["document_key"]))
@@ -182,45 +169,16 @@ def finish(
     if letters:
         _write_dead_letters(index.directory / "rejected", run, letters)
     known = known.unfinished(pruned)
-    patiently(lambda: delete_from_stores(index, pruned), patience_s)
+    delete_from_stores(index, pruned, patience_s)
     rows = pa.concat_tables(done)
     unfinished = _unfinished(run, known, rows["document_key"])
     updated = known.changed(pa.concat_tables([rows, unfinished]), pruned, seen)
     if pictures:
         redone, now = pa.chunked_array(keys, pa.string()), pa.concat_tables(pictures)
-        patiently(partial(_delete_replaced, index, redone, now), patience_s)
+        delete_replaced(index, redone, now, patience_s)
         near_duplicates.remember(run.root, now, rows["document_key"], updated)
     run.end()  # until then all of this is done again
     return updated, _summary(rows, did, len(unfinished), len(letters))
-
-
-def _shares(run: Run) -> Iterator[pa.Table]:
-    """All acknowledgements, those of a document together, some `_ACKS_AT_ONCE` at a time."""
-    acks = pads.dataset(run.acks, schema=_ACKS, format="parquet")
-    count = min(-(-run.acknowledged() // _ACKS_AT_ONCE), ledgers.BUCKETS[-1])
-    if count == 1:
-        yield _distinct(acks.to_table())
-    if count < 2:
-        return
-    folder = run.directory / "shares"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut short here
-    folder.mkdir()
-    files = [folder / f"{number}.parquet" for number in range(count)]
-    with ExitStack() as stack:
-        writers = [stack.enter_context(pq.ParquetWriter(file, _ACKS)) for file in files]
-        for batch in acks.to_batches():
-            share = buckets_of(batch["document_key"].to_pylist(), count)
-            for number, writer in enumerate(writers):
-                writer.write_batch(batch.filter(pa.array(share == number)))
-    for file in files:
-        yield _distinct(pq.read_table(file))
-
-
-def _distinct(acks: pa.Table) -> pa.Table:
-    """One acknowledgement a row: a write that was tried again is acknowledged twice."""
-    numbered = acks.append_column("n", pa.array(np.arange(len(acks))))
-    first = numbered.group_by(["document_key", "key", "kind"]).aggregate([("n", "min")])["n_min"]
-    return acks.take(first.combine_chunks().sort())
 
 
 def _documents(acks: pa.Table, run: Run) -> pa.Table:
@@ -267,21 +225,19 @@ def _unfinished(run: Run, known: Ledger, done: pa.ChunkedArray) -> pa.Table:
 
 
 def _planned(run: Run, done: pa.ChunkedArray) -> Iterator[pa.Table]:
-    """The planned items of other documents, with the keys of these, of some `_ACKS_AT_ONCE` at a time."""
-    if not run.items.is_dir():
-        return
-    waiting: list[pa.RecordBatch] = []
-    for batch in pads.dataset(run.items, schema=ITEMS, format="parquet").to_batches(columns=_PLANNED):
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= _ACKS_AT_ONCE:
+    """The planned items of other documents, with the keys of these, of some `AT_ONCE` at a time."""
+    waiting: list[pa.Table] = []
+    for items in acknowledged.undamaged(run.items, ITEMS, _PLANNED):
+        waiting.append(items)
+        if sum(map(len, waiting)) >= acknowledged.AT_ONCE:
             yield _left(waiting, done)
             waiting = []
     if waiting:
         yield _left(waiting, done)
 
 
-def _left(batches: Sequence[pa.RecordBatch], done: pa.ChunkedArray) -> pa.Table:
-    items = pa.Table.from_batches(batches)
+def _left(planned: Sequence[pa.Table], done: pa.ChunkedArray) -> pa.Table:
+    items = pa.concat_tables(planned)
     named = zip(items["tenant"].to_pylist(), items["document_id"].to_pylist(), strict=True)
     keys = pa.array([store_key(tenant, document_id) for tenant, document_id in named], pa.string())
     return items.append_column("document_key", keys).filter(pc.invert(pc.is_in(keys, done)))
@@ -305,61 +261,10 @@ def _unfinished_rows(items: pa.Table, run: Run, known: Ledger) -> pa.Table:
     return rows.select(ledgers.SCHEMA.names).cast(ledgers.SCHEMA)
 
 
-def _flush(index: Index) -> None:
-    for store in (index.visual(), index.text(), index.lexical()):
-        store.flush()
-
-
-def _delete_stale(index: Index, acks: pa.Table, known: Ledger, documents: pa.Table) -> None:
-    """Delete what earlier versions of these documents left behind."""
-    keys = documents["document_key"].to_pylist()
-    document_keys = known.rows_of(keys, ["document_key"])["document_key"].to_pylist()
-    good = acks.filter(pc.and_(pc.is_null(acks["reason"]), pc.not_equal(acks["kind"], DOCUMENT)))
-    for start in range(0, len(document_keys), _DELETE_BATCH):
-        batch = document_keys[start : start + _DELETE_BATCH]
-        keep = good.filter(pc.is_in(good["document_key"], pa.array(batch)))["key"].to_pylist()
-        for store in (index.visual(), index.text(), index.lexical()):
-            store.delete_documents(batch, keep=keep)
-    if document_keys:
-        index.lexical().commit()
-
-
-def _delete_replaced(index: Index, document_keys: pa.ChunkedArray, now: pa.Table) -> None:
-    """Delete the files of pictures that these documents had and that are not among those which they have now,
-    unless another part has them."""
-    if contents := near_duplicates.contents_of(index.home, document_keys, but=now):
-        index.visual().flush()
-        _delete_pictures(index, contents)
-
-
-def delete_from_stores(index: Index, document_keys: Sequence[str]) -> None:
-    """Delete documents from every store, and the files of pictures that no other document holds.
-
-    In the ledger they are to be unfinished before this, and dropped only after it.
-    """
-    for start in range(0, len(document_keys), _DELETE_BATCH):
-        for store in (index.visual(), index.text(), index.lexical()):
-            store.delete_documents(document_keys[start : start + _DELETE_BATCH])
-    if document_keys:
-        _flush(index)
-        keys = pa.chunked_array([document_keys], pa.string())
-        _delete_pictures(index, near_duplicates.contents_of(index.home, keys))
-
-
-def _delete_pictures(index: Index, contents: Sequence[str]) -> None:
-    """Delete what is kept of pictures that are no more; nothing while a rebuild shares it."""
-    if Manifest.find(index.directory, NEXT) is not None:
-        return
-    for content in set(contents) - index.visual().contents(contents):
-        preview_path(index.previews, content).unlink(missing_ok=True)
-        reading_path(index.readings, content).unlink(missing_ok=True)
-        caption_path(index.captions, content).unlink(missing_ok=True)
-
-
 def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:
     folder.mkdir(exist_ok=True)
     columns = [pa.array(column, pa.string()) for column in zip(*letters, strict=True)]
-    with replaced(folder / f"{run.name}.parquet") as beside:
+    with replaced(folder / f"{run.name}.parquet", durable=True) as beside:
         pq.write_table(pa.table(columns, schema=DEAD_LETTERS), beside)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadImage, BadPart, StoreError
+from pipelines.core.files import disk_errors
 from pipelines.core.job_metrics import Record, unrecorded
 from pipelines.core.lazy import Lazy
-from pipelines.core.previews import preview_path, save_preview
+from pipelines.core.previews import has_preview, save_preview
 from pipelines.core.readings import Reading, format_reading, parse_reading, save_reading
 from pipelines.core.stores.records import check_parts
 from pipelines.core.types import Document, Part, part_id, store_key
 from pipelines.ingest import perceptual_hash
 from pipelines.ingest.chunk import ChunkConfig, chunks
 from pipelines.ingest.hashing import document_digest, document_stamp, hash_file, stamp_file
+from pipelines.ingest.in_hand import KILLS, InHand
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.metrics import ENCODE_SECONDS
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
@@ -49,6 +51,7 @@ from pipelines.ingest.sources import (
 from pipelines.ingest.tally import Count, uncounted
 
 Array = NDArray[Any]
+_NOTHING_NOTED = InHand()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class ParseItems:
     """Items -> a row for each part and one for the document (its files, its digest, its part count).
 
     Where there is one, `caption` adds to documents what a model says of their pictures, many at once, and
-    `read_pictures` the text in them.
+    `read_pictures` the text in them. An item that its readers die of (`in_hand`) is refused.
     """
 
     def __init__(
@@ -75,27 +78,36 @@ class ParseItems:
         read_pictures: Callable[[Parsed], Parsed] | None = None,
         caption: Callable[[Sequence[Parsed]], list[Parsed]] | None = None,
         count: Count = uncounted,
+        in_hand: InHand = _NOTHING_NOTED,
     ) -> None:
         self._sources, self._chunking = sources, chunking
         self._read_pictures, self._caption, self._count = read_pictures, caption, count
+        self._in_hand = in_hand
 
-    def __call__(self, items: pa.Table) -> pa.Table:
+    def __call__(self, batch: pa.Table) -> pa.Table:
         start = time.perf_counter()
         rows: list[Row] = []
-        read = [self._read(fields.pop("place"), Item(**fields)) for fields in items.to_pylist()]
+        placed = [(fields.pop("place"), Item(**fields)) for fields in batch.to_pylist()]
+        killers = self._in_hand.killers(_name(item) for _, item in placed)
+        read = [self._read(place, item, killers) for place, item in placed]
+        self._in_hand("")
         parsed = [one.parsed for one in read]
         for one, captioned in zip(read, self._caption(parsed) if self._caption else parsed, strict=True):
+            self._in_hand(_name(one.item))
             whole = self._read_pictures(captioned) if self._read_pictures else captioned
             rows += self._rows(one, _picture_by_picture(whole, len(one.parsed.document.passages)))
             self._count("document")
+        self._in_hand("")
         share = (time.perf_counter() - start) / max(1, len(rows))
         return table(row | {"parse_s": share} for row in rows)
 
-    def _read(self, place: int, item: Item) -> _Read:
+    def _read(self, place: int, item: Item, killers: Collection[str]) -> _Read:
+        self._in_hand(_name(item))
         # Before anything is read: what changes later differs from its stamp and hash.
         largest = self._sources.largest_bytes
         before = {address: (stamp_file(address), hash_file(address, largest)) for address in item.inputs}
         try:
+            _require_harmless(_name(item), killers)
             return _Read(place, item, before, parse(item, self._sources))
         except BadPart as exc:
             empty = Document(id=item.document_id, source=item.address, tenant=item.tenant)
@@ -138,6 +150,17 @@ class ParseItems:
             "stamp": stamp,
             "digest": digest,
         }
+
+
+def _name(item: Item) -> str:
+    """As the items of a run are told apart."""
+    tenant = f" of {item.tenant}" if item.tenant else ""
+    return f"{item.document_id}{tenant} ({item.address})"
+
+
+def _require_harmless(name: str, killers: Collection[str]) -> None:
+    if name in killers:
+        raise BadPart(f"{name}: {KILLS} processes died over it; is it damaged, or too large for the memory?")
 
 
 def _picture_by_picture(parsed: Parsed, own: int) -> Parsed:
@@ -204,7 +227,8 @@ class LoadPictures:
     """Image rows -> content hash, preview, perceptual hash, and pixels at every scale.
 
     Instead of pixels the vector, if it is cached; `signs` caches the perceptual hashes. Under `readings` is
-    kept by content what is known to stand in a picture.
+    kept by content what is known to stand in a picture. One that its readers die of (`in_hand`) is refused.
+    Raises MmragError where the disk takes no preview.
     """
 
     def __init__(
@@ -215,22 +239,30 @@ class LoadPictures:
         previews: Path,
         readings: Path,
         max_bytes: int,
+        in_hand: InHand = _NOTHING_NOTED,
     ) -> None:
         self._scales, self._cache, self._signs = scales, cache, signs
         self._previews, self._readings, self._max_bytes = previews, readings, max_bytes
+        self._in_hand = in_hand
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         new: dict[str, Array] = {}
-        rows = [self._load(row, new) if _is_open(row, "image") else row for row in batch.to_pylist()]
+        rows = batch.to_pylist()
+        killers = self._in_hand.killers(row["address"] for row in rows if _is_open(row, "image"))
+        rows = [self._load(row, new, killers) if _is_open(row, "image") else row for row in rows]
+        self._in_hand("")
         self._signs.put(new)
         return table(rows)
 
-    def _load(self, row: Row, new: dict[str, Array]) -> Row:
+    def _load(self, row: Row, new: dict[str, Array], killers: Collection[str]) -> Row:
         start = time.perf_counter()
+        self._in_hand(row["address"])
         try:
-            loaded = self._read(row, new)
-            if row["reading"]:
-                save_reading(self._readings, loaded["content"], parse_reading(row["reading"]))
+            _require_harmless(row["address"], killers)
+            with disk_errors(self._previews):
+                loaded = self._read(row, new)
+                if row["reading"]:
+                    save_reading(self._readings, loaded["content"], parse_reading(row["reading"]))
         except BadImage as exc:
             loaded = refuse(row, "decode", f"{row['address']}: {exc}")
         except BadPart as exc:
@@ -243,7 +275,7 @@ class LoadPictures:
         content = hashlib.sha256(data).hexdigest()
         vector, signs = (cache.get([content]).get(content) for cache in (self._cache, self._signs))
         known = row | {"content": content} | ({} if vector is None else {"vector": vector.tobytes()})
-        if vector is not None and signs is not None and preview_path(self._previews, content).exists():
+        if vector is not None and signs is not None and has_preview(self._previews, content):
             return known | {"perceptual": perceptual_hash.packed(signs)}
         picture = images.decode(data)
         save_preview(self._previews, content, picture)

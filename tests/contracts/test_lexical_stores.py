@@ -15,7 +15,7 @@ from servers import free_port, python
 from shelf import part
 from store_contract import LexicalStoreContract
 
-from pipelines.core.errors import IndexLocked, OtherIndex, StoreError
+from pipelines.core.errors import OtherIndex, StoreError, StoreLocked
 from pipelines.core.stores.config import ElasticConfig
 from pipelines.core.stores.elastic import ElasticStore
 from pipelines.core.stores.tantivy import TantivyStore
@@ -55,12 +55,23 @@ class TestTantivy(LexicalStoreContract):
         first = TantivyStore.open(tmp_path / "x", writable=True)
         first.upsert([part("a")])
         second = TantivyStore.open(tmp_path / "x", writable=True)
-        with pytest.raises(IndexLocked, match="another process is writing"):
+        with pytest.raises(StoreLocked, match="another process is writing"):
             second.upsert([part("b")])
         first.close()
         second.upsert([part("b")])
         assert second.count() == 2
         second.close()
+
+    @pytest.mark.parametrize("written", ["commit", "flush", "count"])
+    def test_what_was_written_leaves_the_lock_to_others(self, tmp_path: Path, written: str) -> None:
+        with (
+            TantivyStore.open(tmp_path / "x", writable=True) as first,
+            TantivyStore.open(tmp_path / "x", writable=True) as second,
+        ):
+            for name, store in (("a", first), ("b", second), ("c", first)):
+                store.upsert([part(name)])
+                getattr(store, written)()
+            assert self.ids(first) == {"a#txt-0", "b#txt-0", "c#txt-0"}
 
     def test_a_killed_writer_loses_nothing_that_was_flushed(self, tmp_path: Path) -> None:
         code = (

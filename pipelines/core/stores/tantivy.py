@@ -17,7 +17,7 @@ from typing import Final, Self
 import tantivy
 from tantivy import Occur, Query
 
-from pipelines.core.errors import IndexLocked, StoreError
+from pipelines.core.errors import StoreError, StoreLocked
 from pipelines.core.filters import Filter
 from pipelines.core.stores import facets
 from pipelines.core.stores.records import check_parts, dump, from_row, last_of_each, to_row
@@ -42,8 +42,8 @@ class TantivyStore:
     def open(cls, path: Path, *, writable: bool) -> Self:
         """Open the index in `path`; with `writable`, create it if there is none.
 
-        The writer's lock is taken by the first write, which raises IndexLocked if another process
-        has it, and given back by `close`.
+        The writer's lock is taken by the first write, which raises StoreLocked if another process
+        has it, and given back by the next `commit`.
         """
         with _translated(path):
             if not path.is_dir() or not tantivy.Index.exists(str(path)):
@@ -124,17 +124,18 @@ class TantivyStore:
         self.commit()
 
     def commit(self) -> None:
-        if self._writer is not None and self._dirty:
-            with _translated(self._path):
+        """Gives the writer's lock back, too: of a job the driver writes, then a worker, and then it again."""
+        if self._writer is None:
+            return
+        with _translated(self._path):
+            if self._dirty:
                 self._writer.commit()
-            self._dirty = False
+                self._dirty = False
+            writer, self._writer = self._writer, None
+            writer.wait_merging_threads()
 
     def close(self) -> None:
-        self.flush()
-        if self._writer is not None:
-            with _translated(self._path):
-                self._writer.wait_merging_threads()
-            self._writer = None
+        self.commit()
 
     def __enter__(self) -> Self:
         return self
@@ -212,7 +213,7 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except (ValueError, OSError) as exc:  # tantivy raises ValueError for everything
         if "LockBusy" in str(exc):
-            raise IndexLocked(
+            raise StoreLocked(
                 f"{path}: another process is writing this index; wait for it to finish, or stop it"
             ) from exc
         raise StoreError(f"{path}: the lexical index failed: {exc}") from exc

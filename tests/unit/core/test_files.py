@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
+from fakes import files_of_at_most
 
-from pipelines.core.files import replace_file, replaced
+from pipelines.core.errors import MmragError
+from pipelines.core.files import disk_errors, replace_file, replaced
 
 
 def names(folder: Path) -> list[str]:
@@ -51,3 +54,32 @@ def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> Non
             other.write_bytes(b"same")
     assert (tmp_path / "a").read_bytes() == b"same"
     assert names(tmp_path) == ["a"]
+
+
+def test_a_disk_without_room_is_told_by_the_file_and_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    replace_file(path, b"old")
+    wanted = rf"^{path}: File too large; make room there, and run the same command again$"
+    with pytest.raises(MmragError, match=wanted), files_of_at_most(1000), disk_errors(tmp_path):
+        replace_file(path, b"new" * 1000)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device; make room there"),
+        (errno.EROFS, "Read-only file system; let this user write there"),
+        (errno.EACCES, "Permission denied; let this user write there"),
+        (errno.EIO, "Input/output error; look after the disk"),
+    ],
+)
+def test_what_a_disk_refuses_is_told_by_its_place_where_no_file_is_named(number: int, advice: str) -> None:
+    with pytest.raises(MmragError, match=f"^/kb: {advice}, and run"), disk_errors(Path("/kb")):
+        raise OSError(number, "as the C library says it")
+
+
+def test_what_is_no_fault_of_a_disk_stays_as_it_is() -> None:
+    with pytest.raises(FileNotFoundError), disk_errors(Path("/kb")):
+        raise FileNotFoundError(errno.ENOENT, "none")

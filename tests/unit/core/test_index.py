@@ -8,10 +8,10 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from fakes import ColourModel, WordEmbedder, memory_index, picture
+from fakes import ColourModel, WordEmbedder, files_of_at_most, memory_index, picture
 
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import IndexLocked, SpaceMismatch, StoreError, UsageError
+from pipelines.core.errors import IndexLocked, MmragError, SpaceMismatch, StoreError, UsageError
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest
 from pipelines.core.readings import Reading, save_reading
@@ -152,6 +152,15 @@ def test_the_lock_ends_with_its_block_also_after_an_error(tmp_path: Path) -> Non
         raise RuntimeError
     with index.write_lock(), pytest.raises(IndexLocked), Index(tmp_path, IndexConfig()).write_lock():
         pass
+
+
+def test_a_full_disk_is_told_while_the_lock_is_held(tmp_path: Path) -> None:
+    index = memory_index(tmp_path)
+    types = {f"field {n}": "text" for n in range(200)}
+    full = pytest.raises(MmragError, match=r"index\.json: File too large; make room there")
+    with full, index.write_lock(), files_of_at_most(1000):
+        index.with_metadata_types(types)
+    assert index.manifest().metadata_types == {}
 
 
 def test_a_file_is_no_index_directory(tmp_path: Path) -> None:

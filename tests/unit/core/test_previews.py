@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fakes import photograph, picture, png
 
@@ -12,6 +14,7 @@ from pipelines.core.previews import (
     annotated_pictures,
     check_preview,
     preview_path,
+    read_preview,
     save_preview,
 )
 
@@ -63,3 +66,19 @@ def test_what_ingest_writes_passes_for_a_preview(tmp_path) -> None:
 def test_what_ingest_never_writes_is_no_preview(data: bytes, complaint: str) -> None:
     with pytest.raises(BadImage, match=complaint):
         check_preview(data)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"\0" * 900, "half"])
+def test_a_damaged_preview_is_none_and_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | str
+) -> None:
+    shown = images.decode(png(photograph(1, 120)))
+    save_preview(tmp_path, CONTENT, shown)
+    path = preview_path(tmp_path, CONTENT)
+    whole = path.read_bytes()
+    path.write_bytes(damage if isinstance(damage, bytes) else whole[: len(whole) // 2])
+    assert read_preview(tmp_path, CONTENT) is None
+    assert f"{path} is damaged" in caplog.text
+    save_preview(tmp_path, CONTENT, shown)
+    assert path.read_bytes() == whole
+    assert read_preview(tmp_path, CONTENT) is not None

@@ -16,7 +16,7 @@ from fakes import picture, take_away
 from pydantic import SecretStr
 
 from pipelines.core import images
-from pipelines.core.errors import ModelUnavailable, StoreError, UsageError
+from pipelines.core.errors import ModelUnavailable, UsageError
 from pipelines.core.types import Document, Part, Passage
 from pipelines.ingest import captions
 from pipelines.ingest.captions import CaptionPictures
@@ -146,12 +146,17 @@ def test_where_the_model_is_served_is_no_other_fingerprint(gallery: Gallery) -> 
     assert captions.fingerprint(None) == {}
 
 
-def test_a_damaged_caption_is_named(gallery: Gallery) -> None:
-    gallery.captioned(picture("red"))
+@pytest.mark.parametrize("damage", [b"", b"[]", b"\0" * 80])
+def test_the_picture_of_a_damaged_caption_is_asked_about_again(
+    gallery: Gallery, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    first = gallery.captioned(picture("red"))
     [kept] = (gallery.root / "captions").rglob("*.json")
-    kept.write_text("[]")
-    with pytest.raises(StoreError, match=rf"{kept} is damaged .*asked about again"):
-        gallery.captioned(picture("red"))
+    whole = kept.read_bytes()
+    kept.write_bytes(damage)
+    assert gallery.captioned(picture("red")) == first
+    assert kept.read_bytes() == whole
+    assert f"{kept} is damaged" in caplog.text
 
 
 # Failures.

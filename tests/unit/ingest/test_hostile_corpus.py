@@ -65,7 +65,8 @@ class Job:
     def encoded(self, rows: pa.Table) -> pa.Table:
         index = self.index
         images, signs, texts = (index.cache(name) for name in ("images", "signs", "texts"))
-        said = (json.loads(row["metadata"]) for row in rows.to_pylist() if row["kind"] == DOCUMENT)
+        documents = [row for row in rows.to_pylist() if row["kind"] == DOCUMENT]
+        said = ((row["place"], json.loads(row["metadata"])) for row in documents)
         self.types = metadata.extend(self.types, said)
         max_bytes = CONFIG.sources.max_file_bytes
         load = LoadPictures(index.encoder().scales, images, signs, index.previews, index.readings, max_bytes)

@@ -64,6 +64,19 @@ def test_it_ends_with_the_store_s_own_words(clock: Clock) -> None:
     assert 55 <= clock.now <= 60
 
 
+def test_what_answered_for_long_before_is_no_outage(clock: Clock) -> None:
+    failures = [StoreUnavailable("gone")]
+
+    def call() -> str:
+        clock.now += 1000
+        if failures:
+            raise failures.pop()
+        return "written"
+
+    assert patiently(call, 60) == "written"
+    assert clock.waits == [0.5]
+
+
 def test_without_patience_nothing_is_asked_twice(clock: Clock) -> None:
     store = Store(clock, 1)
     with pytest.raises(StoreUnavailable):

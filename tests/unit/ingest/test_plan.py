@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fakes import files_of_at_most
 
 from pipelines.core.errors import MmragError
 from pipelines.core.types import store_key
@@ -256,6 +259,17 @@ def pickled(compare: Callable[[int], Plan], buckets: Iterable[int]) -> Iterator[
         plan = pickle.loads(sent)(bucket)
         assert plan == pickle.loads(sent)(bucket)
         yield plan
+
+
+@pytest.mark.parametrize("size", [100, 6000])
+def test_where_a_full_disk_takes_no_more_of_a_long_listing_is_told(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a dry run writes
+    listing = Listing(iter(rows(*range(100))), {})
+    with files_of_at_most(size), pytest.raises(MmragError) as told:
+        make_plan(listing, ledger_of(), "f1")
+    assert re.match(rf"{tmp_path}/\.listed-\w+.*: File too large; make room there", str(told.value))
 
 
 @pytest.mark.parametrize("known", [0, 5, 35, 70])

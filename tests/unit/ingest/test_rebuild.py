@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from fakes import ShelvedIndex, chunk_part, image_part, shelved_index
 
-from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.errors import MmragError, StoreUnavailable, UsageError
 from pipelines.core.manifest import Manifest
+from pipelines.core.previews import write_preview
 from pipelines.core.types import Part, store_key
+from pipelines.ingest import patience
 from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import make_plan
@@ -30,9 +33,14 @@ NEXT = {"visual_knowledge_g1", "text_knowledge_g1", "lexical_g1"}
 OTHER_SCALES = (2, 4, 8)
 
 
+def held(document: str) -> str:
+    """The content hash of a document's picture."""
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
 def rows_of(document: str, text: str, dim: int, *, bad: bool = False) -> list[dict[str, Any]]:
     """A picture, a chunk and the document's own row."""
-    image, chunk = image_part(document), chunk_part(document, text)
+    image, chunk = image_part(document, content=held(document)), chunk_part(document, text)
     rows = [
         part_row(part, vector=np.eye(1, size, dtype=np.float32).tobytes(), encoded=True)
         for part, size in ((image, dim), (chunk, 64))
@@ -138,6 +146,55 @@ def test_the_generation_before_is_kept_until_the_next_run(kb: Path) -> None:
     assert texts(kb) == {"a": "a", "b": "b", "c": "c"}
 
 
+# What is kept of pictures.
+
+
+def previews(directory: Path) -> set[str]:
+    return {path.stem for path in (directory / "previews").glob("*/*")}
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Path:
+    """A live index of three documents whose pictures have previews."""
+    with shelved_index(tmp_path / "shown", writable=True) as index, index.write_lock():
+        index.create()
+        for document in "abc":
+            write_preview(index.previews, held(document), b"a JPEG")
+        ingest(index, {"a": "old a", "b": "old b", "c": "old c"})
+    return tmp_path / "shown"
+
+
+def test_pictures_that_only_the_generation_before_had_go_with_it(shown: Path) -> None:
+    rebuild(shown, {"a": "a", "b": "b"})
+    assert previews(shown) == {held("a"), held("b"), held("c")}  # for readers that have it open
+    with shelved_index(shown, writable=True) as index, index.write_lock():
+        drop_replaced(index)
+    assert previews(shown) == {held("a"), held("b")}
+
+
+@pytest.mark.parametrize("cut_after", [1, 2])
+def test_pictures_of_a_deleted_document_go_though_a_rebuild_was_cut_short_unless_it_has_them(
+    shown: Path, cut_after: int
+) -> None:
+    rebuild(shown, {"a": "a", "b": "b", "c": "c"}, cut_after=cut_after)
+    with shelved_index(shown, writable=True) as index:
+        delete_documents(index, ["b"])
+    assert previews(shown) == {held("a"), held("c")} | ({held("b")} if cut_after == 2 else set())
+    assert (shown / "next.json").exists()
+
+
+def test_while_the_next_generation_has_no_stores_no_picture_goes(shown: Path) -> None:
+    with shelved_index(shown, writable=True, building=True) as index, index.write_lock():
+        begin(index, ["/s"], 0.5)
+    with shelved_index(shown, writable=True) as index:
+        delete_documents(index, ["b"])
+    assert previews(shown) == {held("a"), held("b"), held("c")}
+    rebuild(shown, {"a": "a", "c": "c"})
+    with shelved_index(shown, writable=True) as index, index.write_lock():
+        drop_replaced(index)
+    assert previews(shown) == {held("a"), held("c")}
+
+
 def test_rebuilds_follow_one_another(kb: Path) -> None:
     for n in range(1, 4):
         rebuild(kb, {"a": f"a{n}", "b": f"b{n}"})
@@ -220,6 +277,29 @@ def test_counts_that_disagree_swap_nothing_and_begin_anew(kb: Path) -> None:
     assert texts(kb) == old
     rebuild(kb, {"a": "new a", "b": "new b"})
     assert texts(kb) == {"a": "new a", "b": "new b"}
+
+
+@pytest.mark.parametrize("method", ["flush", "count"])
+def test_a_store_that_starts_again_is_waited_for_by_a_swap(
+    kb: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    with shelved_index(kb, writable=True, building=True) as index, index.write_lock():
+        live = begin(index, ["/s"], 0.5)
+        built = ingest(index, {"a": "new a", "b": "new b", "c": "new c"})
+        store, failures = index.lexical(), [StoreUnavailable("gone")]
+        original = getattr(store, method)
+
+        def flaky() -> Any:
+            if failures:
+                raise failures.pop()
+            return original()
+
+        monkeypatch.setattr(store, method, flaky)
+        swap(index, live, built, 0.5, patience_s=60)
+    assert waits == [0.5]
+    assert texts(kb) == {"a": "new a", "b": "new b", "c": "new c"}
 
 
 @pytest.mark.parametrize("held", [{"a": "a"}, {}])

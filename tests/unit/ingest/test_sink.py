@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,26 @@ from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
-from pipelines.ingest import patience
+from pipelines.ingest import deletion, patience
 from pipelines.ingest.captions import caption_path
 from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.metrics import count_refused
 from pipelines.ingest.rows import DOCUMENT, refuse, table
 from pipelines.ingest.sink import finish, recover, write_rows
 from pipelines.ingest.sources import Item, Rejected
+
+
+class Clock:
+    """On which nobody waits."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 # Writing.
 
@@ -263,6 +277,36 @@ def test_a_document_whose_pruning_was_cut_short_comes_back_whole(index: Index, n
     assert ids(index.visual()) == ["a#img-0"]
     assert ids(index.text()) == ids(index.lexical()) == ["a#txt-0"]
     assert planned(index, item).unchanged == 1
+
+
+@pytest.mark.parametrize("how", ["pruned", "changed"])
+def test_healthy_deletes_are_no_outage_and_are_not_made_twice(
+    index: Index, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    documents = [f"d{n}" for n in range(6)]
+    ingest(index, *(rows_of(document, 2) for document in documents))
+    monkeypatch.setattr(deletion, "_BATCH", 1)
+    clock, store = Clock(), index.text()
+    monkeypatch.setattr(patience, "time", clock)
+    original, asked = store.delete_documents, Counter[str]()
+
+    def slow(document_keys: Sequence[str], keep: Sequence[str] = ()) -> None:
+        clock.now += 100
+        asked.update(document_keys)
+        if len(asked) in (4, 6) and asked[document_keys[0]] == 1:
+            raise StoreUnavailable("gone")
+        original(document_keys, keep=keep)
+
+    monkeypatch.setattr(store, "delete_documents", slow)
+    if how == "pruned":
+        keys = [store_key("", document) for document in documents]
+        finish(index, begun(index, name="run-2"), ledger(index), pruned=keys, patience_s=120)
+    else:
+        run = begun(index, *documents, name="run-2")
+        write_rows(table(row for document in documents for row in rows_of(document, 1)), index, run)
+        finish(index, run, ledger(index), patience_s=120)
+    assert sorted(asked.values()) == [1, 1, 1, 1, 2, 2]
+    assert index.text().count() == (0 if how == "pruned" else 6)
 
 
 def held(document: str, content: str) -> list[dict[str, Any]]:

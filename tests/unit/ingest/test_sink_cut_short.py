@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sink_runs import begun, entry, ids, ingest, ledger, letters, rows_of
 
 from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
+from pipelines.core.stores.tantivy import TantivyStore
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import patience
 from pipelines.ingest.plan import make_plan
@@ -73,6 +76,21 @@ def test_recovery_may_be_cut_short_and_repeated(index: Index) -> None:
     assert recover(index).totals()["documents"] == finish_once.totals()["documents"] == 2
 
 
+def test_after_a_recovery_that_deletes_another_process_can_write(index: Index, tmp_path: Path) -> None:
+    with TantivyStore.open(tmp_path / "x", writable=True) as ours:
+        index.lexical = lambda: ours  # type: ignore[method-assign]
+        ingest(index, rows_of("a", 3))
+        cut_short(index, ["a"], rows_of("a", 1, digest="d2"))
+        recover(index)
+        assert ours.count() == 1
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from pipelines.core.stores.tantivy import TantivyStore\n"
+            "with TantivyStore.open(Path(sys.argv[1]), writable=True) as store: store.delete(['none'])\n"
+        )
+        subprocess.run([sys.executable, "-c", code, tmp_path / "x"], check=True, timeout=60)
+
+
 def test_a_worker_that_outlived_its_run_writes_nothing(index: Index) -> None:
     orphaned = cut_short(index, ["a"], rows_of("a", 2)[:1])
     recover(index)
@@ -96,6 +114,23 @@ def test_a_worker_that_waits_for_a_store_looks_again_whether_its_run_has_ended(
     monkeypatch.setattr(patience.time, "sleep", meanwhile)
     with pytest.raises(MmragError, match="has ended"):
         write_rows(table(rows_of("a")), index, run, patience_s=60)
+    assert ids(index.text()) == []
+
+
+def test_a_worker_whose_run_ends_while_a_store_keeps_it_writes_to_no_other(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(index, "a")
+    store = index.lexical()
+    original = store.upsert
+
+    def slow(parts: Sequence[Part]) -> None:
+        original(parts)
+        recover(index)
+
+    monkeypatch.setattr(store, "upsert", slow)
+    with pytest.raises(MmragError, match="has ended"):
+        write_rows(table(rows_of("a")), index, run)
     assert ids(index.text()) == []
 
 
@@ -159,6 +194,49 @@ def test_an_unfinished_document_keeps_what_was_known_of_it_but_its_scope(index: 
         "chunks": 0,
         "rejected": 0,
     }
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 900, b"PAR1 cut short"])
+def test_a_damaged_acknowledgement_counts_as_none_and_its_documents_are_done_again(
+    index: Index, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    run = cut_short(index, ["a", "b"], rows_of("a"))
+    whole = set(run.acks.iterdir())
+    write_rows(table(rows_of("b")), index, run)
+    [lost] = set(run.acks.iterdir()) - whole
+    lost.write_bytes(damage)
+    recover(index)
+    assert (entry(index, "a")["status"], entry(index, "b")["status"]) == ("complete", "unfinished")
+    assert f"{lost} is damaged" in caplog.text
+    ingest(index, rows_of("b"), name="run-2")
+    assert ledger(index).totals()["status"] == {"complete": 2}
+
+
+def test_a_damaged_plan_does_not_stop_the_recovery(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    run = begun(index, "a")
+    [planned] = run.items.iterdir()
+    planned.write_bytes(b"")  # before a power cut, and so before any row was written
+    assert len(recover(index)) == 0
+    assert f"{planned} is damaged" in caplog.text
+
+
+def test_a_store_that_starts_again_is_waited_for_by_a_recovery(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(index, rows_of("a", 2))
+    cut_short(index, ["a"], rows_of("a", 1, digest="d2"))
+    opened: list[Any] = [DownStore, index.lexical]
+    waits: list[float] = []
+    monkeypatch.setattr(index, "lexical", lambda: opened[0]())
+
+    def meanwhile(seconds: float) -> None:
+        waits.append(seconds)
+        del opened[0]
+
+    monkeypatch.setattr(patience.time, "sleep", meanwhile)
+    recover(index, patience_s=60)
+    assert waits == [0.5]
+    assert ids(index.lexical()) == ["a#txt-0"]
 
 
 def test_half_an_acknowledgement_counts_as_none(index: Index) -> None:

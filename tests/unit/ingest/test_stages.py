@@ -14,17 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import ColourModel, Recorded, WordEmbedder, photograph, picture, png
+from fakes import ColourModel, Recorded, WordEmbedder, files_of_at_most, photograph, picture, png
 from PIL import Image
 
 from pipelines.core import images
 from pipelines.core.cache import VectorCache
 from pipelines.core.encoder import Encoder
+from pipelines.core.errors import MmragError
 from pipelines.core.previews import preview_path
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import perceptual_hash
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.hashing import document_digest
+from pipelines.ingest.in_hand import KILLS, InHand
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, part_row, row_part, table
 from pipelines.ingest.sources import Item, SourceConfig, list_items
@@ -239,6 +241,30 @@ def test_a_stage_leaves_rows_alone_that_an_earlier_one_refused(machine: Machine)
     refused = image_row("/gone.png", stage="metadata", reason="no")
     [row] = machine.encode(machine.load(table([refused]))).to_pylist()
     assert (row["stage"], row["reason"], row["vector"]) == ("metadata", "no", None)
+
+
+def test_a_picture_that_kills_its_readers_is_refused(machine: Machine) -> None:
+    for name in ("a.png", "b.png"):
+        (machine.folder / name).write_bytes(picture("blue"))
+    address = str(machine.folder / "a.png")
+    notes = machine.root / "notes"
+    notes.mkdir()
+    for number in range(KILLS):
+        (notes / f"host.{number}").write_text(address)
+    machine.load._in_hand = InHand(notes)
+    rows = by_id(machine.load(machine.parse()))
+    bad, good = rows["corpus/a.png#img-0"], rows["corpus/b.png#img-0"]
+    assert (bad["stage"], good["stage"]) == ("read", None)
+    assert bad["reason"].startswith(f"{address}: {KILLS} processes died over it")
+    assert len(list(notes.iterdir())) == KILLS
+
+
+def test_a_disk_that_takes_no_preview_is_told_by_the_preview(machine: Machine) -> None:
+    (machine.folder / "a.png").write_bytes(png(Image.effect_noise((800, 800), 100)))
+    rows = machine.parse()
+    wanted = r"previews/\w\w/\w+\.jpg: File too large; make room"
+    with pytest.raises(MmragError, match=wanted), files_of_at_most(50_000):
+        machine.load(rows)
 
 
 def test_a_picture_whose_vector_is_cached_is_not_decoded_but_gets_its_preview(machine: Machine) -> None:

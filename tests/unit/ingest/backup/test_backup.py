@@ -27,6 +27,7 @@ from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import make_plan
+from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.sources import Item, Listing, SourceConfig, list_items
 from pipelines.ingest.status import index_status
 
@@ -112,6 +113,17 @@ def test_previews_of_deleted_pictures_stay_behind_and_missing_ones_are_counted(
     second.write_bytes(b"\xff\xd8\xff cut short")
     moved = export_index(index, str(tmp_path / "export"))
     assert (moved.previews, moved.missing_previews) == (1, 2)
+
+
+def test_what_is_kept_of_pictures_goes_with_the_documents_of_an_imported_index(
+    index: Index, export: Path
+) -> None:
+    other = empty(index)
+    import_index(other, str(export))
+    everything = [row["document_id"] for row in rows(other)]
+    assert len(list(other.previews.glob("*/*"))) == 3
+    delete_documents(other, everything)
+    assert list(other.previews.glob("*/*")) == []
 
 
 def test_an_earlier_export_is_replaced(index: Index, export: Path) -> None:
