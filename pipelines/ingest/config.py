@@ -81,6 +81,7 @@ class IngestConfig(BaseModel):
         0.5,
         ge=0,
         le=1,
-        description="of a source's documents that --prune deletes in one run, if they are more than 100",
+        description="of a source's documents that one run deletes with --prune, or whose pictures it drops, "
+        "if they are more than 100; 1 also lets pictures go whose whole folder is missing",
     )
     max_rejected_fraction: float = Field(1.0, ge=0, le=1, description="above it the job fails")

@@ -167,7 +167,14 @@ def ingest(
                 index.expected_rows = plan.to_do
                 encode_s = _process(index, run, config, progress, threads_a_cpu)
         ledger, finished = finish(
-            index, run, ledger, plan.refused, pruned, config.store_patience_s, plan.seen
+            index,
+            run,
+            ledger,
+            plan.refused,
+            pruned,
+            config.store_patience_s,
+            plan.seen,
+            config.max_pruned_fraction,
         )
         compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
         differing = warn_of_disagreement(index, ledger, config.store_patience_s) if compared else []
@@ -180,8 +187,9 @@ def ingest(
         refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:
             raise MmragError(
-                f"{finished.unfinished} documents were not read and written whole: a file or a store did not "
-                "answer; run the same command again"
+                finished.kept
+                or f"{finished.unfinished} documents were not read and written whole: a file or a store did "
+                "not answer; run the same command again"
             )
         check_rejected(summary, config.max_rejected_fraction)
         if live is not None:

@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +35,7 @@ from pipelines.core.previews import preview_path
 from pipelines.core.readings import reading_path
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import ledger as ledgers
-from pipelines.ingest import near_duplicates
+from pipelines.ingest import lost, near_duplicates
 from pipelines.ingest.captions import caption_path
 from pipelines.ingest.ledger import Ledger, buckets_of
 from pipelines.ingest.listed import ITEMS
@@ -138,7 +138,7 @@ def _records(rows: pa.Table, kind: str) -> tuple[list[Part], NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a run did."""
+    """What a run did. `kept` tells what to do about documents that would have lost pictures by accident."""
 
     documents: int
     images: int
@@ -148,6 +148,7 @@ class Finished:
     encoded_images: int
     encoded_chunks: int
     stage_s: dict[str, float]
+    kept: str = ""
 
 
 def finish(
@@ -158,20 +159,23 @@ def finish(
     pruned: Sequence[str] = (),
     patience_s: float = 0.0,
     seen: Mapping[str, tuple[str, str]] | None = None,
+    max_lost_fraction: float = 0.0,
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
     Raises StoreUnavailable where a store does not answer for `patience_s`.
 
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
     `pruned` are deleted everywhere, and others were `seen` with another (scope, stamp). What is kept of
-    pictures goes with the last part that has them.
+    pictures goes with the last part that has them. Documents that would lose pictures by accident (`lost`)
+    stay as they are, unfinished.
     """
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
     if run.acknowledged():
         patiently(lambda: _flush(index), patience_s)
+    kept = lost.kept(_acknowledged(run), known, max_lost_fraction)
     for acks in _shares(run):
-        documents = _documents(acks, run)
+        documents = _documents(acks, run, kept.keys)
         patiently(partial(_delete_stale, index, acks, known, documents), patience_s)
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
         letters += [tuple(row.values()) for row in bad.to_pylist()]
@@ -191,12 +195,16 @@ def finish(
         patiently(partial(_delete_replaced, index, redone, now), patience_s)
         near_duplicates.remember(run.root, now, rows["document_key"], updated)
     run.end()  # until then all of this is done again
-    return updated, _summary(rows, did, len(unfinished), len(letters))
+    return updated, _summary(rows, did, len(unfinished), len(letters), kept.told)
+
+
+def _acknowledged(run: Run) -> pads.Dataset:
+    return pads.dataset(run.acks, schema=_ACKS, format="parquet")
 
 
 def _shares(run: Run) -> Iterator[pa.Table]:
     """All acknowledgements, those of a document together, some `_ACKS_AT_ONCE` at a time."""
-    acks = pads.dataset(run.acks, schema=_ACKS, format="parquet")
+    acks = _acknowledged(run)
     count = min(-(-run.acknowledged() // _ACKS_AT_ONCE), ledgers.BUCKETS[-1])
     if count == 1:
         yield _distinct(acks.to_table())
@@ -223,8 +231,9 @@ def _distinct(acks: pa.Table) -> pa.Table:
     return acks.take(first.combine_chunks().sort())
 
 
-def _documents(acks: pa.Table, run: Run) -> pa.Table:
-    """Ledger rows of the documents whose every part was acknowledged, and was not unavailable."""
+def _documents(acks: pa.Table, run: Run, kept: Collection[str]) -> pa.Table:
+    """Ledger rows of the documents whose every part was acknowledged, and was not unavailable; none of those
+    that are `kept` as they were."""
     is_document = pc.equal(acks["kind"], DOCUMENT)
     parts = acks.filter(pc.invert(is_document))
     refused = pc.is_valid(parts["reason"])
@@ -248,10 +257,10 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         count = by_key.get(document["document_key"])
         if count is None or count["document_key_count"] != document["num_parts"]:
             continue
-        if count[f"{UNAVAILABLE}_sum"]:
+        if count[f"{UNAVAILABLE}_sum"] or document["document_key"] in kept:
             continue
-        kept, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
-        status = "complete" if not rejected else "partial" if kept else "rejected"
+        good, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
+        status = "complete" if not rejected else "partial" if good else "rejected"
         rows.append(
             {name: document[name] for name in _FROM_DOCUMENT}
             | {name: count[f"{name}_sum"] for name in ("images", "chunks", "rejected")}
@@ -379,7 +388,7 @@ class _Did:
             self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
 
 
-def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int) -> Finished:
+def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int, kept: str) -> Finished:
     return Finished(
         documents=len(done),
         images=pc.sum(done["images"]).as_py() or 0,
@@ -389,4 +398,5 @@ def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int) -> Finis
         encoded_images=did.encoded["image"],
         encoded_chunks=did.encoded["chunk"],
         stage_s=did.stage_s,
+        kept=kept,
     )

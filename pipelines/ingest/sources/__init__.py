@@ -31,11 +31,21 @@ from pipelines.ingest.sources.folder import (
 from pipelines.ingest.sources.html import parse_html
 from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
 from pipelines.ingest.sources.pdf import parse_pdf
-from pipelines.ingest.sources.records import RULES, UNAVAILABLE, Form, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import (
+    AWAY,
+    RULES,
+    UNAVAILABLE,
+    Form,
+    Item,
+    Parsed,
+    Rejected,
+    SourceConfig,
+)
 from pipelines.ingest.sources.rows import parse_row
 from pipelines.ingest.sources.webdataset import list_tar
 
 __all__ = [
+    "AWAY",
     "RULES",
     "UNAVAILABLE",
     "Item",

@@ -28,7 +28,7 @@ from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources.records import UNAVAILABLE, SourceConfig
+from pipelines.ingest.sources.records import AWAY, UNAVAILABLE, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
@@ -40,14 +40,22 @@ _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
 _TOO_FRESH_HERE_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
 _UNREADABLE = (OSError, ArrowException, NotImplementedError)
+_OF_JAVA: Final = 255  # libhdfs gives it to what it knows no errno of, a lost connection among them
 _PASSING: Final = {
-    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, _OF_JAVA),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 }
 # pyarrow tells no errno of S3's errors, but their kind, and where S3 names none the HTTP status.
 _S3_PASSING: Final = re.compile(
     r"AWS Error (?:NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING"
     r"|INTERNAL_FAILURE|UNKNOWN \(HTTP status (?:429|5\d\d)\)) during "
+)
+# What a store itself answers, be it that a login has expired, says nothing of an object unless it has none.
+_OF_STORE: Final = re.compile(
+    r"AWS Error (?!NO_SUCH_KEY|RESOURCE_NOT_FOUND|UNKNOWN \(HTTP status 4(?:04|16)\))"
+    r"|google::cloud::Status\((?!NOT_FOUND|OUT_OF_RANGE)"
+    r"|Azure Error: \[(?!BlobNotFound|PathNotFound|ResourceNotFound)"
+    r"|\bHDFS\b.* failed"
 )
 _WAITS_S: Final = (0.5, 2.0, 8.0)
 
@@ -209,29 +217,56 @@ def _why(exc: BaseException) -> str:
 
 
 def passes(exc: BaseException) -> bool:
-    """Whether this comes of storage or a network that may answer again soon, and not of what is in a file."""
+    """Whether this comes of storage, a network or a login, and not of what is in a file."""
+    return any(_passes_soon(seen) or _is_of_store(seen) for seen in _causes(exc))
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = exc
     while seen is not None:
-        if isinstance(seen, TimeoutError | ConnectionError):
-            return True
-        if isinstance(seen, OSError) and (seen.errno in _PASSING or _S3_PASSING.search(str(seen))):
-            return True
+        yield seen
         seen = seen.__cause__
+
+
+def _passes_soon(exc: BaseException) -> bool:
+    if isinstance(exc, TimeoutError | ConnectionError):
+        return True
+    return isinstance(exc, OSError) and (exc.errno in _PASSING or bool(_S3_PASSING.search(str(exc))))
+
+
+def _is_of_store(exc: BaseException) -> bool:
+    if isinstance(exc, FileNotFoundError) or not isinstance(exc, _UNREADABLE):
+        return False
+    return _OF_STORE.search(str(exc)) is not None
+
+
+def _is_away(exc: BaseException) -> bool:
+    """Whether it tells of a file here whose whole folder is missing, or holds nothing, as that of a disk that
+    is not mounted."""
+    for seen in _causes(exc):
+        if isinstance(seen, FileNotFoundError) and seen.filename:
+            try:
+                with os.scandir(os.path.dirname(seen.filename)) as entries:  # noqa: PTH120
+                    return all(entry.name.startswith(".") for entry in entries)
+            except OSError:
+                return True
     return False
 
 
 def stage_of(exc: BadPart, stage: str) -> str:
-    """`stage`, in which reading failed, or UNAVAILABLE where that passes."""
-    return UNAVAILABLE if passes(exc) else stage
+    """`stage`, in which reading failed, or UNAVAILABLE where that passes, or AWAY."""
+    if passes(exc):
+        return UNAVAILABLE
+    return AWAY if _is_away(exc) else stage
 
 
 def retried(read: Callable[[], T]) -> T:
-    """What `read` returns, which is called again, after some seconds, while a BadPart of it passes."""
+    """What `read` returns, which is called again, after some seconds, while its BadPart passes so soon."""
     for wait_s in _WAITS_S:
         try:
             return read()
         except BadPart as exc:
-            if not passes(exc):
+            if not any(map(_passes_soon, _causes(exc))):
                 raise
             log.warning("trying again in %g s: %s", wait_s, exc)
         time.sleep(wait_s)
@@ -275,7 +310,7 @@ def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]
         filesystem, path = open_filesystem(address)
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
-    info = filesystem.get_file_info(path)
+    info = _info(filesystem, path)
     if info.type is not arrow_fs.FileType.File:
         raise BadPart(f"{address}: is a folder or does not exist")
     if max_bytes is not None and info.size is not None and info.size > max_bytes:
@@ -323,10 +358,20 @@ def _named(address: str) -> Iterator[None]:
 def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:
     """None for an address where nothing is. Raises SourceError where the store does not answer."""
     try:
-        kind = filesystem.get_file_info(path).type
+        kind = _info(filesystem, path).type
     except _UNREADABLE as exc:
         raise SourceError(f"{address}: {_why(exc)}") from exc
     return None if kind is arrow_fs.FileType.NotFound else kind is arrow_fs.FileType.Directory
+
+
+def _info(filesystem: Any, path: str) -> arrow_fs.FileInfo:
+    """What the store tells of a path. pyarrow's HDFS finds nothing where it cannot ask: not even the root."""
+    info = filesystem.get_file_info(path)
+    nothing = arrow_fs.FileType.NotFound
+    is_hdfs = filesystem.type_name == "hdfs"
+    if info.type is nothing and is_hdfs and filesystem.get_file_info("/").type is nothing:
+        raise ConnectionError("HDFS does not answer")
+    return info
 
 
 def stamp_of(info: arrow_fs.FileInfo) -> str:

@@ -175,7 +175,8 @@ def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected
 
 
 def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[Item | Rejected]:
-    """The picture, with what its usable side-cars say; an unusable one is rejected alone."""
+    """The picture, with what its usable side-cars say; an unusable one is rejected alone, but for a `.json`
+    that tells no id and tenant: whose document this is, nobody can tell then."""
     row = rows.Row()
     inputs: list[str] = []
     used: list[str] = []
@@ -186,16 +187,19 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
         yield place.rejected(name, str(exc))
         return
     for side_car in side_cars:
+        where, wrong = f"{place.directory.address}/{side_car}", ""
         try:
             address = place.address_of(side_car)
             if suffix(side_car) == ".json":
-                row = read_side_car(address, place.config)
+                row, wrong = _read_side_car(address, place.config)
             inputs.append(address)
             used.append(side_car)
         except BadPart as exc:
-            yield Rejected(row.id or identity, f"{place.directory.address}/{side_car}", "list", str(exc))
-            if files.passes(exc):  # whose document this is, nobody can tell now
+            yield Rejected(row.id or identity, where, "list", str(exc))
+            if suffix(side_car) == ".json":
                 return
+        if wrong:
+            yield Rejected(row.id or identity, where, "list", f"{side_car}: {wrong}")
     yield Item(
         "picture",
         row.id or identity,
@@ -209,8 +213,8 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
     )
 
 
-def read_side_car(address: str, config: SourceConfig) -> rows.Row:
-    """The row that a `.json` beside a picture holds. Raises BadPart."""
+def _read_side_car(address: str, config: SourceConfig) -> tuple[rows.Row, str]:
+    """As `rows.read_side_car`, of a file."""
     text = files.read_text(address, config.max_row_bytes)
     try:
         return rows.read_side_car(text)

@@ -21,7 +21,7 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
-from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SKIPPED = frozenset(
@@ -77,8 +77,8 @@ def parse_html(item: Item, config: SourceConfig) -> Parsed:
     page.read()
     passages, captions = page.blocks.finish(page.title)
     rejected = tuple(page.rejected.values())
-    may_pass = any(one.stage == UNAVAILABLE for one in rejected)
-    if not passages and not page.images and not may_pass:
+    may_return = any(one.stage in MAY_RETURN for one in rejected)
+    if not passages and not page.images and not may_return:
         raise BadText(f"{name}: holds neither text nor pictures")
     metadata: dict[str, Scalar] = {}
     if page.title:

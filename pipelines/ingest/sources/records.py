@@ -88,6 +88,12 @@ UNAVAILABLE: Final = "unavailable"
 """The stage of what could not be read for a reason that passes. Its document stays unfinished: the next run
 takes it up, as nothing of its files tells that they can be read again."""
 
+AWAY: Final = "away"
+"""The stage of a file whose whole folder is missing or empty. A document that the index has with more
+pictures stays unfinished, as if it were UNAVAILABLE: what it names is not mounted, perhaps."""
+
+MAY_RETURN: Final = frozenset({UNAVAILABLE, AWAY})
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
