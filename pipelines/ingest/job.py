@@ -128,7 +128,8 @@ def ingest(
     """
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
-    listing = list_items(source_names, config.sources, whole=rebuild, known=known)
+    types = None if rebuild else metadata.known_types(directory)
+    listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
