@@ -18,7 +18,7 @@ from functools import partial
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
 from pipelines.ingest.sources import files, pdf
 from pipelines.ingest.sources.contents import opened, read_bytes
-from pipelines.ingest.sources.files import stage_of
+from pipelines.ingest.sources.failures import stage_of
 from pipelines.ingest.sources.folder import (
     PAGES,
     PICTURES,

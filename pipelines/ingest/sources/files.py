@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import posixpath
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources.records import AWAY, UNAVAILABLE, SourceConfig
+from pipelines.ingest.sources.failures import UNREADABLE, retried
+from pipelines.ingest.sources.records import SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
@@ -39,28 +38,6 @@ _REMOTE = re.compile(rf"({_SCHEME.pattern}{_HOST})(?:/(.*))?", re.DOTALL)
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
 _TOO_FRESH_HERE_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
-_UNREADABLE = (OSError, ArrowException, NotImplementedError)
-_OF_JAVA: Final = 255  # libhdfs gives it to what it knows no errno of, a lost connection among them
-_PASSING: Final = {
-    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, _OF_JAVA),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-}
-# pyarrow tells no errno of S3's errors, but their kind, and where S3 names none the HTTP status.
-_S3_PASSING: Final = re.compile(
-    r"AWS Error (?:NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING"
-    r"|INTERNAL_FAILURE|UNKNOWN \(HTTP status (?:429|5\d\d)\)) during "
-)
-# What a store itself answers, be it that a login has expired, says nothing of an object unless it has none.
-_OF_STORE: Final = re.compile(
-    r"AWS Error (?!NO_SUCH_KEY|RESOURCE_NOT_FOUND|UNKNOWN \(HTTP status 4(?:04|16)\))"
-    r"|google::cloud::Status\((?!NOT_FOUND|OUT_OF_RANGE)"
-    r"|Azure Error: \[(?!BlobNotFound|PathNotFound|ResourceNotFound)"
-    r"|\bHDFS\b.* failed"
-)
-_WAITS_S: Final = (0.5, 2.0, 8.0)
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 def is_remote(address: str) -> bool:
@@ -216,63 +193,6 @@ def _why(exc: BaseException) -> str:
     return f"cannot be read ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"
 
 
-def passes(exc: BaseException) -> bool:
-    """Whether this comes of storage, a network or a login, and not of what is in a file."""
-    return any(_passes_soon(seen) or _is_of_store(seen) for seen in _causes(exc))
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = exc
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
-
-
-def _passes_soon(exc: BaseException) -> bool:
-    if isinstance(exc, TimeoutError | ConnectionError):
-        return True
-    return isinstance(exc, OSError) and (exc.errno in _PASSING or bool(_S3_PASSING.search(str(exc))))
-
-
-def _is_of_store(exc: BaseException) -> bool:
-    if isinstance(exc, FileNotFoundError) or not isinstance(exc, _UNREADABLE):
-        return False
-    return _OF_STORE.search(str(exc)) is not None
-
-
-def _is_away(exc: BaseException) -> bool:
-    """Whether it tells of a file here whose whole folder is missing, or holds nothing, as that of a disk that
-    is not mounted."""
-    for seen in _causes(exc):
-        if isinstance(seen, FileNotFoundError) and seen.filename:
-            try:
-                with os.scandir(os.path.dirname(seen.filename)) as entries:  # noqa: PTH120
-                    return all(entry.name.startswith(".") for entry in entries)
-            except OSError:
-                return True
-    return False
-
-
-def stage_of(exc: BadPart, stage: str) -> str:
-    """`stage`, in which reading failed, or UNAVAILABLE where that passes, or AWAY."""
-    if passes(exc):
-        return UNAVAILABLE
-    return AWAY if _is_away(exc) else stage
-
-
-def retried(read: Callable[[], T]) -> T:
-    """What `read` returns, which is called again, after some seconds, while its BadPart passes so soon."""
-    for wait_s in _WAITS_S:
-        try:
-            return read()
-        except BadPart as exc:
-            if not any(map(_passes_soon, _causes(exc))):
-                raise
-            log.warning("trying again in %g s: %s", wait_s, exc)
-        time.sleep(wait_s)
-    return read()
-
-
 @contextmanager
 def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart, and so does reading it.
@@ -283,7 +203,7 @@ def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     try:
         with opening(address, max_bytes) as stream:
             yield stream
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
 
 
@@ -351,7 +271,7 @@ def _store(name: str) -> tuple[Any, str]:
 def _named(address: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, *_UNREADABLE) as exc:
+    except (ValueError, *UNREADABLE) as exc:
         raise SourceError(f"{address}: {_why(exc)}; s3://, gs://, hdfs:// and abfs:// can be read") from exc
 
 
@@ -359,7 +279,7 @@ def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:
     """None for an address where nothing is. Raises SourceError where the store does not answer."""
     try:
         kind = _info(filesystem, path).type
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise SourceError(f"{address}: {_why(exc)}") from exc
     return None if kind is arrow_fs.FileType.NotFound else kind is arrow_fs.FileType.Directory
 
@@ -389,7 +309,7 @@ def remote_stamp(address: str) -> str:
     try:
         filesystem, path = open_filesystem(address)
         return stamp_of(filesystem.get_file_info(path))
-    except (SourceError, *_UNREADABLE):
+    except (SourceError, *UNREADABLE):
         return ""
 
 

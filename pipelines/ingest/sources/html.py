@@ -21,6 +21,7 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
+from pipelines.ingest.sources.failures import stage_of
 from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode
 
@@ -203,7 +204,7 @@ class _Page:
             try:
                 self._addresses[src] = self._usable(src)
             except BadPart as exc:
-                stage = files.stage_of(exc, "parse")
+                stage = stage_of(exc, "parse")
                 self.rejected[src] = Rejected(self._item.document_id, self._item.address, stage, str(exc))
                 return
         address = self._addresses[src]

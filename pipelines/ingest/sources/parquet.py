@@ -23,6 +23,7 @@ from pyarrow import ArrowException, RecordBatch
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.sources import files, inside, rows
+from pipelines.ingest.sources.failures import passes
 from pipelines.ingest.sources.records import SourceConfig
 from pipelines.ingest.sources.rows import Cells
 
@@ -66,7 +67,7 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
             except BadPart as exc:
                 yield Cells(row, reason=f"and the rest of its row group: {exc}")
             except _DAMAGE as exc:
-                if files.passes(exc):  # the rows are not gone
+                if passes(exc):  # the rows are not gone
                     raise BadPart(f"{address}: cannot be read ({_line(exc)})") from exc
                 yield Cells(row, reason=f"and the rest of its row group cannot be read ({_line(exc)})")
             first += rows_said
@@ -84,7 +85,7 @@ def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
     try:
         data = pictures.data(row, picture)
     except (BadPart, *_DAMAGE) as exc:
-        if files.passes(exc):
+        if passes(exc):
             _pictures.cache_clear()  # what it holds open, and what it takes for lost
         raise BadPart(f"{address}: row {row} cannot be read ({_line(exc)})") from exc
     if not data:

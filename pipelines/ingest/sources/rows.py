@@ -24,6 +24,7 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
 from pipelines.ingest.sources import files, inside
+from pipelines.ingest.sources.failures import stage_of
 from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten
 
@@ -267,7 +268,7 @@ def parse_row(item: Item, config: SourceConfig) -> Parsed:
         try:
             images.append(files.locate(path, files.parent(item.address), item.root, config))
         except BadPart as exc:
-            stage = files.stage_of(exc, "parse")
+            stage = stage_of(exc, "parse")
             rejected.append(Rejected(item.document_id, item.address, stage, str(exc)))
     return assemble(item, row, images, (row.text,), rejected)
 

@@ -32,6 +32,7 @@ from pipelines.ingest.sources import (
     opened,
     parse,
     read_bytes,
+    stage_of,
 )
 from pipelines.ingest.sources.files import locate, opened_by_pyarrow
 from pipelines.ingest.sources.walk import walk_filesystem
@@ -90,7 +91,7 @@ def test_storage_that_does_not_answer_is_given_up_and_told_apart_from_a_bad_file
     monkeypatch.setattr(files.os, "open", Flaky(PASSING[0], 99))
     with pytest.raises(BadPart, match="Input/output error") as caught:
         read_bytes(f"{tmp_path}/a#bytes=1+2", 5)
-    assert files.stage_of(caught.value, "read") == UNAVAILABLE
+    assert stage_of(caught.value, "read") == UNAVAILABLE
     assert waits == [0.5, 2.0, 8.0]
 
 
@@ -112,7 +113,7 @@ def test_what_is_wrong_with_a_file_is_told_at_once(
     monkeypatch.setattr(files.os, "open", Flaky(error, 1))
     with pytest.raises(BadPart) as caught:
         read_bytes(str(tmp_path / "a"), 5)
-    assert files.stage_of(caught.value, "read") == "read"
+    assert stage_of(caught.value, "read") == "read"
     assert waits == []
 
 
@@ -141,7 +142,7 @@ def test_a_login_that_expired_says_nothing_of_the_file_and_is_not_waited_for(
     monkeypatch.setattr(files.os, "open", Flaky(error, 1))
     with pytest.raises(BadPart) as caught:
         read_bytes(str(tmp_path / "a"), 5)
-    assert files.stage_of(caught.value, "read") == UNAVAILABLE
+    assert stage_of(caught.value, "read") == UNAVAILABLE
     assert waits == []
 
 
@@ -166,7 +167,7 @@ def test_hdfs_that_finds_not_even_its_root_does_not_answer(
         monkeypatch.setattr(files, "open_filesystem", lambda address, paths=paths: (Hdfs(*paths), "/a"))
         with pytest.raises(BadPart) as caught:
             read_bytes("hdfs://node:8020/a", 5)
-        stages.append(files.stage_of(caught.value, "read"))
+        stages.append(stage_of(caught.value, "read"))
     assert stages == [UNAVAILABLE, "read"]
 
 
@@ -282,7 +283,7 @@ def test_storage_that_fails_in_the_middle_of_a_file_is_told_apart_from_a_bad_fil
     for address in (path, f"{path}#bytes=1500+20"):
         with pytest.raises(BadPart, match="Input/output error") as caught:
             read_bytes(address, 10_000)
-        assert files.stage_of(caught.value, "read") == UNAVAILABLE
+        assert stage_of(caught.value, "read") == UNAVAILABLE
     assert waits == [0.5, 2.0, 8.0] * 2
     assert read_bytes(f"{path}#bytes=100+20", 10_000) == b"1" * 20
     assert hash_file(path) == f"unreadable: {path}: cannot be read (Input/output error)"
