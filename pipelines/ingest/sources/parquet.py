@@ -229,7 +229,7 @@ def _values(column: Array) -> int:
     if arrow_types.is_struct(kind):
         return sum(map(_values, column.flatten()))
     if arrow_types.is_map(kind):
-        start, stop = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        start, stop = (int(column.offsets[at].as_py()) for at in (0, -1))
         return stop - start + _values(column.items.slice(start, stop - start))
     if any(is_kind(kind) for is_kind in _LISTS):
         held = column.flatten()
