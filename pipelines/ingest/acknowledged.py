@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.core.files import replaced
@@ -36,6 +37,12 @@ def acknowledge(rows: pa.Table, run: Run, write_s: float) -> None:
     acks = rows.select(_COLUMNS).append_column("write_s", pa.array(np.full(len(rows), write_s)))
     with replaced(run.acks / f"{len(rows)}-{uuid.uuid4().hex}.parquet", durable=True) as beside:
         pq.write_table(acks, beside)
+
+
+def rows_where(run: Run, keep: pc.Expression, columns: list[str]) -> pa.Table:
+    """Of all acknowledgements these columns of those that `keep` selects by them."""
+    found = (acks.filter(keep) for acks in undamaged(run.acks, _ACKS, columns))
+    return pa.concat_tables([_ACKS.empty_table().select(columns), *found])
 
 
 def shares(run: Run) -> Iterator[pa.Table]:

@@ -81,8 +81,9 @@ class IngestConfig(BaseModel):
         0.5,
         ge=0,
         le=1,
-        description="of a source's documents, and of those of all sources that lost some, that --prune "
-        "deletes in one run, if they are more than 100",
+        description="of a source's documents, and of those of all sources that lost some, that one run "
+        "deletes with --prune, or whose pictures it drops, if they are more than 100; 1 also lets pictures "
+        "go whose whole folder is missing, or that may not be read any more",
     )
     max_rejected_fraction: float = Field(
         1.0,

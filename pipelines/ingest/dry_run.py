@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.manifest import Manifest, home_of
 from pipelines.core.ocr import require as require_ocr
+from pipelines.ingest import metadata
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import fingerprint_of, known_sources, make_plan, to_prune
@@ -51,7 +52,8 @@ def dry_run(
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
     known = known_sources(directory) if prune and not rebuild else None
-    listing = list_items(source_names, config.sources, whole=rebuild, known=known)
+    types = None if rebuild else metadata.known_types(directory)
+    listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
         live = _live(index, listing, config) if rebuild else None

@@ -119,7 +119,8 @@ def ingest(
     """
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
-    listing = list_items(source_names, config.sources, whole=rebuild, known=known)
+    types = None if rebuild else metadata.known_types(directory)
+    listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
@@ -158,7 +159,7 @@ def ingest(
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
                 encode_s = _process(index, run, config, progress, threads_a_cpu)
-        ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen)
+        ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen, lost)
         compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
         differing = warn_of_disagreement(index, ledger, patience_s) if compared else []
         elapsed_s = time.perf_counter() - start
@@ -170,8 +171,9 @@ def ingest(
         refused.remember(index.home, listing.scopes, plan.refused)
         if finished.unfinished:
             raise MmragError(
-                f"{finished.unfinished} documents were not read and written whole: a file or a store did not "
-                "answer; run the same command again"
+                finished.kept
+                or f"{finished.unfinished} documents were not read and written whole: a file or a store did "
+                "not answer; run the same command again"
             )
         check_rejected(summary.index, refused.standing(index.home), config.max_rejected_fraction)
         if live is not None:

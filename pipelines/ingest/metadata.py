@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from pipelines.core.manifest import WRITTEN, Manifest
 from pipelines.core.types import Metadata, Scalar
+
+
+def known_types(directory: Path) -> Mapping[str, str]:
+    """Those that the index in this directory has fixed; none where there is no index."""
+    manifest = Manifest.find(directory, WRITTEN)
+    return manifest.metadata_types if manifest else {}
 
 
 def type_name(value: Scalar) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipelines.core.files import replaced
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.types import Part, store_key
-from pipelines.ingest import acknowledged, near_duplicates
+from pipelines.ingest import acknowledged, lost, near_duplicates
 from pipelines.ingest import ledger as ledgers
 from pipelines.ingest.deletion import delete_from_stores, delete_replaced, delete_stale, flush
 from pipelines.ingest.ledger import Ledger
@@ -125,7 +125,7 @@ def _records(rows: pa.Table, kind: str) -> tuple[list[Part], NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a run did."""
+    """What a run did. `kept` tells what to do about documents that would have lost pictures by accident."""
 
     documents: int
     images: int
@@ -135,6 +135,7 @@ class Finished:
     encoded_images: int
     encoded_chunks: int
     stage_s: dict[str, float]
+    kept: str = ""
 
 
 def finish(
@@ -145,20 +146,23 @@ def finish(
     pruned: Sequence[str] = (),
     patience_s: float = 0.0,
     seen: Mapping[str, tuple[str, str]] | None = None,
+    max_lost_fraction: float = 0.0,
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
     Raises StoreUnavailable where a store does not answer for `patience_s`.
 
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
     `pruned` are deleted everywhere, and others were `seen` with another (scope, stamp). What is kept of
-    pictures goes with the last part that has them.
+    pictures goes with the last part that has them. Documents that would lose pictures by accident (`lost`)
+    stay as they are, unfinished.
     """
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
     if run.acknowledged():
         flush(index, patience_s)
+    kept = lost.kept(run, known, max_lost_fraction)
     for acks in acknowledged.shares(run):
-        documents = _documents(acks, run)
+        documents = _documents(acks, run, kept.keys)
         delete_stale(index, acks, known, documents, patience_s)
         bad = acks.filter(pc.is_valid(acks["reason"])).select(DEAD_LETTERS.names)
         letters += [tuple(row.values()) for row in bad.to_pylist()]
@@ -178,11 +182,12 @@ def finish(
         delete_replaced(index, redone, now, patience_s)
         near_duplicates.remember(run.root, now, rows["document_key"], updated)
     run.end()  # until then all of this is done again
-    return updated, _summary(rows, did, len(unfinished), len(letters))
+    return updated, _summary(rows, did, len(unfinished), len(letters), kept.told)
 
 
-def _documents(acks: pa.Table, run: Run) -> pa.Table:
-    """Ledger rows of the documents whose every part was acknowledged, and was not unavailable."""
+def _documents(acks: pa.Table, run: Run, kept: Collection[str]) -> pa.Table:
+    """Ledger rows of the documents whose every part was acknowledged, and was not unavailable; none of those
+    that are `kept` as they were."""
     is_document = pc.equal(acks["kind"], DOCUMENT)
     parts = acks.filter(pc.invert(is_document))
     refused = pc.is_valid(parts["reason"])
@@ -206,10 +211,10 @@ def _documents(acks: pa.Table, run: Run) -> pa.Table:
         count = by_key.get(document["document_key"])
         if count is None or count["document_key_count"] != document["num_parts"]:
             continue
-        if count[f"{UNAVAILABLE}_sum"]:
+        if count[f"{UNAVAILABLE}_sum"] or document["document_key"] in kept:
             continue
-        kept, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
-        status = "complete" if not rejected else "partial" if kept else "rejected"
+        good, rejected = count["images_sum"] + count["chunks_sum"], count["rejected_sum"]
+        status = "complete" if not rejected else "partial" if good else "rejected"
         rows.append(
             {name: document[name] for name in _FROM_DOCUMENT}
             | {name: count[f"{name}_sum"] for name in ("images", "chunks", "rejected")}
@@ -284,7 +289,7 @@ class _Did:
             self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
 
 
-def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int) -> Finished:
+def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int, kept: str) -> Finished:
     return Finished(
         documents=len(done),
         images=pc.sum(done["images"]).as_py() or 0,
@@ -294,4 +299,5 @@ def _summary(done: pa.Table, did: _Did, unfinished: int, rejected: int) -> Finis
         encoded_images=did.encoded["image"],
         encoded_chunks=did.encoded["chunk"],
         stage_s=did.stage_s,
+        kept=kept,
     )

@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
 from pipelines.ingest.sources import files, pdf
 from pipelines.ingest.sources.contents import opened, read_bytes
-from pipelines.ingest.sources.files import stage_of
+from pipelines.ingest.sources.failures import stage_of
 from pipelines.ingest.sources.folder import (
     PAGES,
     PICTURES,
@@ -31,11 +32,21 @@ from pipelines.ingest.sources.folder import (
 from pipelines.ingest.sources.html import parse_html
 from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
 from pipelines.ingest.sources.pdf import parse_pdf
-from pipelines.ingest.sources.records import RULES, UNAVAILABLE, Form, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import (
+    AWAY,
+    RULES,
+    UNAVAILABLE,
+    Form,
+    Item,
+    Parsed,
+    Rejected,
+    SourceConfig,
+)
 from pipelines.ingest.sources.rows import parse_row
 from pipelines.ingest.sources.webdataset import list_tar
 
 __all__ = [
+    "AWAY",
     "RULES",
     "UNAVAILABLE",
     "Item",
@@ -84,17 +95,23 @@ class Listing:
 
 
 def list_items(
-    sources: Sequence[str], config: SourceConfig, *, whole: bool = False, known: Collection[str] | None = None
+    sources: Sequence[str],
+    config: SourceConfig,
+    *,
+    whole: bool = False,
+    known: Collection[str] | None = None,
+    types: Mapping[str, str] | None = None,
 ) -> Listing:
     """Every document of the sources, in a stable order. Some may have the same (tenant, id).
 
+    Cells of a CSV, which has no types, are read as the `types` of metadata fields that the index has fixed.
     A source that is missing holds nothing any more if its address is one of those `known` from before.
     Raises SourceError at once for another that is missing, and for one of no known form (MissingDependency
     where its form needs an extra). One that turns out to be unreadable while it streams is refused at the
     end; if none can be read, or a folder cannot be listed, or all must be read (`whole`), SourceError is
     raised.
     """
-    classified = dict(_classify(source, config, known) for source in sources)
+    classified = dict(_classify(source, config, known, types or {}) for source in sources)
     scopes = {address: lister is list_folder for address, lister in classified.items()}
     return Listing(_listed(classified, config, whole), scopes)
 
@@ -134,7 +151,9 @@ def _list_gone(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
     return iter(())
 
 
-def _classify(source: str, config: SourceConfig, known: Collection[str] | None) -> tuple[str, _Lister]:
+def _classify(
+    source: str, config: SourceConfig, known: Collection[str] | None, types: Mapping[str, str]
+) -> tuple[str, _Lister]:
     """The source's canonical address, and how it is listed. The one place that knows the forms."""
     try:
         if files.is_remote(source):
@@ -157,7 +176,7 @@ def _classify(source: str, config: SourceConfig, known: Collection[str] | None) 
         return address, list_folder
     form = suffix(address)
     if form in MANIFESTS:
-        return address, list_manifest
+        return address, partial(list_manifest, types=types)
     if form == ".tar":
         return address, list_tar
     if address.lower().endswith((".tar.gz", ".tgz")):

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from pipelines.core import images
 from pipelines.core.errors import BadPart
 from pipelines.ingest.sources import files, inside, parquet, pdf
+from pipelines.ingest.sources.failures import retried
 
 
 @contextmanager
@@ -30,8 +31,8 @@ def read_bytes(address: str, max_bytes: int) -> bytes:
     if within.kind == "page":
         return pdf.read_page(within.file, within.first, max_bytes)
     if within.kind == "bytes":
-        return files.retried(lambda: _read_span(within, max_bytes))
-    return files.retried(lambda: parquet.read_picture(within.file, within.first, within.second, max_bytes))
+        return retried(lambda: _read_span(within, max_bytes))
+    return retried(lambda: parquet.read_picture(within.file, within.first, within.second, max_bytes))
 
 
 def _read_span(within: inside.Inside, max_bytes: int) -> bytes:

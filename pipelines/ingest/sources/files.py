@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import posixpath
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources.records import UNAVAILABLE, SourceConfig
+from pipelines.ingest.sources.failures import UNREADABLE, retried
+from pipelines.ingest.sources.records import SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
@@ -39,20 +38,6 @@ _REMOTE = re.compile(rf"({_SCHEME.pattern}{_HOST})(?:/(.*))?", re.DOTALL)
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
 _TOO_FRESH_HERE_S = 2.0  # a file may change again within the file system's clock tick and keep its stamp
-_UNREADABLE = (OSError, ArrowException, NotImplementedError)
-_PASSING: Final = {
-    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-}
-# pyarrow tells no errno of S3's errors, but their kind, and where S3 names none the HTTP status.
-_S3_PASSING: Final = re.compile(
-    r"AWS Error (?:NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING"
-    r"|INTERNAL_FAILURE|UNKNOWN \(HTTP status (?:429|5\d\d)\)) during "
-)
-_WAITS_S: Final = (0.5, 2.0, 8.0)
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 def is_remote(address: str) -> bool:
@@ -208,36 +193,6 @@ def _why(exc: BaseException) -> str:
     return f"cannot be read ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"
 
 
-def passes(exc: BaseException) -> bool:
-    """Whether this comes of storage or a network that may answer again soon, and not of what is in a file."""
-    seen: BaseException | None = exc
-    while seen is not None:
-        if isinstance(seen, TimeoutError | ConnectionError):
-            return True
-        if isinstance(seen, OSError) and (seen.errno in _PASSING or _S3_PASSING.search(str(seen))):
-            return True
-        seen = seen.__cause__
-    return False
-
-
-def stage_of(exc: BadPart, stage: str) -> str:
-    """`stage`, in which reading failed, or UNAVAILABLE where that passes."""
-    return UNAVAILABLE if passes(exc) else stage
-
-
-def retried(read: Callable[[], T]) -> T:
-    """What `read` returns, which is called again, after some seconds, while a BadPart of it passes."""
-    for wait_s in _WAITS_S:
-        try:
-            return read()
-        except BadPart as exc:
-            if not passes(exc):
-                raise
-            log.warning("trying again in %g s: %s", wait_s, exc)
-        time.sleep(wait_s)
-    return read()
-
-
 @contextmanager
 def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     """A binary stream of the file. Follows no link, waits on no pipe. Raises BadPart, and so does reading it.
@@ -248,7 +203,7 @@ def opened(address: str, max_bytes: int | None = None) -> Iterator[BinaryIO]:
     try:
         with opening(address, max_bytes) as stream:
             yield stream
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         raise BadPart(f"{printable(address)}: {_why(exc)}") from exc
 
 
@@ -275,7 +230,7 @@ def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]
         filesystem, path = open_filesystem(address)
     except SourceError as exc:
         raise BadPart(str(exc)) from exc
-    info = filesystem.get_file_info(path)
+    info = _info(filesystem, path)
     if info.type is not arrow_fs.FileType.File:
         raise BadPart(f"{address}: is a folder or does not exist")
     if max_bytes is not None and info.size is not None and info.size > max_bytes:
@@ -316,17 +271,27 @@ def _store(name: str) -> tuple[Any, str]:
 def _named(address: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, *_UNREADABLE) as exc:
+    except (ValueError, *UNREADABLE) as exc:
         raise SourceError(f"{address}: {_why(exc)}; s3://, gs://, hdfs:// and abfs:// can be read") from exc
 
 
 def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:
     """None for an address where nothing is. Raises SourceError where the store does not answer."""
     try:
-        kind = filesystem.get_file_info(path).type
-    except _UNREADABLE as exc:
+        kind = _info(filesystem, path).type
+    except UNREADABLE as exc:
         raise SourceError(f"{address}: {_why(exc)}") from exc
     return None if kind is arrow_fs.FileType.NotFound else kind is arrow_fs.FileType.Directory
+
+
+def _info(filesystem: Any, path: str) -> arrow_fs.FileInfo:
+    """What the store tells of a path. pyarrow's HDFS finds nothing where it cannot ask: not even the root."""
+    info = filesystem.get_file_info(path)
+    nothing = arrow_fs.FileType.NotFound
+    is_hdfs = filesystem.type_name == "hdfs"
+    if info.type is nothing and is_hdfs and filesystem.get_file_info("/").type is nothing:
+        raise ConnectionError("HDFS does not answer")
+    return info
 
 
 def stamp_of(info: arrow_fs.FileInfo) -> str:
@@ -344,7 +309,7 @@ def remote_stamp(address: str) -> str:
     try:
         filesystem, path = open_filesystem(address)
         return stamp_of(filesystem.get_file_info(path))
-    except (SourceError, *_UNREADABLE):
+    except (SourceError, *UNREADABLE):
         return ""
 
 

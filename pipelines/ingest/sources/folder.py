@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.ingest.sources import files, pdf, rows
+from pipelines.ingest.sources.failures import stage_of
 from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
 
@@ -175,7 +176,8 @@ def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected
 
 
 def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[Item | Rejected]:
-    """The picture, with what its usable side-cars say; an unusable one is rejected alone."""
+    """The picture, with what its usable side-cars say; an unusable one is rejected alone, but for a `.json`
+    that tells no id and tenant: whose document this is, nobody can tell then."""
     row = rows.Row()
     inputs: list[str] = []
     used: list[str] = []
@@ -186,16 +188,19 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
         yield place.rejected(name, str(exc))
         return
     for side_car in side_cars:
+        where, wrong = f"{place.directory.address}/{side_car}", ""
         try:
             address = place.address_of(side_car)
             if suffix(side_car) == ".json":
-                row = read_side_car(address, place.config)
+                row, wrong = _read_side_car(address, place.config)
             inputs.append(address)
             used.append(side_car)
         except BadPart as exc:
-            yield Rejected(row.id or identity, f"{place.directory.address}/{side_car}", "list", str(exc))
-            if files.passes(exc):  # whose document this is, nobody can tell now
+            yield Rejected(row.id or identity, where, "list", str(exc))
+            if suffix(side_car) == ".json":
                 return
+        if wrong:
+            yield Rejected(row.id or identity, where, "list", f"{side_car}: {wrong}")
     yield Item(
         "picture",
         row.id or identity,
@@ -209,8 +214,8 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
     )
 
 
-def read_side_car(address: str, config: SourceConfig) -> rows.Row:
-    """The row that a `.json` beside a picture holds. Raises BadPart."""
+def _read_side_car(address: str, config: SourceConfig) -> tuple[rows.Row, str]:
+    """As `rows.read_side_car`, of a file."""
     text = files.read_text(address, config.max_row_bytes)
     try:
         return rows.read_side_car(text)
@@ -232,7 +237,7 @@ def parse_picture(item: Item, config: SourceConfig) -> Parsed:
             elif suffix(address) != ".json":  # which is in the payload
                 texts.append(files.read_text(address, config.max_text_bytes))
         except BadPart as exc:
-            stage = files.stage_of(exc, "parse")
+            stage = stage_of(exc, "parse")
             rejected.append(Rejected(item.document_id, address, stage, str(exc)))
     return rows.assemble(item, row, images, texts, rejected)
 

@@ -21,7 +21,8 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
-from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.failures import stage_of
+from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SKIPPED = frozenset(
@@ -77,8 +78,8 @@ def parse_html(item: Item, config: SourceConfig) -> Parsed:
     page.read()
     passages, captions = page.blocks.finish(page.title)
     rejected = tuple(page.rejected.values())
-    may_pass = any(one.stage == UNAVAILABLE for one in rejected)
-    if not passages and not page.images and not may_pass:
+    may_return = any(one.stage in MAY_RETURN for one in rejected)
+    if not passages and not page.images and not may_return:
         raise BadText(f"{name}: holds neither text nor pictures")
     metadata: dict[str, Scalar] = {}
     if page.title:
@@ -203,7 +204,7 @@ class _Page:
             try:
                 self._addresses[src] = self._usable(src)
             except BadPart as exc:
-                stage = files.stage_of(exc, "parse")
+                stage = stage_of(exc, "parse")
                 self.rejected[src] = Rejected(self._item.document_id, self._item.address, stage, str(exc))
                 return
         address = self._addresses[src]

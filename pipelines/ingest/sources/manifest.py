@@ -12,6 +12,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 from pipelines.core.errors import BadPart, BadText, SourceError
@@ -26,19 +28,24 @@ from pipelines.ingest.sources.text import decode
 MANIFESTS = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".parquet"})
 
 
-def list_manifest(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:
-    """The documents of a manifest. Raises SourceError when it cannot be read or has no known column."""
+def list_manifest(
+    address: str, config: SourceConfig, types: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Item | Rejected]:
+    """The documents of a manifest. Raises SourceError when it cannot be read or has no known column.
+
+    A CSV's columns are of the `types` (`metadata.type_name`) that their fields are known to have.
+    """
     try:
-        for cells in _reader(address)(address, config):
+        for cells in _reader(address, types)(address, config):
             yield _item(cells, address, config)
     except BadPart as exc:  # the file itself; its rows give theirs as data
         raise SourceError(str(exc)) from exc
 
 
-def _reader(address: str) -> Callable[[str, SourceConfig], Iterator[Cells]]:
+def _reader(address: str, types: Mapping[str, str]) -> Callable[[str, SourceConfig], Iterator[Cells]]:
     form = address.lower().rpartition(".")[2]
     if form == "csv":
-        return _csv
+        return partial(_csv, types=types)
     if form == "parquet":
         return read_parquet
     # JSON lines are often named .json.
@@ -118,12 +125,13 @@ def _json_lines(address: str, config: SourceConfig) -> Iterator[Cells]:
                 yield Cells(number, reason=str(exc))
 
 
-def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
-    """Rows with typed metadata: a column is whole numbers, numbers or truth values if all of its cells are.
+def _csv(address: str, config: SourceConfig, types: Mapping[str, str]) -> Iterator[Cells]:
+    """Rows with typed metadata: a column is of its known type, with texts for the cells that do not fit, else
+    whole numbers, numbers or truth values if all of its cells are.
 
     So the file is read twice: types that were settled row by row would conflict within a column.
     """
-    types: dict[str, _Type] = {}
+    columns: dict[str, _Type] = {}
     names: list[str] = []
     for line, cells in _csv_rows(address, config):
         if isinstance(cells, str):
@@ -134,11 +142,11 @@ def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
             names = cells
             rows.check_columns(names, address)
             known = rows.KNOWN | rows.benchmark_names(names).keys()
-            types = {name: _Type() for name in names if name not in known}
+            columns = {name: _Type(types.get(name, "")) for name in names if name not in known}
         elif len(cells) == len(names):
             for name, cell in zip(names, cells, strict=True):
-                if name in types:
-                    types[name].see(cell)
+                if name in columns:
+                    columns[name].see(cell)
     if not names:
         raise SourceError(f"{address}: is empty; its first line must name the columns")
     header = True
@@ -150,17 +158,17 @@ def _csv(address: str, config: SourceConfig) -> Iterator[Cells]:
         elif len(cells) != len(names):
             yield Cells(line, reason=f"has {len(cells)} cells, the header {len(names)}")
         else:
-            yield _typed(line, dict(zip(names, cells, strict=True)), types)
+            yield _typed(line, dict(zip(names, cells, strict=True)), columns)
 
 
-def _typed(line: int, cells: Mapping[str, str], types: Mapping[str, _Type]) -> Cells:
+def _typed(line: int, cells: Mapping[str, str], columns: Mapping[str, _Type]) -> Cells:
     values: dict[str, object] = {}
     try:
         for name, cell in cells.items():
             if cell == "":
                 continue
-            if name in types:
-                values[name] = types[name].convert(cell)
+            if name in columns:
+                values[name] = columns[name].convert(cell)
             elif name == "metadata" or (name in ("image", "images") and cell.lstrip().startswith("[")):
                 values[name] = json.loads(cell)
             else:
@@ -188,18 +196,30 @@ def _bool(cell: str) -> bool | None:
     return _BOOL.get(cell.lower())
 
 
-class _Type:
-    """The narrowest type that reads every cell of a column that was seen."""
+_READERS: Mapping[str, tuple[Callable[[str], Scalar | None], ...]] = {
+    "": (_bool, _int, _float),
+    "bool": (_bool,),
+    "number": (_int, _float),
+    "str": (),
+}
 
-    def __init__(self) -> None:
-        self._readers: list[Callable[[str], Scalar | None]] = [_bool, _int, _float, str]
+
+class _Type:
+    """The narrowest type that reads every cell of a column that was seen; of one of a known type, every cell
+    that fits it. A cell that is not read is a text."""
+
+    def __init__(self, known: str) -> None:
+        self._readers = list(_READERS[known])
+        self._is_known = bool(known)
 
     def see(self, cell: str) -> None:
-        while cell and self._readers[0](cell) is None:
+        fits = any(read(cell) is not None for read in self._readers)
+        while cell and self._readers and (fits or not self._is_known) and self._readers[0](cell) is None:
             del self._readers[0]
 
-    def convert(self, cell: str) -> Scalar | None:
-        return self._readers[0](cell)
+    def convert(self, cell: str) -> Scalar:
+        value = self._readers[0](cell) if self._readers else None
+        return cell if value is None else value
 
 
 _TIMES_AGAIN = 16  # so often a stretch of max_row_bytes is read again, at most, in search of its sound rows

@@ -4,25 +4,31 @@ There a column `image` or `images` is a struct `{bytes, path}`, or a list of suc
 but `bytes`; a picture is read when it is loaded, by its row and its ordinal there. Row groups stand alone:
 one that is damaged or out of bounds costs itself.
 
-A small file can say a lot: compressed pages, one text for a million rows, a run of a billion nulls. So
-what is read is bounded by the size of the file. What pages say against the file's own footer is not
-checked: one page may then take up to 2 GiB, and a list's run of nulls what memory there is.
+A small file can say a lot: compressed pages, one text for a million rows, a list of a billion nulls. So
+what is read is bounded by the size of the file, as its footer tells of it. What pages say against their own
+footer is not checked: one page may then take up to 2 GiB, and a list's run of nulls what memory there is.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 import pyarrow.types as arrow_types
-from pyarrow import ArrowException, RecordBatch
+from pyarrow import Array, ArrowException, RecordBatch
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.ingest.sources import files, inside, rows
+from pipelines.ingest.sources import files, inside, parquet_child, rows
+from pipelines.ingest.sources.failures import passes
 from pipelines.ingest.sources.records import SourceConfig
 from pipelines.ingest.sources.rows import Cells
 
@@ -31,6 +37,10 @@ _BATCH_PICTURES = 16
 _BUFFER_BYTES = 2**20
 _MAX_COLUMNS = 1000
 _MAX_PICTURES = 1000
+_MAX_VALUES = 100_000  # in the lists of a row
+_FREE_VALUES = 2**20  # that any file's lists may hold; else one a byte of the file
+_WAIT_S = 60.0
+_LOOK_AGAIN_S = 10
 _MAX_RATIO = 50  # text compresses 3 to 20 times
 _FREE_BYTES = 64 * 2**20  # what any file may inflate to
 _LISTS = (arrow_types.is_list, arrow_types.is_large_list, arrow_types.is_fixed_size_list)
@@ -40,6 +50,7 @@ _DAMAGE = (ArrowException, OSError, ValueError, LookupError, OverflowError)
 
 def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
     """The rows, numbered from 1. Raises SourceError, or BadPart, for a file that is no table of documents."""
+    forget_handles()
     with files.opened(address) as stream:
         try:
             table = _Table(stream, address)
@@ -66,7 +77,7 @@ def read_parquet(address: str, config: SourceConfig) -> Iterator[Cells]:
             except BadPart as exc:
                 yield Cells(row, reason=f"and the rest of its row group: {exc}")
             except _DAMAGE as exc:
-                if files.passes(exc):  # the rows are not gone
+                if passes(exc):  # the rows are not gone
                     raise BadPart(f"{address}: cannot be read ({_line(exc)})") from exc
                 yield Cells(row, reason=f"and the rest of its row group cannot be read ({_line(exc)})")
             first += rows_said
@@ -84,14 +95,20 @@ def read_picture(address: str, row: int, picture: int, max_bytes: int) -> bytes:
     try:
         data = pictures.data(row, picture)
     except (BadPart, *_DAMAGE) as exc:
-        if files.passes(exc):
-            _pictures.cache_clear()  # what it holds open, and what it takes for lost
+        if passes(exc):
+            forget_handles()  # what is held open, and what is taken for lost
         raise BadPart(f"{address}: row {row} cannot be read ({_line(exc)})") from exc
     if not data:
         raise BadPart(f"{address}: row {row} has no bytes of picture {picture}; write them into the file")
     if len(data) > max_bytes:
         raise BadPart(f"{address}: row {row} has {len(data):,} bytes, more than the {max_bytes:,} allowed")
     return data
+
+
+def forget_handles() -> None:
+    """Open files anew from here on."""
+    _pictures.cache_clear()
+    _remote_state.cache_clear()
 
 
 class _Table:
@@ -126,15 +143,37 @@ class _Table:
         self.bytes = [path for path in in_held if path.endswith(".bytes")]
         left_out = {path for path in in_held if not path.endswith(".path")}
         self.described = [path for path in paths if path not in left_out]
+        has_lists = any(column.max_repetition_level for column in columns)
+        self._values_in_lists = _values_in_lists(stream, address) if has_lists else []
 
     def check(self, group: int) -> None:
         """Raises BadPart for a row group that says more than a file of this size can hold."""
-        # Not by its columns: on a broken footer pyarrow's accessor of a column ends the process (26.0.1).
+        # Not by its columns, at which pyarrow may end the process (`parquet_child`).
         metadata = self.file.metadata.row_group(group)
         if metadata.total_byte_size > max(_FREE_BYTES, _MAX_RATIO * self.size):
             raise BadPart(f"it inflates to {metadata.total_byte_size:,} bytes, from a file of {self.size:,}")
         if metadata.num_rows > 8 * self.size:  # a row takes a bit at least
             raise BadPart(f"it claims {metadata.num_rows:,} rows in a file of {self.size:,} bytes")
+        values = self._values_in_lists[group] if self._values_in_lists else 0
+        if values > max(_FREE_VALUES, self.size):
+            raise BadPart(f"its lists claim {values:,} values in a file of {self.size:,} bytes")
+
+
+def _values_in_lists(stream: BinaryIO, address: str) -> list[int]:
+    """Of each row group, the most values that a column of lists claims to hold."""
+    tail_at = stream.seek(-8, os.SEEK_END)
+    tail = stream.read(8)
+    stream.seek(tail_at - int.from_bytes(tail[:4], "little"))
+    footer = b"PAR1" + stream.read(int.from_bytes(tail[:4], "little")) + tail
+    command = [sys.executable, "-P", str(Path(parquet_child.__file__))]
+    try:
+        done = subprocess.run(command, input=footer, capture_output=True, timeout=_WAIT_S, check=True)
+    except subprocess.SubprocessError as exc:
+        raise SourceError(
+            f"{address}: no readable Parquet (what its footer says of lists is broken)"
+        ) from exc
+    counted: list[int] = json.loads(done.stdout)
+    return counted
 
 
 def _holds(schema: Any, name: str, address: str) -> bool:
@@ -170,6 +209,8 @@ def _row(row: RecordBatch, line: int, held: str, address: str) -> Cells:
     try:
         if held and not arrow_types.is_struct(row[held].type) and len(row[held].flatten()) > _MAX_PICTURES:
             return Cells(line, reason=f"has more than {_MAX_PICTURES:,} pictures")
+        if sum(map(_values, row.columns)) > _MAX_VALUES:
+            return Cells(line, reason=f"has more than {_MAX_VALUES:,} values in lists")
         values = row.to_pylist(maps_as_pydicts="strict")[0]
     # Not UTF-8 in a text column; a map with a key twice; a time that Python has no year for.
     except _DAMAGE as exc:
@@ -180,6 +221,20 @@ def _row(row: RecordBatch, line: int, held: str, address: str) -> Cells:
     structs = found if isinstance(found, list) else [found]
     there = [ordinal for ordinal, struct in enumerate(structs) if struct is not None]
     return Cells(line, values, pictures=tuple(inside.cell(address, line, ordinal) for ordinal in there))
+
+
+def _values(column: Array) -> int:
+    """How many values stand in its lists, and in the lists in these."""
+    kind = column.type
+    if arrow_types.is_struct(kind):
+        return sum(map(_values, column.flatten()))
+    if arrow_types.is_map(kind):
+        start, stop = (int(column.offsets[at].as_py()) for at in (0, -1))
+        return stop - start + _values(column.items.slice(start, stop - start))
+    if any(is_kind(kind) for is_kind in _LISTS):
+        held = column.flatten()
+        return len(held) + _values(held)
+    return 0
 
 
 def _size(values: Mapping[str, object] | None) -> int:
@@ -252,19 +307,24 @@ class _Pictures:
 
 
 @lru_cache(maxsize=1)  # a worker loads pictures in their order
-def _pictures(address: str, state: tuple[int, ...]) -> _Pictures:
+def _pictures(address: str, state: tuple[int | str, ...]) -> _Pictures:
     return _Pictures(address)
 
 
-def _state(address: str) -> tuple[int, ...]:
-    """Another one for a file that was written anew. Of remote files this is not looked up."""
+def _state(address: str) -> tuple[int | str, ...]:
+    """Another one for a file that was written anew; a store is asked for it every few seconds."""
     if files.is_remote(address):
-        return ()
+        return _remote_state(address, int(time.monotonic()) // _LOOK_AGAIN_S)
     try:
         status = os.lstat(address)
     except OSError:
         return ()  # opening it will say why
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=1)
+def _remote_state(address: str, period: int) -> tuple[int | str, ...]:
+    return (files.remote_stamp(address) or period,)
 
 
 def _line(exc: BaseException) -> str:

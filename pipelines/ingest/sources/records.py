@@ -88,6 +88,13 @@ UNAVAILABLE: Final = "unavailable"
 """The stage of what could not be read for a reason that passes. Its document stays unfinished: the next run
 takes it up, as nothing of its files tells that they can be read again."""
 
+AWAY: Final = "away"
+"""The stage of a file whose whole folder is missing or empty, or that a store lets nobody read. A document
+that the index has with more pictures stays unfinished, as if it were UNAVAILABLE: what it names is not
+mounted, or the login is not what it was. Another is refused, as that may be for good."""
+
+MAY_RETURN: Final = frozenset({UNAVAILABLE, AWAY})
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

@@ -24,7 +24,8 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
 from pipelines.ingest.sources import files, inside
-from pipelines.ingest.sources.records import UNAVAILABLE, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.failures import stage_of
+from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten
 
 TOO_MANY_DIGITS = "broken JSON: holds a number of more digits than are read"
@@ -116,10 +117,16 @@ def read_row(cells: Mapping[str, object]) -> Row:
     )
 
 
-def read_side_car(text: str) -> Row:
-    """The row that the JSON beside a picture holds. Raises BadPart."""
+def read_side_car(text: str) -> tuple[Row, str]:
+    """The row that the JSON beside a picture holds, and why only its id and tenant could be used, or "".
+
+    Raises BadPart where not even these can be: whose document this is, and under which id, nobody can tell.
+    """
     cells = load_object(text)
-    return read_row({name: value for name, value in cells.items() if name not in ("image", "images")})
+    try:
+        return read_row({name: value for name, value in cells.items() if name not in ("image", "images")}), ""
+    except BadPart as exc:
+        return read_row({name: cells.get(name) for name in ("id", "tenant")}), str(exc)
 
 
 def check_columns(names: Sequence[str], address: str) -> None:
@@ -261,7 +268,7 @@ def parse_row(item: Item, config: SourceConfig) -> Parsed:
         try:
             images.append(files.locate(path, files.parent(item.address), item.root, config))
         except BadPart as exc:
-            stage = files.stage_of(exc, "parse")
+            stage = stage_of(exc, "parse")
             rejected.append(Rejected(item.document_id, item.address, stage, str(exc)))
     return assemble(item, row, images, (row.text,), rejected)
 
@@ -270,12 +277,12 @@ def assemble(
     item: Item, row: Row, images: Sequence[str], texts: Sequence[str], rejected: Sequence[Rejected] = ()
 ) -> Parsed:
     """A document whose texts all belong to all of its pictures. Raises BadPart when nothing is left of it
-    for good; where that may pass, it is empty beside what is rejected."""
+    for good; where that may return, it is empty beside what is rejected."""
     images = tuple(dict.fromkeys(images))
     said = [paragraph for text in texts for paragraph in paragraphs(text)]
     caption = tidy(row.caption)
     if not said and not caption and not images:
-        if any(one.stage == UNAVAILABLE for one in rejected):
+        if any(one.stage in MAY_RETURN for one in rejected):
             return Parsed(Document(item.document_id, item.address, tenant=item.tenant), tuple(rejected))
         raise BadPart(rejected[0].reason if rejected else "holds neither a picture nor text")
     passages = ([caption] if caption else []) + said

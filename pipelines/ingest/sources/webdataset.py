@@ -41,6 +41,7 @@ class _Sample:
     texts: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    is_untold: bool = False  # whose it is, and under which id, stands in a JSON that cannot be read
     members: int = 0
 
 
@@ -74,11 +75,12 @@ class _Shard:
 
     def _add(self, sample: _Sample, member: tar.Member, name: str) -> None:
         sample.members += 1
+        form = suffix(name)
         if sample.members > _MAX_MEMBERS:
+            sample.is_untold |= form == ".json"
             if sample.members == _MAX_MEMBERS + 1:
                 sample.refused.append((name, f"is one of more than {_MAX_MEMBERS:,} of this document"))
             return
-        form = suffix(name)
         try:
             if member.kind != "file":
                 what = "a link" if member.kind == "link" else "no plain file"
@@ -90,9 +92,12 @@ class _Shard:
                 room = self._config.max_row_bytes - sum(map(len, sample.texts))
                 sample.texts.append(self._text(member, room))
             elif form == ".json":
-                sample.row = rows.read_side_car(self._text(member, self._config.max_row_bytes))
+                sample.row, wrong = rows.read_side_car(self._text(member, self._config.max_row_bytes))
+                if wrong:
+                    sample.refused.append((name, wrong))
         except BadPart as exc:
             sample.refused.append((name, str(exc)))
+            sample.is_untold |= form == ".json"
 
     def _text(self, member: tar.Member, max_bytes: int) -> str:
         _check_size(member, max_bytes)
@@ -103,6 +108,8 @@ class _Shard:
         identity = sample.row.id or f"{self._id}/{sample.key}"
         for name, reason in sample.refused:
             yield self._rejected(identity, _shown(name), reason)
+        if sample.is_untold:
+            return
         text = "\n\n".join(text for text in (sample.row.text, *sample.texts) if text.strip())
         row = replace(sample.row, id=identity, text=text)
         try:

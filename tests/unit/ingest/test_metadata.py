@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
-from pipelines.ingest.metadata import conflict, extend, type_name
+from pipelines.core.manifest import Manifest
+from pipelines.ingest.metadata import conflict, extend, known_types, type_name
+
+
+def test_the_types_of_an_index_are_known_before_it_is_opened(tmp_path: Path) -> None:
+    assert known_types(tmp_path) == {}
+    Manifest({}, {}, {"year": "number"}).save(tmp_path)
+    assert known_types(tmp_path) == {"year": "number"}
 
 
 @pytest.mark.parametrize(

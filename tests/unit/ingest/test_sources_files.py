@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.hashing import hash_file
 from pipelines.ingest.sources import (
+    AWAY,
     UNAVAILABLE,
     Item,
     Rejected,
@@ -31,6 +32,7 @@ from pipelines.ingest.sources import (
     opened,
     parse,
     read_bytes,
+    stage_of,
 )
 from pipelines.ingest.sources.files import locate, opened_by_pyarrow
 from pipelines.ingest.sources.walk import walk_filesystem
@@ -46,7 +48,7 @@ def test_a_file_up_to_the_bound_is_read_whole(tmp_path: Path) -> None:
 class Flaky:
     """`os.open` that fails so often with this error, and then opens."""
 
-    def __init__(self, error: OSError, times: int) -> None:
+    def __init__(self, error: Exception, times: int) -> None:
         self.error, self.left, self.original = error, times, os.open
 
     def __call__(self, *args: Any, **how: Any) -> int:
@@ -89,7 +91,7 @@ def test_storage_that_does_not_answer_is_given_up_and_told_apart_from_a_bad_file
     monkeypatch.setattr(files.os, "open", Flaky(PASSING[0], 99))
     with pytest.raises(BadPart, match="Input/output error") as caught:
         read_bytes(f"{tmp_path}/a#bytes=1+2", 5)
-    assert files.stage_of(caught.value, "read") == UNAVAILABLE
+    assert stage_of(caught.value, "read") == UNAVAILABLE
     assert waits == [0.5, 2.0, 8.0]
 
 
@@ -97,8 +99,9 @@ def test_storage_that_does_not_answer_is_given_up_and_told_apart_from_a_bad_file
     "error",
     [
         *(OSError(code, os.strerror(code)) for code in (errno.ENOENT, errno.EACCES, errno.ELOOP)),
-        OSError("When getting 'b': AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
-        OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No body"),
+        OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 404) during HeadObject operation: No body"),
+        FileNotFoundError(errno.ENOENT, "Opening HDFS file '/b' failed"),
+        OSError("google::cloud::Status(NOT_FOUND: Permanent error, with a last message of No such object)"),
         OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"),
     ],
     ids=str,
@@ -110,8 +113,104 @@ def test_what_is_wrong_with_a_file_is_told_at_once(
     monkeypatch.setattr(files.os, "open", Flaky(error, 1))
     with pytest.raises(BadPart) as caught:
         read_bytes(str(tmp_path / "a"), 5)
-    assert files.stage_of(caught.value, "read") == "read"
+    assert stage_of(caught.value, "read") == "read"
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No body"),
+        OSError(
+            "When reading 'b': AWS Error UNKNOWN (HTTP status 400) during GetObject operation: "
+            "Unable to parse ExceptionName: ExpiredToken Message: The provided token has expired."
+        ),
+        OSError("When getting 'b': AWS Error INVALID_ACCESS_KEY_ID during GetObject operation: none such"),
+        OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted in GetObjectMetadata)"),
+        pa.ArrowException("google::cloud::Status(UNKNOWN: Could not create a OAuth2 access token)"),
+    ],
+    ids=str,
+)
+def test_a_login_that_expired_says_nothing_of_the_file_and_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
+) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files.os, "open", Flaky(error, 1))
+    with pytest.raises(BadPart) as caught:
+        read_bytes(str(tmp_path / "a"), 5)
+    assert stage_of(caught.value, "read") == UNAVAILABLE
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("When getting 'b': AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
+        OSError("google::cloud::Status(PERMISSION_DENIED: Permanent error in GetObjectMetadata)"),
+        OSError("GetProperties for 'b' failed. Azure Error: [AuthorizationFailure] 403 not authorized"),
+        PermissionError(errno.EACCES, "Opening HDFS file '/b' failed"),
+    ],
+    ids=str,
+)
+def test_what_may_not_be_read_may_be_read_again_or_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
+) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files.os, "open", Flaky(error, 1))
+    with pytest.raises(BadPart) as caught:
+        read_bytes(str(tmp_path / "a"), 5)
+    assert stage_of(caught.value, "read") == AWAY
+    assert waits == []
+
+
+class Hdfs:
+    """pyarrow's file system when this is all that the name node tells of."""
+
+    type_name = "hdfs"
+
+    def __init__(self, *paths: str) -> None:
+        self.paths = paths
+
+    def get_file_info(self, path: str) -> arrow_fs.FileInfo:
+        kind = arrow_fs.FileType.Directory if path in self.paths else arrow_fs.FileType.NotFound
+        return arrow_fs.FileInfo(path, kind)
+
+
+def test_hdfs_that_finds_not_even_its_root_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    stages = []
+    for paths in ((), ("/",)):
+        monkeypatch.setattr(files, "open_filesystem", lambda address, paths=paths: (Hdfs(*paths), "/a"))
+        with pytest.raises(BadPart) as caught:
+            read_bytes("hdfs://node:8020/a", 5)
+        stages.append(stage_of(caught.value, "read"))
+    assert stages == [UNAVAILABLE, "read"]
+
+
+@pytest.mark.parametrize(
+    ("left", "stage"), [(None, AWAY), ([], AWAY), ([".hidden"], AWAY), (["other.png"], "parse")], ids=str
+)
+def test_a_picture_that_is_missing_with_all_of_its_folder_may_return(
+    tmp_path: Path, left: list[str] | None, stage: str
+) -> None:
+    folder = tmp_path / "pictures"
+    if left is not None:
+        folder.mkdir()
+        for name in left:
+            (folder / name).write_bytes(b"x")
+    rows = [{"id": "a", "image": "pictures/a.png"}, {"id": "b", "image": "pictures/b.png", "text": "said"}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    alone, told = list_items([str(tmp_path / "m.jsonl")], SourceConfig())
+    assert isinstance(alone, Item)
+    assert isinstance(told, Item)
+    [bad] = parse(told, SourceConfig()).rejected
+    assert (bad.stage, bad.reason) == (stage, "pictures/b.png: does not exist")
+    if stage == AWAY:
+        assert [one.stage for one in parse(alone, SourceConfig()).rejected] == [AWAY]
+    else:
+        with pytest.raises(BadPart, match="does not exist"):
+            parse(alone, SourceConfig())
 
 
 class Breaking(io.RawIOBase):
@@ -201,7 +300,7 @@ def test_storage_that_fails_in_the_middle_of_a_file_is_told_apart_from_a_bad_fil
     for address in (path, f"{path}#bytes=1500+20"):
         with pytest.raises(BadPart, match="Input/output error") as caught:
             read_bytes(address, 10_000)
-        assert files.stage_of(caught.value, "read") == UNAVAILABLE
+        assert stage_of(caught.value, "read") == UNAVAILABLE
     assert waits == [0.5, 2.0, 8.0] * 2
     assert read_bytes(f"{path}#bytes=100+20", 10_000) == b"1" * 20
     assert hash_file(path) == f"unreadable: {path}: cannot be read (Input/output error)"

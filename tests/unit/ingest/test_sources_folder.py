@@ -104,18 +104,34 @@ def test_a_json_beside_a_picture_gives_id_caption_tenant_and_metadata(folder: Pa
     [
         ("{", "cat.json: broken JSON"),
         ("[1]", "cat.json: JSON is a list, not an object"),
+        ('{"id":"c1","tenant":"acme","caption":"T', "broken JSON"),
         ('{"a": NaN}', "NaN"),
-        ('{"a": 1e999}', "metadata field 'a' is inf"),
-        ('{"tags": ["x"]}', "metadata field 'tags' is a list"),
+        ('{"id": "c1", "tenant": ["acme"]}', "field 'tenant' is a list"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_broken_json_is_rejected_and_its_picture_stays(folder: Path, text: str, reason: str) -> None:
+def test_a_json_that_does_not_tell_whose_picture_it_is_costs_the_picture(
+    folder: Path, text: str, reason: str
+) -> None:
     (folder / "cat.json").write_text(text)
-    assert "pets/cat.jpg" in documents(folder)
+    assert list(documents(folder)) == ["pets/old/dog.PNG"]
     [rejected] = rejections(folder)
     assert reason in rejected.reason
-    assert rejected.source.endswith("cat.json")
+    assert rejected.source.endswith("cat.json")  # by which the ledger knows the document that is to stay
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [('"a": 1e999', "metadata field 'a' is inf"), ('"tags": ["x"]', "metadata field 'tags' is a list")],
+)
+def test_a_field_of_a_json_that_cannot_be_kept_costs_the_other_fields_but_id_and_tenant(
+    folder: Path, field: str, reason: str
+) -> None:
+    (folder / "cat.json").write_text(f'{{"id": "c1", "tenant": "acme", "caption": "Tom", {field}}}')
+    document = documents(folder)["c1"]
+    assert (document.tenant, document.captions, document.metadata) == ("acme", ("",), {})
+    [rejected] = rejections(folder)
+    assert rejected.reason == f"cat.json: {reason}; it must be a text, a finite number, true or false"
 
 
 def test_a_picture_waits_for_a_json_that_does_not_answer_now(

@@ -278,6 +278,28 @@ def test_csv_columns_are_typed_as_a_whole(folder: Path) -> None:
     assert dict(second.metadata) == {"year": 1999, "price": 2.5, "code": "12", "flag": False, "note": "x"}
 
 
+def test_csv_columns_keep_the_types_that_the_index_has_fixed(folder: Path) -> None:
+    """One cell that is no number makes no texts of the others, and a column of numbers stays a text."""
+    path = folder / "m.csv"
+    path.write_text("id,text,year,code,good,new\n1,t,2010,12,true,1\n2,t,n/a,007,2,2\n3,t,,1.50,FALSE,x\n")
+    types = {"year": "number", "code": "str", "good": "bool", "elsewhere": "number"}
+    items = [item for item in list_items([str(path)], CONFIG, types=types) if isinstance(item, Item)]
+    assert [dict(parse(item, CONFIG).document.metadata) for item in items] == [
+        {"year": 2010, "code": "12", "good": True, "new": "1"},
+        {"year": "n/a", "code": "007", "good": "2", "new": "2"},
+        {"code": "1.50", "good": False, "new": "x"},
+    ]
+
+
+def test_a_csv_cell_that_does_not_fit_leaves_other_rows_as_they_were(folder: Path) -> None:
+    path = folder / "m.csv"
+    path.write_text("id,text,year,price\n1,t,2010,1\n2,t,2011,2.5\n")
+    before, _ = read(path)
+    path.write_text(path.read_text() + "3,t,n/a,-\n")
+    after = list(list_items([str(path)], CONFIG, types={"year": "number", "price": "number"}))
+    assert after[:2] == before
+
+
 def test_csv_images_may_be_a_json_list(folder: Path) -> None:
     path = folder / "m.csv"
     path.write_text('id,images\n1,"[""a.png"", ""b.png""]"\n2,"[a"\n')

@@ -12,7 +12,16 @@ import pytest
 
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.hashing import hash_file
-from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, parquet, parse, read_bytes
+from pipelines.ingest.sources import (
+    Item,
+    Rejected,
+    SourceConfig,
+    files,
+    list_items,
+    parquet,
+    parse,
+    read_bytes,
+)
 
 CONFIG = SourceConfig()
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -232,6 +241,67 @@ def test_a_million_rows_of_nothing_are_one_rejection(path: Path) -> None:
     assert path.stat().st_size < 100_000
     assert "claims 10,000,000 rows" in read(path)[1][0].reason
     assert len(read(path)[1]) == 1
+
+
+@pytest.mark.parametrize("column", ["tags", "images", "conversations", "metadata"])
+def test_a_list_of_a_million_nulls_is_not_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    monkeypatch.setattr(parquet, "_FREE_VALUES", 100_000)
+    kind = pa.map_(pa.string(), pa.null()) if column == "metadata" else pa.list_(pa.null())
+    entry = ("a", None) if column == "metadata" else None
+    small, large = pa.array([[entry], [entry]], kind), pa.array([[entry] * 1_000_000], kind)
+    with pq.ParquetWriter(path, pa.schema([("id", pa.string()), (column, kind)])) as writer:
+        writer.write_table(pa.table({"id": ["a", "b"], column: small}, writer.schema))
+        writer.write_table(pa.table({"id": ["c"], column: large}, writer.schema))
+    assert path.stat().st_size < 10_000
+    table = parquet.read_parquet(str(path), CONFIG)
+    *good, bad = table
+    assert [cells.line for cells in good] == [1, 2]
+    assert "its lists claim 1,000,000 values in a file of" in bad.reason
+
+
+def test_a_row_whose_lists_are_too_long_is_rejected_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_MAX_VALUES", 6)
+    said = [[{"from": "human", "value": word} for word in words] for words in (["a"], ["b"] * 7, ["c"] * 6)]
+    told = pa.array([[("a", "1")], [], []], pa.map_(pa.string(), pa.string()))
+    table = {"id": ["a", "b", "c"], "image": pictures(picture(b"A"), None, None), "conversations": said}
+    pq.write_table(pa.table(table | {"metadata": told}), path)
+    items, [rejected] = read(path)
+    assert [item.document_id for item in items] == ["a", "c"]
+    assert dict(parse(items[0], CONFIG).document.metadata) == {"a": "1"}
+    assert rejected.reason == "m.parquet:2: has more than 6 values in lists"
+
+
+def test_a_footer_over_which_pyarrow_ends_its_process_costs_the_file_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"id": ["a"], "text": ["t"], "tags": [["x"]]}), path)
+    dying = tmp_path / "dying.py"
+    dying.write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(parquet.parquet_child, "__file__", str(dying))
+    with pytest.raises(SourceError, match="what its footer says of lists is broken"):
+        read(path)
+
+
+def test_an_object_that_was_written_anew_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    address, config = "mock://anew/m.parquet", SourceConfig(allowed_addresses=("mock://anew",))
+    filesystem, inside_it = files.open_filesystem(address)
+    filesystem.create_dir(files.parent(inside_it), recursive=True)
+    clock = [100.0]
+    monkeypatch.setattr(parquet.time, "monotonic", lambda: clock[0])
+    read_anew = []
+    for data, passed_s in ((b"one", 20.0), (b"two", 20.0), (b"three", 0.0)):
+        table = pa.table({"id": ["a"], "image": pictures(picture(data))})
+        with filesystem.open_output_stream(inside_it) as out:
+            pq.write_table(table, out)
+        clock[0] += passed_s  # in a worker; or this process lists the object again, and it may be at once
+        if not passed_s:
+            list(list_items([address], config))
+        read_anew.append(read_bytes(f"{address}#cell=1+0", 10))
+    assert read_anew == [b"one", b"two", b"three"]
 
 
 @pytest.mark.parametrize("kind", [pa.list_, pa.large_list])

@@ -168,6 +168,29 @@ def test_a_refused_member_leaves_the_rest_of_its_document(shard: Path) -> None:
     assert parse(item, CONFIG).document.passages[0].text == "one"
 
 
+@pytest.mark.parametrize(
+    "told",
+    ['{"id":"AC-120","tenant":"acme","caption":"T', '{"id": 1.5}', special("1.json", tarfile.SYMTYPE)[1]],
+)
+def test_a_json_that_does_not_tell_whose_document_it_is_costs_the_document(
+    shard: Path, told: Content
+) -> None:
+    items, [rejected] = read(pack(shard, [("1.png", b"x"), ("1.json", told), ("1.txt", "one"), *GOOD]))
+    assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last"]
+    assert "shard.tar/1.json: " in rejected.reason
+    assert (
+        f"/{rejected.document_id}" in rejected.source
+    )  # so it could be any document of the shard: none is gone
+
+
+def test_a_field_that_cannot_be_kept_leaves_the_document_its_id_and_tenant(shard: Path) -> None:
+    told = '{"id": "AC-120", "tenant": "acme", "face_bboxes": [[0, 1]]}'
+    [item], [rejected] = read(pack(shard, [("1.png", b"x"), ("1.json", told), ("1.txt", "one")]))
+    assert (item.document_id, item.tenant) == ("AC-120", "acme")
+    assert [passage.text for passage in parse(item, CONFIG).document.passages] == ["one"]
+    assert "metadata field 'face_bboxes' is a list" in rejected.reason
+
+
 def test_a_name_that_comes_back_later_is_another_document_of_the_same_id(shard: Path) -> None:
     items, rejected = read(pack(shard, [*GOOD, ("first.txt", "again")]))
     assert ids(items) == ["set/shard.tar/first", "set/shard.tar/last", "set/shard.tar/first"]

@@ -1,0 +1,85 @@
+"""Which documents would lose pictures by what looks like an accident, as when a disk is not mounted. Knows no
+store.
+
+Nothing of theirs is deleted: they stay unfinished, as those that could not be read, until the next run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.ingest import acknowledged
+from pipelines.ingest.ledger import Ledger
+from pipelines.ingest.plan import FEW_DOCUMENTS
+from pipelines.ingest.run import Run
+from pipelines.ingest.sources import AWAY, UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The keys of documents that stay as they are, and what to do about it ("" where there are none)."""
+
+    keys: frozenset[str] = frozenset()
+    told: str = ""
+
+
+_NONE: Final = Kept()
+
+
+def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:
+    """Of the documents that `run` acknowledged those whose pictures are refused now and were not before:
+    of a source all that would keep none, where they are too many (as `plan.to_prune` counts them, among those
+    with pictures), and any whose pictures lay in a folder that is AWAY. With a fraction of 1, none."""
+    if max_fraction >= 1:
+        return _NONE
+    refused = acknowledged.rows_where(run, pc.field("stage").is_valid(), ["document_key", "stage"])
+    of_stage = {stage: refused.filter(pc.equal(refused["stage"], stage)) for stage in (AWAY, UNAVAILABLE)}
+    waiting = set(of_stage[UNAVAILABLE]["document_key"].to_pylist())
+    keys = set(refused["document_key"].to_pylist()) - waiting
+    before = known.rows_of(keys, ["document_key", "scope", "images"])
+    before = before.filter(pc.greater(before["images"], 0))
+    if not len(before):
+        return _NONE
+    left = _pictures_left(run, before["document_key"].combine_chunks())
+    away = set(of_stage[AWAY]["document_key"].to_pylist())
+    held: set[str] = set()
+    lost = defaultdict[str, list[str]](list)
+    for row in before.to_pylist():
+        key, images = row["document_key"], left[row["document_key"]]
+        if key in away and images < row["images"]:
+            held.add(key)
+        if not images:
+            lost[row["scope"] or ""].append(key)
+    for scope, gone in lost.items():
+        if len(gone) > FEW_DOCUMENTS and len(gone) > max_fraction * _with_pictures(known, scope):
+            held.update(gone)
+    return Kept(frozenset(held), _told(len(held))) if held else _NONE
+
+
+def _pictures_left(run: Run, document_keys: pa.Array) -> Counter[str]:
+    is_good = (pc.field("kind") == "image") & pc.field("stage").is_null()
+    of_these = pc.field("document_key").isin(document_keys)
+    good = acknowledged.rows_where(run, is_good & of_these, ["document_key", "key", "kind", "stage"])
+    once = good.group_by(["document_key", "key"]).aggregate([])  # a write may be acknowledged twice
+    return Counter(once["document_key"].to_pylist())
+
+
+def _with_pictures(known: Ledger, scope: str) -> int:
+    return sum(
+        pc.sum(pc.and_(pc.equal(pc.fill_null(t["scope"], ""), scope), pc.greater(t["images"], 0))).as_py()
+        or 0
+        for t in known.tables(["scope", "images"])
+    )
+
+
+def _told(documents: int) -> str:
+    return (
+        f"{documents:,} documents would lose pictures that can be found no more, and nothing of them was "
+        "deleted: is all that they name mounted and whole? Run the same command again then; "
+        "--set ingest.max_pruned_fraction=1 lets the pictures go"
+    )
