@@ -1,8 +1,13 @@
-"""Secrets in addresses. Those stand in messages, results and ledgers, so none may hold one. Opens nothing."""
+"""What an address may hold, and whether it is this machine's. Opens nothing.
+
+Addresses stand in messages, results and ledgers, so none may hold a secret.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from urllib.parse import urlsplit
 
 # Up to the last "@" before a "/"; of a secret that holds a "/" itself, up to the last "@" of all.
 _USER = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/?#\s:@\[]*:(?!\d*(?:[/?#]|$))\S*)(?=@)")
@@ -28,3 +33,18 @@ def refuse_secret(address: str, error: type[Exception]) -> str:
             "what the store reads from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say"
         )
     return address
+
+
+def is_loopback(host: str) -> bool:
+    """Of a name or an IP address; IPv6 with or without brackets."""
+    host = host.lower()
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_here(url: str) -> bool:
+    """Whether its server is on this machine. Such a one is asked directly: a proxy that the environment names
+    (`http_proxy`) does not reach it, and would read the key. httpx and gRPC exempt none by themselves."""
+    return is_loopback(urlsplit(url).hostname or "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.core.addresses import masked, refuse_secret
+from pipelines.core.addresses import is_here, masked, refuse_secret
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,14 @@ def test_an_address_with_a_secret_is_refused_and_shown_without(address: str, sho
 )
 def test_other_addresses_pass(address: str) -> None:
     assert refuse_secret(address, ValueError) == address
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        *(("http://127.0.0.1:8000", True), ("http://localhost/v1", True), ("https://[::1]:8000", True)),
+        *(("http://127.0.0.1.example.com", False), ("http://10.0.0.1:8000", False), ("nonsense", False)),
+    ],
+)
+def test_loopback_is_this_machine(url: str, here: bool) -> None:
+    assert is_here(url) is here
