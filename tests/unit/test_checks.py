@@ -190,6 +190,8 @@ def test_a_vllm_for_cpus_is_not_on_the_gpu(kb: Path, card: Gpu, monkeypatch: pyt
     assert "no GPU is used here" in found(kb, "generator.engine=vllm")["memory"].detail
     vllm_is(monkeypatch, "0.29.0")
     assert found(kb, "generator.engine=vllm")["memory"].detail.startswith("fits on H100")
+    monkeypatch.setattr(checks, "gpus", lambda: [Gpu("H100", 80 * 2**30, 50 * 2**30)])
+    assert "vLLM will not start" in found(kb, "generator.engine=vllm")["memory"].detail
     on_cpu = found(kb, "generator.engine=vllm", "serve.vllm.device=cpu")["memory"]
     assert "no GPU is used here" in on_cpu.detail
 
