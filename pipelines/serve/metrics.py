@@ -59,6 +59,11 @@ class Metrics:
         self._cut = Counter(
             "mmrag_cut_answers", "Answers that ended at their most tokens", registry=self.registry
         )
+        self._broken = Counter(
+            "mmrag_broken_answers",
+            "Streamed answers that failed after their first word; their status is 200",
+            registry=self.registry,
+        )
         self._shed = Counter(
             "mmrag_shed", "Requests refused to keep the others going", ("why",), registry=self.registry
         )
@@ -128,6 +133,9 @@ class Metrics:
         self._tokens.labels("completion").inc(answer.usage.completion_tokens)
         if answer.usage.cut:
             self._cut.inc()
+
+    def broken(self) -> None:
+        self._broken.inc()
 
     def shed(self, why: str) -> None:
         self._shed.labels(why).inc()
