@@ -44,6 +44,7 @@ from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.last_ingest import note_ingest
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ocr import require as require_ocr
@@ -53,7 +54,7 @@ from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.counts import warn_of_disagreement
 from pipelines.ingest.encoders import Encoders, encoders_for
-from pipelines.ingest.metrics import ROWS_WAITING, count_refused
+from pipelines.ingest.metrics import DOCUMENTS_WAITING, ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
@@ -187,6 +188,7 @@ def ingest(
         if live is not None:
             gone = swap(index, live, ledger, config.max_pruned_fraction)
             summary = replace(summary, gone=gone, pruned=gone)
+        note_ingest(index.directory)
     return summary
 
 
@@ -253,7 +255,9 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
 
     def report() -> None:
         counts = tally.counts()
-        progress("reading documents", min(counts["document"], total), total, pictures_told(counts))
+        done = min(counts["document"], total)
+        progress("reading documents", done, total, pictures_told(counts))
+        record(DOCUMENTS_WAITING, total - done)
 
     report()
     items = ray.data.read_parquet(str(run.items))
@@ -265,6 +269,7 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
             num_cpus=_PARSE_CPUS,
         ).write_parquet(str(parts))
     report()
+    record(DOCUMENTS_WAITING, 0)
 
 
 def _encode_and_write(
@@ -398,6 +403,8 @@ def _every_second(report: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+        for waiting in (DOCUMENTS_WAITING, ROWS_WAITING):
+            record(waiting, 0)  # after an error, too: a process that lives on would tell the last figure
 
 
 def _run_name() -> str:

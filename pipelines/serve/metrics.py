@@ -166,6 +166,15 @@ def cache_lookups(hits: int, misses: int) -> Metric:
     return family
 
 
+def ingested(at: float) -> Metric:
+    """A retriever's family: how fresh its index is."""
+    return GaugeMetricFamily(
+        "mmrag_last_ingest_timestamp_seconds",
+        "When the last ingest of the index that did not fail ended, in Unix time",
+        value=at,
+    )
+
+
 def drift(questions: Mapping[str, float], index: Mapping[str, float]) -> list[Metric]:
     """A retriever's families: distances by branch and by collection, where there are any yet."""
     gauges = [
