@@ -1,6 +1,7 @@
 """Is all that the settings name there, and large enough? A check a part, all at once, within a time limit.
 
-Changes, starts and fetches nothing: no store is created, no model loaded, no Ray started.
+Changes, starts and fetches nothing: no store is created, no Ray started. Of models only small
+ones are loaded, `lite` and an aligner of ours; of others the files are looked at.
 """
 
 from __future__ import annotations
@@ -292,7 +293,7 @@ def _memory(settings: Settings) -> str:
     cards = [] if wanted == "cpu" else gpus()
     if cards:
         need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
-        share = vllm.gpu_memory_utilization if uses_vllm else 1.0
+        share = vllm.gpu_memory_utilization if uses_vllm else None
         fits = on_gpu(need, cards, share, vllm.tensor_parallel_size if uses_vllm else 1)
         return fits + _beside(settings)
     if wanted != "cpu" and _ray_address(settings):

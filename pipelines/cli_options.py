@@ -54,17 +54,22 @@ def print_json(value: Any, *, allow_nan: bool = True) -> None:
 
 
 def question_query(
-    text: str | None, image: Path | None, mode: str, where: str | None, k: int, types: Mapping[str, str]
+    text: str | None,
+    image: Path | None,
+    mode: str,
+    where: str | None,
+    k: int,
+    types: Mapping[str, str] | None,
 ) -> Query:
     """The query of `search` and `ask`. Raises UsageError for a wrong mode, filter or file, and for a
-    query that makes no sense."""
+    query that makes no sense. `types`: of the index's fields; None: whoever answers knows them."""
     from pipelines.core import filters
     from pipelines.core.retriever import MODES, Query, plan
 
     if mode not in MODES:
         raise UsageError(f"--mode {mode!r}: choose one of {', '.join(MODES)}")
     parsed = filters.parse(where) if where is not None else None
-    if parsed is not None:
+    if parsed is not None and types is not None:
         filters.check(parsed, types)
     query = Query(text, _read_picture(image) if image else None, mode, k, parsed)
     plan(query)

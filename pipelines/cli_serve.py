@@ -26,6 +26,8 @@ from pipelines.cli_options import (
 from pipelines.core.errors import BadImage, UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from pipelines.core.retriever import Query
     from pipelines.serve.deployments import Parts
     from pipelines.settings import Settings
@@ -93,6 +95,14 @@ def ask(
         Path | None, typer.Option("--batch", help="Answer each line of this JSONL file instead, into --out.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The Parquet file of --batch's answers.")] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="Ask the server there, as `serve deploy` makes one, with the key of $MMRAG_API_KEY.",
+        ),
+    ] = None,
     index: IndexDir = DEFAULT_INDEX,
     config: ConfigFile = None,
     assignments: Assignments = None,
@@ -100,6 +110,8 @@ def ask(
 ) -> None:
     """Answer a question from the index, with citations and boxes. Uses a running `mmrag serve` of it."""
     settings = effective_settings(config, assignments)
+    if server and (batch or out or assignments):
+        raise UsageError("--server answers one question, by its own settings: leave --batch and --set out")
     if batch or out:
         if not (batch and out) or text or image or annotate:
             raise UsageError("--batch FILE and --out FILE go together, and without a question")
@@ -108,15 +120,25 @@ def ask(
     from pipelines.console import print_answer
     from pipelines.core.manifest import Manifest
 
-    query = question_query(text, image, mode, where, k, Manifest.load(index).metadata_types)
-    address = None if assignments else _served(index)  # --set asks for other settings than the server's
+    # A server elsewhere knows the fields of its index.
+    types = None if server else Manifest.load(index).metadata_types
+    query = question_query(text, image, mode, where, k, types)
     try:
-        answer = _ask_server(address, query, where) if address else _ask_here(index, settings, query)
+        if server:
+            answer = _ask_elsewhere(server, query, where, annotate is not None)
+        elif not assignments and (address := _served(index)):  # --set: other settings than the server's
+            answer = _ask_server(address, query, where)
+        else:
+            answer = _ask_here(index, settings, query)
     except BadImage as exc:
         raise UsageError(f"--image {image}: {exc}") from exc
+    drawn = answer.pop("annotated", None)
     print_json(answer) if as_json else print_answer(answer)
     if annotate:
-        _annotate(annotate, answer, query.image, index)
+        from pipelines.core.previews import annotated_pictures
+
+        here = annotated_pictures(answer, query.image, index / "previews")
+        _annotate(annotate, answer, here if drawn is None else _drawn_there(answer, drawn))
 
 
 def _ask_batch(parts: Parts, questions: Path, out: Path, as_json: bool) -> None:
@@ -151,11 +173,22 @@ def _ask_here(index: Path, settings: Settings, query: Query) -> dict[str, Any]:
         return answer_dict(asyncio.run(answerer.answer(Question(query))))
 
 
-def _ask_server(address: str, query: Query, where: str | None) -> dict[str, Any]:
+def _ask_server(
+    address: str, query: Query, where: str | None, *, annotate: bool = False, proxied: bool = False
+) -> dict[str, Any]:
     from pipelines.serve.client import ask as ask_server
 
-    body = {"query": query.text, "mode": query.mode, "k": query.k, "filter": where}
-    return ask_server(address, body, query.image, os.environ.get("MMRAG_API_KEY", ""))
+    body = {"query": query.text, "mode": query.mode, "k": query.k, "filter": where, "annotate": annotate}
+    return ask_server(address, body, query.image, os.environ.get("MMRAG_API_KEY", ""), proxied=proxied)
+
+
+def _ask_elsewhere(url: str, query: Query, where: str | None, annotate: bool) -> dict[str, Any]:
+    """Its pictures are there: with `annotate`, `annotated` has those that it marked."""
+    from pipelines.core.addresses import is_here
+    from pipelines.serve.client import elsewhere
+
+    address = elsewhere(url)
+    return _ask_server(address, query, where, annotate=annotate, proxied=not is_here(address))
 
 
 @contextmanager
@@ -175,26 +208,26 @@ def _announced(index: Path) -> Iterator[Any]:
 
 def _served(index: Path) -> str | None:
     """The address of a server of this index that is up, and of this machine."""
-    import httpx
-
-    from pipelines.serve.client import announced
+    from pipelines.serve.client import announced, answers
 
     told = announced(index)
-    if told is None:
-        return None
-    try:
-        return told[0] if httpx.get(f"{told[0]}/healthz", timeout=30).is_success else None
-    except (ValueError, httpx.HTTPError, httpx.InvalidURL):
-        return None
+    return told[0] if told and answers(told[0]) else None
 
 
-def _annotate(out: Path, answer: dict[str, Any], own: bytes | None, index: Path) -> None:
+def _drawn_there(answer: dict[str, Any], drawn: list[dict[str, Any]]) -> Iterator[tuple[Any, Image | None]]:
+    """As `annotated_pictures`, of what a server drew."""
+    from pipelines.core.images import MAX_BYTES, decode
+    from pipelines.serve.pictures import read_data_uri
+
+    uris = {one["image"]: one["data_uri"] for one in drawn}
+    for shown in dict.fromkeys(box["image"] for box in answer["boxes"]):
+        yield shown, decode(read_data_uri(uris[shown], MAX_BYTES)).image if shown in uris else None
+
+
+def _annotate(out: Path, answer: dict[str, Any], pictures: Iterator[tuple[Any, Image | None]]) -> None:
     """Each picture that has boxes, with them: OUT, and OUT-2 and so on where there are more."""
-    from pipelines.core.previews import annotated_pictures
-
     if not answer["boxes"]:
         print(f"the answer marks nothing: {out} is not written", file=sys.stderr)
-    pictures = annotated_pictures(answer, own, index / "previews")
     for number, (shown, picture) in enumerate(pictures, start=1):
         file = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
         if picture is None:

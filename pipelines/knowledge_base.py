@@ -170,7 +170,10 @@ def _preview(index: Index, hit: Hit) -> Preview | None:
 def local_answerer(index: Index, retriever: FindsHits, settings: Settings) -> Answerer:
     """Answers in this process, by transformers. Raises UsageError where vLLM is asked for."""
     if settings.generator.engine == "vllm":
-        raise UsageError("generator.engine vllm answers in `mmrag serve` only: start it, or set transformers")
+        raise UsageError(
+            "generator.engine vllm answers in a server only: start `mmrag serve`, name one that is up with "
+            "`mmrag ask --server URL`, or set transformers"
+        )
     from pipelines.core.engine import TransformersEngine
     from pipelines.core.generator import load_profile
 

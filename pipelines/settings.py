@@ -24,6 +24,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from pipelines.core.addresses import masked
 from pipelines.core.answer import AnswerConfig
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
@@ -40,7 +41,8 @@ from pipelines.train.llava_config import LlavaTraining
 
 PROFILES = Path(__file__).parent / "profiles"
 _HIDDEN = "***"
-_USER_OF_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+# In a problem of PyYAML's: a password may begin with "*", "&" or "!".
+_QUOTED_NAME = re.compile(r"\b(alias|anchor|tag|handle)\b.*", re.DOTALL)
 _PREFIX = "MMRAG_"
 _READ_ELSEWHERE = frozenset({"MMRAG_API_KEY"})  # by `mmrag ask`
 # Kubernetes tells a pod of every service of its namespace, and ours are called mmrag-...
@@ -199,7 +201,7 @@ def _plain(value: Any) -> Any:
         case None | bool() | int() | float():
             return value
         case _:
-            return _USER_OF_ADDRESS.sub(_HIDDEN, str(value))
+            return masked(str(value))
 
 
 def _explained(error: Any) -> str:
@@ -213,11 +215,24 @@ def _read_yaml(config: Path) -> dict[str, Any]:
     except FileNotFoundError as exc:
         profiles = ", ".join(sorted(file.stem for file in PROFILES.iterdir()))
         raise UsageError(f"--config {path}: there is no such file, and no such profile: {profiles}") from exc
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise UsageError(f"--config {path}: {' '.join(str(exc).split())}") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"--config {path}: {exc}") from exc
+    except (yaml.YAMLError, ValueError) as exc:  # the latter of a 13th month
+        raise UsageError(f"--config {path}: {_broken(exc)}") from exc
     if not isinstance(body, dict):
         raise UsageError(f"--config {path}: wanted settings such as 'encoder: {{kind: lite}}'")
     return body
+
+
+def _broken(exc: yaml.YAMLError | ValueError) -> str:
+    """What is wrong, and where. Nothing that the file says, as PyYAML would: it may be a password."""
+    match exc:
+        case yaml.MarkedYAMLError(problem=str(problem), problem_mark=yaml.Mark(line=line, column=column)):
+            bare = _QUOTED_NAME.sub(r"\1", problem)
+            return f"line {line + 1}, column {column + 1}: {bare}"
+        case yaml.reader.ReaderError(position=position, reason=reason):
+            return f"character {position + 1}: {reason}"
+    return "holds a number or a date that is none"
 
 
 def _profile(config: Path) -> Path | None:
@@ -237,8 +252,8 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {assignment!r}: write it as name.of.setting=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as exc:
-            raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from exc
+        except (yaml.YAMLError, ValueError) as exc:
+            raise UsageError(f"--set {path}: the value is not valid YAML ({_broken(exc)})") from exc
         branch = tree
         for key in keys[:-1]:
             branch = branch.setdefault(key, {})

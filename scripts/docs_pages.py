@@ -149,10 +149,11 @@ def _fields(schema: Schema) -> Iterator[tuple[str, ...]]:
 
 
 def _metrics() -> Iterator[tuple[str, ...]]:
-    from pipelines.serve.metrics import Metrics, cache_lookups, drift
+    from pipelines.serve.metrics import Metrics, cache_lookups, drift, ingested
     from pipelines.serve.protection import Admission
 
-    for family in [*Metrics(Admission(1, 1, 1)).families(), cache_lookups(0, 0), *drift({}, {})]:
+    others = [cache_lookups(0, 0), ingested(0), *drift({}, {})]
+    for family in [*Metrics(Admission(1, 1, 1)).families(), *others]:
         suffix = "_total" if family.type == "counter" else ""
         yield f"`{family.name}{suffix}`", family.type, family.documentation
 

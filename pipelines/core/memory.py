@@ -21,6 +21,12 @@ _GIB = 2**30
 _WORKING = _GIB  # activations, pictures, and what CUDA or Python itself takes
 _NVIDIA_SMI_S = 5
 _NO_MEMORY = "[N/A]"  # of its own: GPU and CPU share one
+# Of control groups version 2 and 1: folder, limit, use, and what of the use the kernel gives back (files that
+# were read, such as a model's), as the kubelet counts.
+_CGROUPS = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -62,18 +68,23 @@ def memory_needed(directory: Path, dtype: str, place: Literal["cpu", "gpu"], con
     return Need(found.weights, found.kv_a_token, context)
 
 
-def on_gpu(need: Need, cards: list[Gpu], share: float, split: int) -> str:
-    """A line that says so if it fits on the roomiest `split` cards, of each of which `share` may be used.
-    Raises UsageError if it does not."""
+def on_gpu(need: Need, cards: list[Gpu], share: float | None, split: int) -> str:
+    """A line that says so if it fits on the roomiest `split` cards. Raises UsageError if it does not.
+
+    `share`: what vLLM claims of each as it starts, whatever the model needs; it refuses to start where less
+    is free (`request_memory` in vllm/v1/worker/utils.py), also with a `kv_cache_gib`. None: all that is free
+    can be used, and nothing is claimed.
+    """
     if len(cards) < split:
         raise UsageError(
             f"serve.vllm.tensor_parallel_size is {split}, but here are {len(cards)} GPUs: lower it"
         )
     used = sorted(cards, key=lambda card: card.free)[-split:]
-    room = min(min(card.free, int(card.total * share)) for card in used)
+    room = min(min(card.free, int(card.total * (share or 1))) for card in used)
     a_card = math.ceil((need.weights + need.kv) / split) + _WORKING
     where = f"{split} x {used[0].name}" if split > 1 else used[0].name
     if a_card <= room:
+        _require_free(used, share or 0, a_card, where)
         return f"fits on {where}: {room / _GIB:.1f} GiB can be used of each card, it needs {need}"
     longest = ((room - _WORKING) * split - need.weights) // need.kv_a_token if need.kv_a_token else 0
     remedies = [f"generator.max_model_len={longest}"] if longest >= 1024 else []
@@ -85,6 +96,20 @@ def on_gpu(need: Need, cards: list[Gpu], share: float, split: int) -> str:
     )
 
 
+def _require_free(cards: list[Gpu], share: float, a_card: int, where: str) -> None:
+    """Raises UsageError where vLLM would not start."""
+    if not (short := [card for card in cards if card.free < card.total * share]):
+        return
+    lower = math.floor(100 * min((card.free - _WORKING) / card.total for card in cards)) / 100
+    remedies = [f"serve.vllm.gpu_memory_utilization={lower}"] if a_card <= lower * cards[0].total else []
+    remedies += ["a GPU that nothing else uses, such as a server that runs already"]
+    claim, free = short[0].total * share / _GIB, short[0].free / _GIB
+    raise UsageError(
+        f"vLLM will not start on {where}: it claims {share:g} of each card, {claim:.1f} GiB, and {free:.1f} "
+        f"are free; what helps: {', or '.join(remedies)}"
+    )
+
+
 def on_cpu(need: Need, free: int) -> str:
     """The same for a machine's memory."""
     told = f"no GPU is used here; on the CPU it needs {need}, and {free / _GIB:.1f} GiB are free"
@@ -93,8 +118,26 @@ def on_cpu(need: Need, free: int) -> str:
     return told
 
 
-def host_memory() -> int:
-    return int(psutil.virtual_memory().available)
+def host_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that are free on this machine, or that its container may still take if those are fewer."""
+    free, left = int(psutil.virtual_memory().available), _left_to_container(cgroups)
+    return free if left is None else min(free, left)
+
+
+def _left_to_container(cgroups: Path) -> int | None:
+    """None where there is no limit."""
+    for folder, limit, used, given_back in _CGROUPS:
+        try:
+            most, taken, stat = (
+                (cgroups / folder / name).read_text() for name in (limit, used, "memory.stat")
+            )
+        except FileNotFoundError:
+            continue
+        if most.strip() == "max":
+            break
+        counts = dict(line.split() for line in stat.splitlines())
+        return max(0, int(most) - int(taken) + int(counts.get(given_back, 0)))
+    return None
 
 
 def gpus() -> list[Gpu]:

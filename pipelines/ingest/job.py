@@ -38,6 +38,7 @@ from pipelines.core.encoder import Encoder, load_encoder
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.files import disk_errors
 from pipelines.core.index import Index, IndexConfig
+from pipelines.core.last_ingest import note_ingest
 from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ocr import require as require_ocr
@@ -48,7 +49,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.counts import warn_of_disagreement
 from pipelines.ingest.encoders import Encoders, encoders_for
 from pipelines.ingest.in_hand import InHand
-from pipelines.ingest.metrics import ROWS_WAITING, count_refused
+from pipelines.ingest.metrics import DOCUMENTS_WAITING, ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
 from pipelines.ingest.rows import DOCUMENT, SCHEMA
@@ -179,6 +180,7 @@ def ingest(
         if live is not None:
             gone = swap(index, live, ledger, lost, patience_s)
             summary = replace(summary, gone=gone, pruned=gone)
+        note_ingest(index.directory)
     return summary
 
 
@@ -240,7 +242,9 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
 
     def report() -> None:
         counts = tally.counts()
-        progress("reading documents", min(counts["document"], total), total, pictures_told(counts))
+        done = min(counts["document"], total)
+        progress("reading documents", done, total, pictures_told(counts))
+        record(DOCUMENTS_WAITING, total - done)
 
     report()
     items = ray.data.read_parquet(str(run.items))
@@ -254,6 +258,7 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
             **TASK,
         ).write_parquet(str(parts), ray_remote_args=TASK)
     report()
+    record(DOCUMENTS_WAITING, 0)
 
 
 def _encode_and_write(
@@ -359,6 +364,8 @@ def _every_second(report: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+        for waiting in (DOCUMENTS_WAITING, ROWS_WAITING):
+            record(waiting, 0)  # after an error, too: a process that lives on would tell the last figure
 
 
 def _run_name() -> str:

@@ -14,6 +14,9 @@ from pipelines.ingest.sources import Rejected
 DOCUMENTS = JobMetric("mmrag_ingest_documents", "counter", "Documents worked through")
 PARTS = JobMetric("mmrag_ingest_parts", "counter", "Images and chunks written to their stores", ("kind",))
 REJECTED = JobMetric("mmrag_ingest_rejected", "counter", "What became a dead letter", ("stage",))
+DOCUMENTS_WAITING = JobMetric(
+    "mmrag_ingest_documents_waiting", "gauge", "Documents not yet read; while a run goes on"
+)
 ROWS_WAITING = JobMetric(
     "mmrag_ingest_rows_waiting", "gauge", "Parts and documents not yet written; while a run goes on"
 )
@@ -22,7 +25,7 @@ ENCODE_SECONDS = JobMetric(
 )
 UPSERT_SECONDS = JobMetric("mmrag_ingest_upsert_seconds", "histogram", "A batch into a store", ("store",))
 
-METRICS = (DOCUMENTS, PARTS, REJECTED, ROWS_WAITING, ENCODE_SECONDS, UPSERT_SECONDS)
+METRICS = (DOCUMENTS, PARTS, REJECTED, DOCUMENTS_WAITING, ROWS_WAITING, ENCODE_SECONDS, UPSERT_SECONDS)
 
 
 def count_rows(rows: pa.Table, record: Record) -> None:

@@ -70,6 +70,12 @@ class Asking:
     def fault(self, exc: Exception) -> faults.Fault:
         return faults.fault(exc, self._config.retry_after_s)
 
+    def broken(self, exc: Exception) -> faults.Fault:
+        """As `fault`, of an answer that had begun: counted, as its status no longer tells."""
+        if not isinstance(exc, faults.ClientGone):
+            self._metrics.broken()
+        return self.fault(exc)
+
     async def search(self, body: SearchRequest, caller: Caller) -> SearchResult:
         result = await self._backend.search(await self._query(body, body.query, body.image, caller))
         self._metrics.degraded(result.degraded)

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
+from pipelines.core.addresses import masked
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
 from pipelines.core.files import replace_file
 from pipelines.core.processes import Process
@@ -28,6 +30,7 @@ SERVED = "serve.json"
 
 _MMRAG = "from pipelines.cli import main; main()"
 _TIMEOUT_S = 120
+_HEALTH_S = 30
 _START_S, _END_S = 600, 120
 
 
@@ -71,19 +74,55 @@ def announced(index: Path) -> tuple[str, Process] | None:
         return None
 
 
-def ask(address: str, body: dict[str, Any], image: bytes | None = None, api_key: str = "") -> dict[str, Any]:
-    """What `POST /v1/answer` gives. Raises UsageError for a question that the server refuses, and
-    GeneratorUnavailable where it does not answer, or cannot."""
+def answers(address: str) -> bool:
+    """Whether the server of this machine at this address can be asked."""
+    try:
+        return httpx.get(f"{address}/healthz", timeout=_HEALTH_S, trust_env=False).is_success
+    except (ValueError, httpx.HTTPError, httpx.InvalidURL):
+        return False
+
+
+def elsewhere(url: str) -> str:
+    """The address of a server that a person names. Raises UsageError for one that can be none."""
+    host = urlsplit(url).hostname if url.lower().startswith(("http://", "https://")) else None
+    if not host or "@" in urlsplit(url).netloc:
+        raise UsageError(f"--server {masked(url)}: write http://HOST:PORT; the key is MMRAG_API_KEY's")
+    return url.rstrip("/")
+
+
+def ask(
+    address: str,
+    body: dict[str, Any],
+    image: bytes | None = None,
+    api_key: str = "",
+    *,
+    proxied: bool = False,
+) -> dict[str, Any]:
+    """What `POST /v1/answer` gives. `proxied`: by the proxy that the environment names, if it does.
+
+    Raises UsageError for a question that the server refuses, and GeneratorUnavailable where it does not
+    answer, cannot, or is no mmrag.
+    """
     if image is not None:
         # Pictures are known by their bytes: the type that is named does not matter.
         body = body | {"image": "data:image/png;base64," + base64.b64encode(image).decode()}
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        response = httpx.post(f"{address}/v1/answer", json=body, headers=headers, timeout=_TIMEOUT_S)
+        response = httpx.post(
+            f"{address}/v1/answer",
+            json=body,
+            headers=headers,
+            timeout=_TIMEOUT_S,
+            trust_env=proxied,
+            verify=httpx.create_ssl_context(),  # with the environment's certificates in any case
+        )
         found = dict(response.json())
-    except (httpx.HTTPError, ValueError) as exc:
-        raise GeneratorUnavailable(f"{address} does not answer ({exc}); is the server still up?") from exc
+        said = str(found["error"]["message"]) if response.is_error else ""
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as exc:
+        raise GeneratorUnavailable(
+            f"{address} does not answer as mmrag does ({exc}); is the server still up?"
+        ) from exc
     if response.is_error:
         wrong = UsageError if response.status_code < 500 else GeneratorUnavailable
-        raise wrong(found["error"]["message"])
+        raise wrong(said)
     return found

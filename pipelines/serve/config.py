@@ -134,7 +134,9 @@ class VllmConfig(BaseModel):
     max_queued_requests: int = Field(64, ge=-1, description="waiting for a replica; beyond it they are shed")
     upscale_delay_s: float = Field(10, ge=0)
     downscale_delay_s: float = Field(300, ge=0)
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="of a GPU's memory; vLLM does not start where less of it is free"
+    )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="null: 1 without a GPU, else what is left of it"
     )

@@ -138,7 +138,7 @@ class Spoken(Response):
                     await say(_event(chunk))
         except Exception as exc:
             if begun:
-                await say(_event(self._asking.fault(exc).body), more=False)
+                await say(_event(self._asking.broken(exc).body), more=False)
             if not (begun and isinstance(exc, MmragError)):
                 raise
         else:

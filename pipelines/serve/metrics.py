@@ -59,6 +59,11 @@ class Metrics:
         self._cut = Counter(
             "mmrag_cut_answers", "Answers that ended at their most tokens", registry=self.registry
         )
+        self._broken = Counter(
+            "mmrag_broken_answers",
+            "Streamed answers that failed after their first word; their status is 200",
+            registry=self.registry,
+        )
         self._shed = Counter(
             "mmrag_shed", "Requests refused to keep the others going", ("why",), registry=self.registry
         )
@@ -129,6 +134,9 @@ class Metrics:
         if answer.usage.cut:
             self._cut.inc()
 
+    def broken(self) -> None:
+        self._broken.inc()
+
     def shed(self, why: str) -> None:
         self._shed.labels(why).inc()
 
@@ -156,6 +164,15 @@ def cache_lookups(hits: int, misses: int) -> Metric:
     family.add_metric(("hit",), hits)
     family.add_metric(("miss",), misses)
     return family
+
+
+def ingested(at: float) -> Metric:
+    """A retriever's family: how fresh its index is."""
+    return GaugeMetricFamily(
+        "mmrag_last_ingest_timestamp_seconds",
+        "When the last ingest of the index that did not fail ended, in Unix time",
+        value=at,
+    )
 
 
 def drift(questions: Mapping[str, float], index: Mapping[str, float]) -> list[Metric]:

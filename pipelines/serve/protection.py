@@ -16,6 +16,7 @@ from typing import Final
 
 from starlette.types import Receive
 
+from pipelines.core.addresses import is_loopback
 from pipelines.core.filters import And, Comparison, Filter
 from pipelines.serve.config import ApiKey, ServeConfig
 from pipelines.serve.faults import (
@@ -77,14 +78,14 @@ class Hosts:
 
     def __init__(self, config: ServeConfig) -> None:
         self._names = frozenset(name.lower() for name in config.allowed_hosts)
-        self._loopback = not config.api_keys and _is_loopback(config.host)
+        self._loopback = not config.api_keys and is_loopback(config.host)
         self.bounded = self._loopback or bool(self._names)
 
     def check(self, header: bytes | None) -> None:
         """The Host header, with or without a port. Raises Misdirected."""
         found = _HOST.fullmatch(header or b"")
         name = found[1].decode().lower().removesuffix(".") if found else ""
-        if not self.bounded or name in self._names or (self._loopback and _is_loopback(name)):
+        if not self.bounded or name in self._names or (self._loopback and is_loopback(name)):
             return
         own = "localhost or 127.0.0.1" if self._loopback else "its own name"
         raise Misdirected(
@@ -94,7 +95,7 @@ class Hosts:
 
 def stands_open(config: ServeConfig) -> bool:
     """Whether others than this machine's users may ask, without a key."""
-    return not config.api_keys and not _is_loopback(config.host)
+    return not config.api_keys and not is_loopback(config.host)
 
 
 def access(config: ServeConfig) -> str:
@@ -106,14 +107,6 @@ def access(config: ServeConfig) -> str:
     if stands_open(config):
         return f"open: whoever reaches {address} may ask, and sees every tenant; serve.api_keys sets keys"
     return f"{address}, without API keys: whoever is on this machine may ask, and sees every tenant"
-
-
-def _is_loopback(host: str) -> bool:
-    host = host.lower()
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def scoped(where: Filter | None, tenant: str | None) -> Filter | None:

@@ -14,13 +14,14 @@ from prometheus_client.metrics_core import Metric
 
 from pipelines.core.aligner import Aligner
 from pipelines.core.index import Index
+from pipelines.core.last_ingest import last_ingest
 from pipelines.core.live import LiveIndex
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import SearchResult
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.drift import Drift, sampled
 from pipelines.serve.logs import timed
-from pipelines.serve.metrics import cache_lookups
+from pipelines.serve.metrics import cache_lookups, ingested
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Retrieval:
     def __init__(
         self, index: Index, search: SearchConfig, serve: ServeConfig, aligner: Aligner | None = None
     ) -> None:
+        self._directory = index.directory
         self._drift = Drift(serve.monitor.drift_window, partial(sampled, index))
         self._live = LiveIndex(index, search, aligner, self._drift.add)
         self._threads = ThreadPoolExecutor(serve.retriever.max_ongoing_requests, "search")
@@ -53,7 +55,9 @@ class Retrieval:
         """Its metrics, those that there are yet."""
         asked = self._live.pictures
         lookups = [cache_lookups(asked.hits, asked.misses)] if asked.hits or asked.misses else []
-        return [*lookups, *self._drift.families()]
+        at = last_ingest(self._directory)
+        fresh = [] if at is None else [ingested(at)]
+        return [*lookups, *fresh, *self._drift.families()]
 
     def _has_content(self, content: str, tenant: str) -> bool:
         with self._live.opened() as (index, _):

@@ -24,6 +24,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import init_device_mesh
 
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.memory import host_memory
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_loop import Loop, Place
 from pipelines.train.llava_model import IGNORED, base_directory, load_base, prepare_trainable, shard
@@ -156,12 +157,7 @@ def _free_bytes(device: str) -> int:
         if not torch.cuda.is_available():
             raise UsageError("use_gpu is set, but torch sees no GPU here")
         return int(torch.cuda.mem_get_info()[0])
-    free = psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's own, smaller limit
-    used = Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, max(0, int(text) - int(used.read_text())))
-    return int(free)
+    return host_memory()
 
 
 def _measure(config: LlavaTraining, device: str) -> dict[str, Any]:

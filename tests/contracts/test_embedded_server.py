@@ -114,6 +114,14 @@ def test_a_killed_server_is_replaced_and_keeps_what_it_acknowledged(directory: P
     assert names(second) == {"a", "b"}
 
 
+def test_the_environments_proxy_is_not_asked_for_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC would ask it for loopback, too."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    write_one(embedded.attach(directory), "a")
+    assert names(embedded.attach(directory)) == {"a"}
+
+
 def test_an_open_index_goes_on_with_a_new_server_where_its_own_was_killed(tmp_path: Path) -> None:
     with filled(tmp_path) as index:
         before = answers(index)

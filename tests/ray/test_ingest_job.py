@@ -24,7 +24,8 @@ from ray_metrics_port import exported
 from shell import mmrag
 
 from benchmarks.processes import below
-from pipelines.core.errors import IndexLocked, MmragError, SourceError
+from pipelines.core.errors import IndexLocked, MmragError, SourceError, StoreUnavailable
+from pipelines.core.last_ingest import FILE, last_ingest
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
@@ -65,6 +66,8 @@ def test_prometheus_is_told_what_the_summary_counts(first: First) -> None:
         ("ray_mmrag_ingest_parts_total", "chunk"): summary.chunks,
         ("ray_mmrag_ingest_rejected_total", "decode"): 1,
         ("ray_mmrag_ingest_rejected_total", "metadata"): 1,
+        ("ray_mmrag_ingest_documents_waiting",): 0,  # though this process lives on
+        ("ray_mmrag_ingest_rows_waiting",): 0,
     }
     times = {
         ("ray_mmrag_ingest_encode_seconds_count",),
@@ -75,6 +78,21 @@ def test_prometheus_is_told_what_the_summary_counts(first: First) -> None:
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
     assert all(1 <= found[key] <= summary.documents for key in times)
+
+
+def test_a_run_that_fails_leaves_nothing_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: dict[str, float] = {}
+    monkeypatch.setattr(job, "record", lambda metric, value: recorded.update({metric.name: value}))
+
+    def fail() -> None:
+        with job._every_second(lambda: None):
+            for waiting in (job.DOCUMENTS_WAITING, job.ROWS_WAITING):
+                job.record(waiting, 7)
+            raise StoreUnavailable("gone")
+
+    with pytest.raises(StoreUnavailable):
+        fail()
+    assert recorded == {"mmrag_ingest_documents_waiting": 0, "mmrag_ingest_rows_waiting": 0}
 
 
 def test_the_stores_hold_what_the_ledger_says(first: First) -> None:
@@ -136,7 +154,9 @@ def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
 ) -> None:
     made, _, contents = first
     monkeypatch.delattr(job, "_ray")  # a run that wanted a cluster would fail
+    (made.directory / FILE).unlink()
     again = made.ingest()
+    assert last_ingest(made.directory) is not None
     assert (again.documents, again.unchanged, again.known_rejected) == (0, 8, 2)
     assert (again.encoded_images, again.encoded_chunks, again.rejected) == (0, 0, 0)
     assert made.contents() == contents
@@ -165,6 +185,7 @@ def test_too_many_refusals_fail_the_job_after_it_is_written(first: First, tmp_pa
                 made.ingest(progress=lambda what, done, total, detail="": told.append((done, total, detail)))
             status = {name: row["status"] for name, row in made.ledger().items()}
             contents = made.contents()
+            assert last_ingest(made.directory) is None
         finally:
             made.stop()
     assert status == {"corpus/bad.png": "rejected", "corpus/p3.png": "complete", "corpus/p4.png": "partial"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +19,7 @@ import yaml
 from pipelines.core.types import Answer
 from pipelines.ingest.metrics import METRICS as INGEST
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.metrics import Metrics, cache_lookups, drift
+from pipelines.serve.metrics import Metrics, cache_lookups, drift, ingested
 from pipelines.serve.protection import Admission, Hosts
 from pipelines.serve.sample import Sample
 from pipelines.settings import Settings, load_settings
@@ -93,6 +95,21 @@ def test_answers_are_finished_and_vectors_written_before_a_container_is_killed(c
     assert grace_s["milvus"] > 10  # Docker's own
 
 
+def test_of_the_folders_of_earlier_rays_the_newest_stays(compose, tmp_path):
+    for day in (1, 2, 3):
+        (tmp_path / f"session_2026-01-0{day}" / "logs").mkdir(parents=True)
+        os.utime(tmp_path / f"session_2026-01-0{day}", (day, day))
+    (tmp_path / "session_latest").symlink_to("session_2026-01-03")
+    (tmp_path / "logs-read.db").touch()
+    words = [word.replace("$$", "$") for word in compose["services"]["serve"]["entrypoint"]]
+    script = words[2].replace("/tmp/ray", str(tmp_path)).replace("exec mmrag", "exec echo")
+    for _ in range(2):
+        told = subprocess.run([*words[:2], script, words[3], "serve", "a b"], capture_output=True, text=True)
+        assert (told.stdout, told.stderr) == ("serve a b\n", "")
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {"session_2026-01-03", "session_latest", "logs-read.db"}
+
+
 def test_every_secret_comes_from_the_file_that_is_not_in_git(compose):
     names = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     example = dict(
@@ -149,7 +166,7 @@ def exported() -> dict[str, set[str]]:
         Sample(False, {"citation_recall": 1.0}, verdicts, {}, ("d#img-0",), {"text": 0.5}, (), 1.0)
     )
     metrics.rated("up")
-    others = [cache_lookups(1, 1), *drift({"text": 0.1}, {"text": 0.0})]
+    others = [cache_lookups(1, 1), ingested(1.0), *drift({"text": 0.1}, {"text": 0.0})]
     series: dict[str, set[str]] = {}
     for family in [*metrics.registry.collect(), *others]:
         for sample in family.samples:
@@ -161,7 +178,11 @@ def exported() -> dict[str, set[str]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    for group in yaml.safe_load(RULES.read_text())["groups"]:
+    """Of rules that stand there as a comment, too."""
+    rules = RULES.read_text()
+    kept = re.sub(r"(?m)^(?=      # (?:- |  ))      # ", "      ", rules)
+    assert kept.count("- alert:") == rules.count("- alert:")
+    for group in yaml.safe_load(kept)["groups"]:
         for rule in group["rules"]:
             yield rule["alert"], rule["expr"]
     for panel in json.loads(DASHBOARD.read_text())["panels"]:

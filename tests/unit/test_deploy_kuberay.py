@@ -321,7 +321,7 @@ def test_logs_are_read_where_ray_writes_them():
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
         ray, logs = pod["spec"]["containers"]
         [own] = logs["volumeMounts"]
-        assert own == {"name": "ray-logs", "mountPath": "/tmp/ray", "readOnly": True}
+        assert own == {"name": "ray-logs", "mountPath": "/tmp/ray"}
         assert {"name": "ray-logs", "mountPath": "/tmp/ray"} in ray["volumeMounts"]
         assert {"name": "ray-logs", "emptyDir": {}} in pod["spec"]["volumes"]
         # compose's, which has no jobs' drivers to read.
@@ -331,7 +331,10 @@ def test_logs_are_read_where_ray_writes_them():
     assert "--prop=path=/tmp/ray/session_latest/logs/serve/*.log" in served
     mounted = {name: service["volumes"] for name, service in compose.items() if "volumes" in service}
     assert "ray:/tmp/ray" in mounted["serve"]
-    assert mounted["logs"] == ["ray:/tmp/ray:ro"]
+    assert mounted["logs"] == ["ray:/tmp/ray"]
+    # How far it read outlives the container.
+    [database] = [word for word in served if word.startswith("--prop=db=")]
+    assert Path(database.rpartition("=")[2]).is_relative_to("/tmp/ray")
     # A new volume takes its owner from the image.
     assert "install -d -o ray -g ray /data /tmp/ray" in (ROOT / "deploy/Dockerfile").read_text()
 

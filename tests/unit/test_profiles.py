@@ -61,6 +61,13 @@ def test_the_local_profile_is_a_laptops() -> None:
     assert local.generator == default.generator
 
 
+@pytest.mark.parametrize("name", ["cluster", "server"])
+def test_a_profile_whose_model_needs_a_gpu_names_the_engine_that_has_one(name: str) -> None:
+    """Left open, transformers would answer where vLLM is not installed, and sees no GPU in the server."""
+    generator = load_settings(Path(name)).generator
+    assert (generator.engine, generator.model) == ("vllm", "llava-hf/llava-1.5-7b-hf")
+
+
 def test_an_address_of_a_profile_is_set_beside_it() -> None:
     settings = load_settings(Path("cluster"), ["stores.milvus.uri=http://mine:19530"])
     assert settings.stores.milvus is not None

@@ -216,3 +216,24 @@ def test_a_secret_is_not_printed_when_a_setting_beside_it_is_wrong(monkeypatch: 
         load_settings(None, ["stores.milvus.urii=http://x"])
     assert "stores.milvus.urii" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('stores:\n  milvus: {token: "root:hunter2', "line 2, column 32: found unexpected end of stream"),
+        ("password: *hunter2", "line 1, column 11: found undefined alias"),
+        ("password: !hunter2 x", "line 1, column 11: could not determine a constructor for the tag"),
+        ("password: a: hunter2", "line 1, column 12: mapping values are not allowed here"),
+        ("password: \x01hunter2", "character 11: special characters are not allowed"),
+        ("password: 2001-99-99", "holds a number or a date that is none"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told_without_what_it_says(config: Path, text: str, told: str) -> None:
+    config.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_settings(config)
+    assert str(caught.value) == f"--config {config}: {told}"
+    with pytest.raises(UsageError, match="the value is not valid YAML") as caught:
+        load_settings(None, [f"serve={text}"])
+    assert "hunter2" not in str(caught.value)

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from pipelines.core.addresses import is_here
 from pipelines.core.errors import StoreError
 from pipelines.core.filters import Filter
 from pipelines.core.identity import require_own
@@ -310,8 +311,9 @@ def _connect(config: MilvusConfig) -> MilvusClient:
     # It logs a traceback for every failed call; ours say the same in one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     token = config.token.get_secret_value() if config.token else ""
+    options = _CHANNEL | ({"grpc.enable_http_proxy": 0} if is_here(config.uri) else {})
     with translated(config.uri, "connect"):
-        return MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=_CHANNEL)
+        return MilvusClient(config.uri, token=token, timeout=config.timeout_s, grpc_options=options)
 
 
 def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, rows: int, owner: str) -> None:

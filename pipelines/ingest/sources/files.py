@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 from pyarrow import fs as arrow_fs
 
+from pipelines.core.addresses import refuse_secret
 from pipelines.core.errors import BadPart, SourceError
 from pipelines.ingest.sources.failures import UNREADABLE, retried
 from pipelines.ingest.sources.records import SourceConfig
@@ -32,8 +33,8 @@ from pipelines.ingest.sources.text import decode
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 _WORD = r"[^/?#@\[\]:\\\s]*"
-_HOST = rf"(?:{_WORD}(?::{_WORD})?@)?(?:{_WORD}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
-# `s3://bucket`, `s3://key:secret@bucket`, `hdfs://host:8020`; and a path, which is not parsed.
+_HOST = rf"(?:{_WORD}@)?(?:{_WORD}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+# `s3://bucket`, `abfs://container@account`, `hdfs://host:8020`; and a path, which is not parsed.
 _REMOTE = re.compile(rf"({_SCHEME.pattern}{_HOST})(?:/(.*))?", re.DOTALL)
 _READ_AHEAD_BYTES = 1024**2
 _TOO_FRESH_S = 10  # stores tell whole seconds, by clocks of their own
@@ -106,6 +107,7 @@ def is_folder(address: str, name: str) -> bool | None:
 
 def remote_address(name: str, config: SourceConfig) -> str:
     """The canonical form of `scheme://…`. Raises BadPart unless the settings allow it."""
+    refuse_secret(name, BadPart)
     if any(part in (".", "..") for part in name.split("/")):
         raise BadPart(f"{name}: has '.' or '..' in its path; write the address without")
     if not any((name + "/").startswith(prefix) for prefix in config.allowed_addresses):
@@ -244,7 +246,7 @@ def opened_by_pyarrow(address: str, max_bytes: int | None) -> Iterator[BinaryIO]
 
 def open_filesystem(address: str) -> tuple[Any, str]:
     """pyarrow's file system for a remote address, and the path in it. Raises SourceError."""
-    found = _REMOTE.fullmatch(address)
+    found = _REMOTE.fullmatch(refuse_secret(address, SourceError))
     if found is None:
         raise SourceError(f"{address}: names no bucket; write scheme://bucket/path")
     with _named(address):
@@ -255,7 +257,7 @@ def open_filesystem(address: str) -> tuple[Any, str]:
 
 def open_uri(uri: str) -> tuple[Any, str]:
     """As `open_filesystem`, for what an operator writes: options behind "?", and %20 for a blank."""
-    with _named(uri):
+    with _named(refuse_secret(uri, SourceError)):
         filesystem, path = arrow_fs.FileSystem.from_uri(uri)
     return filesystem, path
 

@@ -16,6 +16,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
+from pipelines.core.addresses import refuse_secret
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.core.types import Scalar
 from pipelines.ingest.sources import files, rows
@@ -87,7 +88,7 @@ def _usable(images: tuple[str, ...], root: str, config: SourceConfig) -> Iterato
 
 def _id_of_picture(path: str, root: str) -> str:
     """As a folder would name it: behind the folder's name when the path is relative to it."""
-    path = files.strip_file_scheme(path)
+    path = files.strip_file_scheme(refuse_secret(path, BadPart))
     if not files.is_remote(path):
         path = path.removeprefix(root + "/").removeprefix("./")
         path = path if path.startswith("/") else f"{files.base_name(root)}/{path}"

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipelines.core.addresses import refuse_secret
 from pipelines.core.types import Document
 
 RULES = "sources/2"
@@ -23,7 +24,7 @@ class SourceConfig(BaseModel):
     `allowed_addresses` are object-store prefixes ("s3://bucket/") that may be read at all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     tenant: str = ""
     allowed_roots: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class SourceConfig(BaseModel):
     @classmethod
     def _each_is_a_prefix(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         for prefix in prefixes:
+            refuse_secret(prefix, ValueError)
             if "://" not in prefix:
                 raise ValueError(
                     f"{prefix!r} is no address such as s3://bucket/ (allowed_roots is for folders)"

@@ -228,3 +228,19 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(ValidationError):
         OracleConfig(url=url, model="m")
+
+
+def test_a_proxy_of_the_environment_is_asked_for_other_machines_alone(
+    server: Scripted, ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.says("yes")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    assert ask().reply("", [{"type": "text", "text": "?"}]) == "yes"
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    with Chat(OracleConfig(url="http://oracle.example.com/v1", model="m")) as chat_there:
+        assert chat_there.reply("", [{"type": "text", "text": "?"}]) == "yes"
+    assert [path for path, _, _ in server.asked] == [
+        "/v1/chat/completions",
+        "http://oracle.example.com/v1/chat/completions",
+    ]

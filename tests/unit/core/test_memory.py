@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pipelines.core.errors import MmragError, UsageError
-from pipelines.core.memory import Gpu, Need, gpus, on_cpu, on_gpu
+from pipelines.core.memory import Gpu, Need, gpus, host_memory, on_cpu, on_gpu
 
 GIB = 2**30
 # LLaVA-1.5-7B in half precision: 14 GiB, and half a MiB a token.
@@ -48,6 +48,49 @@ def test_more_cards_than_there_are_is_told() -> None:
 def test_memory_that_others_use_does_not_count() -> None:
     with pytest.raises(UsageError, match="does not fit"):
         on_gpu(LLAVA_7B, [Gpu("H", 80 * GIB, 10 * GIB)], share=0.9, split=1)
+
+
+def test_vllm_starts_only_where_its_share_is_free() -> None:
+    """80 GiB, of which it claims 72 and 50 are free; 0.61 of it leave a GiB of those for CUDA."""
+    busy = Gpu("H", 80 * GIB, 50 * GIB)
+    with pytest.raises(
+        UsageError, match=r"72\.0 GiB, and 50\.0 are free.*utilization=0\.61, or a GPU"
+    ) as told:
+        on_gpu(LLAVA_7B, [busy], share=0.9, split=1)
+    assert "does not fit" not in str(told.value)
+    assert on_gpu(LLAVA_7B, [busy], share=0.61, split=1).startswith("fits on H: 48.8 GiB")
+    assert on_gpu(LLAVA_7B, [busy], share=None, split=1).startswith("fits on H: 50.0 GiB")
+    with pytest.raises(UsageError, match=r"2 x H.*utilization=0\.61"):
+        on_gpu(LLAVA_7B, [busy, card(80)], share=0.9, split=2)
+    with pytest.raises(UsageError, match=r"what helps: a GPU that nothing else uses"):
+        on_gpu(LLAVA_7B, [Gpu("H", 80 * GIB, 17 * GIB + 1)], share=0.9, split=1)
+
+
+@pytest.mark.parametrize(
+    ("folder", "names", "given_back"),
+    [
+        ("", ("memory.max", "memory.current"), "inactive_file"),
+        ("memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+    ],
+)
+def test_a_container_has_what_is_left_of_its_limit(
+    tmp_path: Path, folder: str, names: tuple[str, str], given_back: str
+) -> None:
+    """Of 5 MiB 4 are used, one of them by files that were read."""
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    for name, mib in zip(names, (5, 4), strict=True):
+        (group / name).write_text(f"{mib * 2**20}\n")
+    (group / "memory.stat").write_text(f"anon 7\n{given_back} {2**20}\n")
+    assert host_memory(tmp_path) == 2 * 2**20
+
+
+@pytest.mark.parametrize("limit", [None, "max"])
+def test_without_a_limit_a_machines_memory_counts(tmp_path: Path, limit: str | None) -> None:
+    if limit:
+        for name, content in {"memory.max": limit, "memory.current": "1", "memory.stat": ""}.items():
+            (tmp_path / name).write_text(content)
+    assert host_memory(tmp_path) > 2**26
 
 
 def test_a_machine_without_a_gpu_is_told_what_the_cpu_needs() -> None:

@@ -19,6 +19,7 @@ from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
 from pipelines.core.errors import BadPart, SourceError
+from pipelines.ingest.archive import Archive
 from pipelines.ingest.hashing import hash_file
 from pipelines.ingest.sources import (
     AWAY,
@@ -449,7 +450,7 @@ def test_what_a_document_writes_is_a_key_and_never_an_option_of_the_store(
         "mock://bucket#a/x.png",
         "mock://bucket::mock://another/x.png",
         "mock://one two/x.png",
-        "mock://a:b:c@bucket/x.png",
+        "mock://a@b@bucket/x.png",
     ],
 )
 def test_a_bucket_is_a_name_where_every_bucket_is_allowed(name: str) -> None:
@@ -463,8 +464,9 @@ def test_a_bucket_is_a_name_where_every_bucket_is_allowed(name: str) -> None:
 @pytest.mark.parametrize(
     ("address", "path"),
     [
-        ("s3://key:secret@bucket/a b/c%20d", "bucket/a b/c%20d"),
-        ("s3://key:secret@bucket", "bucket"),
+        ("s3://bucket/a b/c%20d", "bucket/a b/c%20d"),
+        ("s3://bucket/a@b:c@d", "bucket/a@b:c@d"),
+        ("s3://bucket", "bucket"),
         ("gs://anonymous@bucket/a?b", "bucket/a?b"),
         ("abfs://box@account.dfs.core.windows.net/a#b", "box/a#b"),
         ("mock://bucket/a", "a"),
@@ -560,3 +562,27 @@ def test_an_allowed_root_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.M
 def test_an_allowed_address_must_be_one() -> None:
     with pytest.raises(ValidationError, match="allowed_roots is for folders"):
         SourceConfig(allowed_addresses=("/data",))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://key:hunter2@bucket/kb", "s3://key:hunter2@bucket/../kb", "abfs://box@account/kb?sig=hunter2"],
+)
+def test_a_secret_in_an_address_is_refused_and_not_printed(address: str, tmp_path: Path) -> None:
+    config = SourceConfig(allowed_addresses=("s3://", "abfs://"))
+    (tmp_path / "m.jsonl").write_text(json.dumps({"image": address}))
+    [rejected] = list_items([str(tmp_path / "m.jsonl")], config)
+    told = [f"{rejected}"]
+    for refuse, error in (
+        (lambda: files.open_uri(address), SourceError),
+        (lambda: files.open_filesystem(address), SourceError),
+        (lambda: locate(address, "/data", "/data", config), BadPart),
+        (lambda: list_items([address], config), SourceError),
+        (lambda: Archive(address), SourceError),
+        (lambda: SourceConfig(allowed_addresses=(address,)), ValueError),
+    ):
+        with pytest.raises(error, match="AWS_SECRET_ACCESS_KEY") as caught:
+            refuse()
+        told.append(str(caught.value))
+    assert "***" in told[0]
+    assert "hunter2" not in "".join(told)

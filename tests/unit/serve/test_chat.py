@@ -263,6 +263,20 @@ async def test_what_fails_after_the_first_word_ends_the_stream_with_an_error(
     assert said == ["", "40 mm "]
 
 
+@pytest.mark.parametrize("failure", [GeneratorUnavailable("vLLM is gone"), RuntimeError("bug")])
+async def test_a_stream_that_broke_off_is_counted(backend: ScriptedBackend, failure: Exception) -> None:
+    """Its status is 200, as one that failed before its first word is not."""
+    backend.failure = failure
+    async with client_of(app_of(backend)) as client:
+        for backend.fails_after_a_word in (False, True):
+            await client.post("/v1/chat/completions", json={"messages": ASKED, "stream": True})
+        backend.failure = None
+        await client.post("/v1/chat/completions", json={"messages": ASKED, "stream": True})
+        told = (await client.get("/metrics")).text
+    assert "mmrag_broken_answers_total 1.0" in told
+    assert 'mmrag_requests_total{route="/v1/chat/completions",status="200"} 2.0' in told
+
+
 async def test_a_stream_that_fails_unexpectedly_tells_nothing(
     backend: ScriptedBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import threading
@@ -9,10 +11,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from PIL import Image
+from shell import mmrag
 
 from pipelines import cli_serve
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
+from pipelines.knowledge_base import local_answerer
 from pipelines.serve import client
+from pipelines.settings import load_settings
 
 
 class Fixed(BaseHTTPRequestHandler):
@@ -65,8 +71,11 @@ def test_a_refusal_is_an_error_with_the_servers_words(server, status, error) -> 
         asked(server)
 
 
-def test_what_is_no_answer_is_told(server) -> None:
-    server.answer = 502, b"<html>"
+@pytest.mark.parametrize(
+    ("status", "body"), [(502, b"<html>"), (404, b'{"detail": "Not Found"}'), (200, b"[1]"), (500, b"1")]
+)
+def test_what_is_no_answer_is_told(server, status, body) -> None:
+    server.answer = status, body
     with pytest.raises(GeneratorUnavailable, match="is the server still up"):
         asked(server)
 
@@ -104,3 +113,66 @@ def test_a_server_that_does_not_start_is_an_error(tmp_path) -> None:
     (tmp_path / client.SERVED).write_text('{"address": "http://127.0.0.1:1", "pid": 1}')
     with pytest.raises(MmragError, match="did not start"), client.served(tmp_path):
         pass
+
+
+@pytest.fixture
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
+
+def test_the_environments_proxy_sees_no_question_to_this_machine(tmp_path, server, dead_proxy) -> None:
+    address = f"http://127.0.0.1:{server.server_port}"
+    client.announce(tmp_path, address)
+    assert cli_serve._served(tmp_path) == address
+    assert asked(server, api_key="a-key") == {"answer": "yes"}
+    found = mmrag("ask", "what?", "--server", address, "--json", "--index", tmp_path)
+    assert json.loads(found.out) == {"answer": "yes"}
+
+
+def test_a_server_elsewhere_is_asked_by_the_environments_proxy(server, monkeypatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MMRAG_API_KEY", "a-key")
+    found = mmrag("ask", "what?", "--filter", "year > 2020", "--server", "http://kb.example.com/", "--json")
+    assert (json.loads(found.out), found.status) == ({"answer": "yes"}, 0)
+    [(path, key, body)] = server.asked
+    assert (path, key) == ("http://kb.example.com/v1/answer", "Bearer a-key")
+    assert body == {"query": "what?", "mode": "auto", "k": 10, "filter": "year > 2020", "annotate": False}
+
+
+def test_pictures_that_a_server_elsewhere_marked_are_written(server, tmp_path) -> None:
+    Image.new("RGB", (4, 2)).save(out := io.BytesIO(), "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    box = {"xyxy": [0, 0, 1, 1], "label": ""}
+    boxes = [box | {"image": 1}, box | {"image": 1}, box | {"image": "query"}]
+    drawn = [{"image": "query", "data_uri": uri}, {"image": 1, "data_uri": uri}]
+    server.answer = 200, json.dumps({"answer": "yes", "boxes": boxes, "annotated": drawn}).encode()
+    ask = ["ask", "what?", "--server", f"http://127.0.0.1:{server.server_port}", "--json"]
+    found = mmrag(*ask, "--annotate", tmp_path / "m.png")
+    assert json.loads(found.out) == {"answer": "yes", "boxes": boxes}
+    assert Image.open(tmp_path / "m.png").size == Image.open(tmp_path / "m-2.png").size == (4, 2)
+    assert server.asked[0][2]["annotate"] is True
+    server.answer = 200, json.dumps({"answer": "yes", "boxes": boxes, "annotated": []}).encode()
+    assert "no longer has the picture of [1]" in mmrag(*ask, "--annotate", tmp_path / "n.png").err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--server", "kb:8000"], "write http://HOST:PORT"),
+        (["--server", "http://ann:hunter2@kb"], "the key is MMRAG_API_KEY's"),
+        (["--server", "http://kb", "--set", "search.alpha_text=0.5"], "leave --batch and --set out"),
+        (["--server", "http://kb", "--batch", "q", "--out", "o"], "leave --batch and --set out"),
+    ],
+)
+def test_a_server_elsewhere_is_named_by_its_address(words, complaint) -> None:
+    found = mmrag("ask", "what?", *words)
+    assert found.status == 2
+    assert complaint in found.err
+    assert "hunter2" not in found.err
+
+
+def test_who_answers_in_a_server_only_is_told_how_to_ask_one() -> None:
+    with pytest.raises(UsageError, match="mmrag ask --server URL"):
+        local_answerer(None, None, load_settings(None, ["generator.engine=vllm"]))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 from fakes import chunk_part, image_part, picture, shelved_index
 
+from pipelines.core.last_ingest import FILE, note_ingest
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.serve.config import MonitorConfig, ServeConfig
 from pipelines.serve.metrics import exposition
@@ -44,6 +46,16 @@ def test_it_searches(retrieval: Retrieval) -> None:
 def test_a_picture_is_its_tenants(retrieval: Retrieval) -> None:
     asked = [("c0ffee", "a"), ("c0ffee", "b"), ("decade", "a")]
     assert [asyncio.run(retrieval.has_content(*one)) for one in asked] == [True, False, False]
+
+
+def test_it_tells_when_its_index_was_last_brought_up_to_date(retrieval: Retrieval, tmp_path: Path) -> None:
+    assert not samples(retrieval)
+    before = time.time()
+    note_ingest(tmp_path)
+    told = float(samples(retrieval)["mmrag_last_ingest_timestamp_seconds"])
+    assert before - 1 <= told <= time.time() + 1  # whole seconds
+    (tmp_path / FILE).write_text("cut")
+    assert not samples(retrieval)
 
 
 def test_it_counts_known_pictures_and_compares_each_branchs_questions_with_the_index(

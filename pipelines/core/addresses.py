@@ -1,0 +1,50 @@
+"""What an address may hold, and whether it is this machine's. Opens nothing.
+
+Addresses stand in messages, results and ledgers, so none may hold a secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+# Up to the last "@" before a "/"; of a secret that holds a "/" itself, up to the last "@" of all.
+_USER = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/?#\s:@\[]*:(?!\d*(?:[/?#]|$))\S*)(?=@)")
+# Of Azure, the only store that takes a secret there: a client's, and the signature of a SAS token.
+_OPTION = re.compile(r"(?<=[?&])(client_secret|sig)=[^&#\s]*", re.IGNORECASE)
+_HIDDEN = "***"
+
+
+def masked(address: str) -> str:
+    """The address with `***` for its user, whether or not that holds a password, and for secret options."""
+    return _OPTION.sub(rf"\1={_HIDDEN}", _USER.sub(_HIDDEN, address))
+
+
+def refuse_secret(address: str, error: type[Exception]) -> str:
+    """The address. Raises `error` for one that holds a secret.
+
+    A user without a password is none: `abfs://container@account/`, `gs://anonymous@bucket/`.
+    """
+    user = _USER.search(address)
+    if (user and ":" in user[0]) or _OPTION.search(address):
+        raise error(
+            f"{masked(address)}: holds a secret, and addresses are printed and kept; take it out, and set "
+            "what the store reads from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say"
+        )
+    return address
+
+
+def is_loopback(host: str) -> bool:
+    """Of a name or an IP address; IPv6 with or without brackets."""
+    host = host.lower()
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_here(url: str) -> bool:
+    """Whether its server is on this machine. Such a one is asked directly: a proxy that the environment names
+    (`http_proxy`) does not reach it, and would read the key. httpx and gRPC exempt none by themselves."""
+    return is_loopback(urlsplit(url).hostname or "")

@@ -1,0 +1,28 @@
+"""When an index was last brought up to date: the end of the last ingest that did not fail. Knows no job.
+
+In a file of the index, so that a server can tell it: an ingest and its Ray are gone before anybody scrapes
+them, and one that never ran tells nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from pipelines.core.files import replace_file
+
+FILE: Final = "last-ingest"
+
+
+def note_ingest(directory: Path) -> None:
+    """Only for the holder of the write lock."""
+    replace_file(directory / FILE, f"{time.time():.0f}\n")
+
+
+def last_ingest(directory: Path) -> float | None:
+    """In seconds of Unix time; None before the first. The next one writes a damaged file anew."""
+    try:
+        return float((directory / FILE).read_text("ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
