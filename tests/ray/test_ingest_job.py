@@ -135,7 +135,7 @@ def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
     first: First, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _, contents = first
-    monkeypatch.delattr(job, "_ray")  # a run that wanted a cluster would fail
+    monkeypatch.delattr(job, "cluster")  # a run that wanted a cluster would fail
     again = made.ingest()
     assert (again.documents, again.unchanged, again.known_rejected) == (0, 8, 2)
     assert (again.encoded_images, again.encoded_chunks, again.rejected) == (0, 0, 0)
