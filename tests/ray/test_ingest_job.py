@@ -153,7 +153,7 @@ def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
     first: First, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _, contents = first
-    monkeypatch.delattr(job, "_ray")  # a run that wanted a cluster would fail
+    monkeypatch.delattr(job, "cluster")  # a run that wanted a cluster would fail
     (made.directory / FILE).unlink()
     again = made.ingest()
     assert last_ingest(made.directory) is not None
