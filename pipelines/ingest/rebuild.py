@@ -7,10 +7,10 @@ taken up by its ledger, as any run is; where the models are others than those th
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.index import Index
@@ -90,15 +90,17 @@ def _require_counts(index: Index, built: Ledger, patience_s: float) -> None:
 
 def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> int:
     """Returns how many documents are gone."""
-    had, lost, gone = Counter[str](), Counter[str](), 0
+    had, lost, gone = defaultdict(Counter[str]), defaultdict(Counter[str]), 0
     for before, after in joined(live, built, _COMPARED):
         now = {row["document_key"]: row for row in after.to_pylist()}
         for row in before.to_pylist():
             gone += row["document_key"] not in now
-            if _holds(row):
-                had[row["scope"] or ""] += 1
-                lost[row["scope"] or ""] += not _holds(now.get(row["document_key"]))
-    _check_lost(lost, had, max_fraction)
+            for what, holds in _KINDS.items():
+                if holds(row):
+                    had[what][row["scope"] or ""] += 1
+                    lost[what][row["scope"] or ""] += not holds(now.get(row["document_key"]))
+    for what in _KINDS:
+        _check_lost(what, lost[what], had[what], max_fraction)
     return gone
 
 
@@ -109,10 +111,10 @@ def require_few_unlisted(live: Ledger, unlisted: Collection[str], max_lost_fract
         for row in filter(_holds, rows.to_pylist()):
             had[row["scope"] or ""] += 1
             lost[row["scope"] or ""] += row["document_key"] in unlisted
-    _check_lost(lost, had, max_lost_fraction)
+    _check_lost("documents", lost, had, max_lost_fraction)
 
 
-def _check_lost(lost: Counter[str], had: Counter[str], max_fraction: float) -> None:
+def _check_lost(what: str, lost: Counter[str], had: Counter[str], max_fraction: float) -> None:
     """By source, where a few may all go as with --prune, and of all together."""
     checked = {scope: count for scope, count in lost.items() if count > FEW_DOCUMENTS}
     for where, number, of in [
@@ -121,7 +123,7 @@ def _check_lost(lost: Counter[str], had: Counter[str], max_fraction: float) -> N
     ]:
         if number > max_fraction * of:
             raise MmragError(
-                f"the rebuild lost {number:,} of the {of:,} documents of {where or 'an unknown source'}, and "
+                f"the rebuild lost {number:,} of the {of:,} {what} of {where or 'an unknown source'}, and "
                 "nothing was swapped: is all that it reads mounted and whole? The same command takes it up; "
                 f"--set {_SETTING}=1 lets them go"
             )
@@ -129,6 +131,13 @@ def _check_lost(lost: Counter[str], had: Counter[str], max_fraction: float) -> N
 
 def _holds(row: dict[str, Any] | None) -> bool:
     return row is not None and bool((row["images"] or 0) + (row["chunks"] or 0))
+
+
+def _shows(row: dict[str, Any] | None) -> bool:
+    return row is not None and bool(row["images"])
+
+
+_KINDS: Final = {"documents": _holds, "documents with pictures": _shows}
 
 
 def drop_replaced(index: Index) -> None:

@@ -38,22 +38,25 @@ def held(document: str) -> str:
     return hashlib.sha256(document.encode()).hexdigest()
 
 
-def rows_of(document: str, text: str, dim: int, *, bad: bool = False) -> list[dict[str, Any]]:
-    """A picture, a chunk and the document's own row."""
+def rows_of(document: str, text: str, dim: int, *, refused: int = 0) -> list[dict[str, Any]]:
+    """A picture, a chunk and the document's own row; the first of them are `refused`."""
     image, chunk = image_part(document, content=held(document)), chunk_part(document, text)
     rows = [
         part_row(part, vector=np.eye(1, size, dtype=np.float32).tobytes(), encoded=True)
         for part, size in ((image, dim), (chunk, 64))
     ]
-    if bad:
-        rows = [refuse(row, "decode", "no picture") for row in rows]
+    rows = [refuse(row, "decode", "no picture") if n < refused else row for n, row in enumerate(rows)]
     own = part_row(Part(document, "chunk", document, f"/{document}"))
     extra = {"kind": DOCUMENT, "key": own["document_key"], "inputs": [], "digest": "d", "scope": "/s"}
     return [*rows, own | extra | {"num_parts": 2}]
 
 
 def ingest(
-    index: ShelvedIndex, texts: Mapping[str, str], *, cut_after: int | None = None, bad: Sequence[str] = ()
+    index: ShelvedIndex,
+    texts: Mapping[str, str],
+    *,
+    cut_after: int | None = None,
+    refused: Mapping[str, int] | None = None,
 ) -> Ledger:
     """What the job does, without Ray. With `cut_after`, it is killed after that many documents."""
     whole = index.building
@@ -66,7 +69,8 @@ def ingest(
     for n, (document, text) in enumerate(texts.items()):
         if n == cut_after:
             return ledger
-        write_rows(table(rows_of(document, text, dim, bad=document in bad)), index, run)
+        parts = rows_of(document, text, dim, refused=(refused or {}).get(document, 0))
+        write_rows(table(parts), index, run)
     return finish(index, run, ledger, plan.refused, plan.gone_keys if whole else ())[0]
 
 
@@ -212,7 +216,7 @@ def test_what_comes_after_the_swap_goes_into_the_new_generation(kb: Path) -> Non
 
 
 def test_dead_letters_of_a_rebuild_lie_where_all_do(kb: Path) -> None:
-    rebuild(kb, {"a": "a", "b": "b", "c": "c"}, bad=["c"])
+    rebuild(kb, {"a": "a", "b": "b", "c": "c"}, refused={"c": 2})
     assert texts(kb) == {"a": "a", "b": "b"}
     assert len(list((kb / "rejected").glob("*.parquet"))) == 1
 
@@ -314,9 +318,12 @@ def test_a_rebuild_that_lost_most_documents_is_refused_and_may_be_allowed(
     assert texts(kb) == held
 
 
-def test_a_document_of_which_all_is_refused_now_counts_as_lost(kb: Path) -> None:
-    with pytest.raises(MmragError, match="lost 2 of the 3"):
-        rebuild(kb, {"a": "a", "b": "b", "c": "c"}, bad=["a", "b"])
+@pytest.mark.parametrize(("parts", "what"), [(2, "documents"), (1, "documents with pictures")])
+def test_documents_of_which_all_or_all_pictures_are_refused_now_count_as_lost(
+    kb: Path, parts: int, what: str
+) -> None:
+    with pytest.raises(MmragError, match=f"lost 2 of the 3 {what} of the index"):
+        rebuild(kb, {"a": "a", "b": "b", "c": "c"}, refused={"a": parts, "b": parts})
     assert texts(kb)["a"] == "old a"
 
 
