@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -146,11 +147,8 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         _make_room(index)
         begin()
         pictures = _fill(index, archive, contents, progress)
-        backup_files.restore_previews(index.previews, archive, contents, progress)
-        backup_files.restore_readings(index.readings, archive, contents)
-        backup_files.restore_pictures(index.home, archive, contents)
-        backup_files.restore_near_duplicates(index.home, archive, contents)
-        backup_files.restore_runs(index.directory, index.home, contents)
+        with _flushing(index):
+            _restore_files(index, archive, contents, progress)
         _check_counts(index, contents.shards)
         _read_ledger(archive, contents, index.home)
     return _moved(archive, contents, pictures, start)
@@ -287,10 +285,27 @@ def _check_part(part: Part, kind: str, types: Any) -> None:
         raise ValueError(f"part {part.id!r}: {reason}")
 
 
+@contextmanager
+def _flushing(index: Index) -> Iterator[None]:
+    """The stores are flushed, side by side and beside what is done in the block, when that ends."""
+    with ThreadPoolExecutor() as pool:
+        flushing = [pool.submit(store().flush) for store in index.stores.values()]
+        yield
+        for flush in flushing:
+            flush.result()
+
+
+def _restore_files(index: Index, archive: Archive, contents: Contents, progress: Progress) -> None:
+    backup_files.restore_previews(index.previews, archive, contents, progress)
+    backup_files.restore_readings(index.readings, archive, contents)
+    backup_files.restore_pictures(index.home, archive, contents)
+    backup_files.restore_near_duplicates(index.home, archive, contents)
+    backup_files.restore_runs(index.directory, index.home, contents)
+
+
 def _check_counts(index: Index, shards: Shards) -> None:
     for name, store in index.stores.items():
         expected = shards.total("visual" if name == "visual" else "text")
-        store().flush()
         if (count := store().count()) != expected:
             raise BadExport(
                 f"the {name} store holds {count:,} parts after {expected:,} were imported; run it again"
