@@ -256,8 +256,11 @@ class Archive:
         for name in get_args(Name):
             for number, expected in enumerate(contents.shards.of(name)):
                 file = _shard(contents.folder, name, number)
-                with self.checked(file), self._files.open_input_file(self._path(file)) as stream:
-                    _require_rows(pq.read_metadata(stream), expected)
+                try:
+                    with self.checked(file), self._files.open_input_file(self._path(file)) as stream:
+                        _require_rows(pq.read_metadata(stream), expected)
+                except BadExport as exc:
+                    raise BadExport(f"{exc}; it was just written: is another export made here?") from exc
 
     def _mark(self) -> Mark | None:
         """That of an export that goes on or was cut short; None where there is none. One that an earlier
