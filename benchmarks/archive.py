@@ -28,7 +28,7 @@ def move(source: Path, scratch: Path, stores: IndexConfig) -> tuple[float, float
     shutil.rmtree(target, ignore_errors=True)
     stop_servers(source)
     with Index(source, stores, writable=True) as index:
-        exported = seconds(lambda: export_index(index, str(out)))
+        exported = seconds(lambda: export_index(index, str(out), replace=True))
     with Index(target, stores, writable=True) as index:
         imported = seconds(lambda: import_index(index, str(out)))
         count = index.visual().count()

@@ -25,12 +25,20 @@ Address = Annotated[
     ),
 ]
 
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace", help="Also an export of another index, or a full one where this index is empty."
+    ),
+]
+
 
 def export(
     address: Address,
     index: IndexDir = DEFAULT_INDEX,
     config: ConfigFile = None,
     assignments: Assignments = None,
+    replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Back an index up: vectors, texts, previews, ledger and manifest, as Parquet.
@@ -38,6 +46,8 @@ def export(
     An earlier export at the address is deleted when the new one is whole: there must be room for both.
 
     Refused: a directory that holds anything else, and an index whose stores lack what its ledger says.
+
+    An export of another index stands, and so does one that is full where this index is empty: see --replace.
     """
     settings = effective_settings(config, assignments)
     from pipelines.console import print_moved, progress_bar
@@ -45,7 +55,7 @@ def export(
     from pipelines.ingest.backup import export_index
 
     with Index(index, settings.index, writable=True) as opened, progress_bar() as progress:
-        moved = export_index(opened, address, progress)
+        moved = export_index(opened, address, progress, replace=replace)
     if as_json:
         print_json({"index": str(index), **moved.as_dict()})
     else:

@@ -141,6 +141,12 @@ def print_moved(done: str, moved: Moved) -> None:
     if moved.missing_previews:
         said = f"{moved.missing_previews:,} pictures have no usable preview: they are found, but not shown"
         Console(stderr=True).print(said, style="yellow", highlight=False)
+    if moved.lacks:
+        said = (
+            f"made by an earlier version, it lacks {', '.join(moved.lacks)}: pictures that look the same are "
+            "compared again after `mmrag ingest SOURCE --rebuild`"
+        )
+        Console(stderr=True, soft_wrap=True).print(said, style="yellow", highlight=False, markup=False)
 
 
 def print_hits(result: SearchResult) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from fakes import chunk_part, memory_index
 from small_index import ledger_row
 
@@ -27,6 +32,22 @@ def data(export: Path) -> Path:
     """Where the shards of an export are."""
     folder: str = json.loads((export / "export.json").read_text())["folder"]
     return export / folder
+
+
+@contextmanager
+def cut_at(owner: object, name: str, call: int = 1) -> Iterator[None]:
+    """Whoever calls a method for the n-th time meanwhile is killed there."""
+    calls, original = itertools.count(1), getattr(owner, name)
+
+    def killed(*args: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def drop_a_chunk(index: Index) -> None:
@@ -53,9 +74,20 @@ def is_one_export(directory: Path) -> bool:
 
 def of_the_first_format(export: Path) -> None:
     """As earlier versions wrote it."""
-    for name in SHARDS:
-        (data(export) / name).rename(export / name)
-    data(export).rmdir()
+    of_the_second_format(export)
+    for shards in data(export).iterdir():
+        shards.rename(export / shards.name)
     body = json.loads((export / "export.json").read_text())
-    del body["folder"]
+    (export / body.pop("folder")).rmdir()
     (export / "export.json").write_text(json.dumps(body | {"format": 1}))
+
+
+def of_the_second_format(export: Path) -> None:
+    """As earlier versions wrote it: without what stands here, and without a word of whose it is."""
+    body = json.loads((export / "export.json").read_text())
+    for name in ("pictures", "near_duplicates"):
+        shutil.rmtree(export / body["folder"] / name, ignore_errors=True)
+        del body["shards"][name]
+    for name in ("identity", "refused", "last_runs"):
+        del body[name]
+    (export / "export.json").write_text(json.dumps(body | {"format": 2}))

@@ -1,17 +1,21 @@
-"""What an export is: Parquet and one JSON file, on any file system of pyarrow's. Knows no index and no store.
+"""An export: Parquet and one JSON file, on any file system of pyarrow's. Knows no index and no store.
 
-    ADDRESS/export.json                     spaces, metadata types, the shards' folder and rows; written last
-    ADDRESS/data-*/visual/000000.parquet    pictures: part and vector
-    ADDRESS/data-*/text/000000.parquet      chunks: part and vector
-    ADDRESS/data-*/previews/000000.parquet  a picture's content hash and its preview
-    ADDRESS/data-*/readings/000000.parquet  a picture's content hash and the text read in it
-    ADDRESS/data-*/ledger/000000.parquet    what was ingested
+    ADDRESS/export.json           whose it is, spaces, metadata types, the shards and their rows; written last
+    ADDRESS/export.unfinished     whose export goes on, or was cut short, and in which folder
+    ADDRESS/data-*/visual/        pictures: part and vector
+    ADDRESS/data-*/text/          chunks: part and vector
+    ADDRESS/data-*/previews/      a picture's content hash and its preview
+    ADDRESS/data-*/readings/      a picture's content hash and the text read in it
+    ADDRESS/data-*/ledger/        what was ingested
+    ADDRESS/data-*/pictures/      a picture's document, content hash and perceptual hash
+    ADDRESS/data-*/near_duplicates/000000.parquet    the report of pictures that look the same
 
 Each export has a folder of its own, so that the one before stands until `export.json` names another. The
-first format had the shards beside `export.json`, and is read.
+first format had the shards beside `export.json`; it and the second, which lacks the last two, are read.
 
-Reading trusts nothing: names have forms that lead nowhere else, forms and sizes are checked before a row is
-read, pages carry checksums. As in `sources.parquet`, what pages say against their own footer is not bounded.
+Nothing longer is written than is read. Reading trusts nothing: names have forms that lead nowhere else, forms
+and sizes are checked before a row is read, pages carry checksums. As in `sources.parquet`, what pages say
+against their own footer is not bounded.
 """
 
 from __future__ import annotations
@@ -20,98 +24,47 @@ import itertools
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as arrow_types
 from pyarrow import fs as arrow_fs
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
+from pydantic import ValidationError
 
 from pipelines.core.errors import BadExport, BadPart, StoreError, UsageError
-from pipelines.core.previews import MAX_PREVIEW_BYTES
-from pipelines.core.stores.records import MAX_TEXT_BYTES
-from pipelines.ingest import ledger, rows
+from pipelines.ingest.archive_form import (
+    COMING,
+    CONTENTS,
+    FIRST_FORMAT,
+    FOLDER,
+    FORMAT,
+    UNFINISHED,
+    Contents,
+    DataSet,
+    Mark,
+    Name,
+)
 from pipelines.ingest.sources.files import is_remote, open_uri, strip_file_scheme
 
-Name = Literal["visual", "text", "previews", "readings", "ledger"]
-FORMAT: Final = 2
-_CONTENTS, _COMING, _UNFINISHED = "export.json", "export.json.new", "export.unfinished"
-_FOLDER: Final = "data-[0-9a-f]{32}"
 _SHARD_BYTES: Final = 256 * 2**20
 _GROUP_ROWS: Final = 1024
+_GROUP_BYTES: Final = 64 * 2**20
 _MAX_GROUP_BYTES: Final = 512 * 2**20  # 1,024 rows with every field as long as a store takes it
-_MAX_CONTENTS_BYTES: Final = 2**20
+_MAX_CONTENTS_BYTES: Final = (
+    64 * 2**20
+)  # 100,000 metadata fields whose names are as long as a store takes them
+_MAX_MARK_BYTES: Final = 2**16
 _BUFFER_BYTES: Final = 2**20
 # What pyarrow raises where there is no such file, none that can be written, and for mutated ones.
 _DAMAGE: Final = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, NotImplementedError)
-_PART_FIELDS: Final = (
-    "id", "kind", "document_id", "source", "tenant", "text", "content", "image_ids", "metadata",
-)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """The form of a kind of shard. `batch_rows` are read at once; a text or blob has at most `max_bytes`."""
-
-    name: Name
-    schema: pa.Schema
-    batch_rows: int = 512
-    max_bytes: int = MAX_TEXT_BYTES
-
-
-def parts(name: Literal["visual", "text"], dim: int) -> DataSet:
-    fields = [rows.SCHEMA.field(field) for field in _PART_FIELDS]
-    return DataSet(name, pa.schema([*fields, ("vector", pa.list_(pa.float32(), dim))]))
-
-
-PREVIEWS: Final = DataSet(
-    "previews", pa.schema([("content", pa.string()), ("jpeg", pa.binary())]), 16, MAX_PREVIEW_BYTES
-)
-READINGS: Final = DataSet("readings", pa.schema([("content", pa.string()), ("reading", pa.string())]))
-LEDGER: Final = DataSet("ledger", ledger.SCHEMA)
-
-
-class Shards(BaseModel):
-    """The number of rows of each shard, in order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    visual: tuple[NonNegativeInt, ...]
-    text: tuple[NonNegativeInt, ...]
-    previews: tuple[NonNegativeInt, ...]
-    readings: tuple[NonNegativeInt, ...]
-    ledger: tuple[NonNegativeInt, ...]
-
-    def of(self, name: Name) -> tuple[int, ...]:
-        return getattr(self, name)  # type: ignore[no-any-return]
-
-    def total(self, name: Name) -> int:
-        return sum(self.of(name))
-
-
-class Contents(BaseModel):
-    """`export.json`. `folder` is that of the shards; the first format has none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1, 2] = FORMAT
-    folder: Annotated[str, StringConstraints(pattern=f"^({_FOLDER})?$")] = ""
-    mmrag: str
-    created: str
-    space: Mapping[str, Any]
-    text_space: Mapping[str, Any]
-    metadata_types: Mapping[str, Literal["bool", "number", "str"]]
-    shards: Shards
-
-    @property
-    def names(self) -> set[str]:
-        """What of an address belongs to it."""
-        return {_CONTENTS, *([self.folder] if self.folder else Shards.model_fields)}
+class _TooLongError(Exception):
+    """A value or a row that is whole, and longer than any import takes."""
 
 
 class Archive:
@@ -129,24 +82,30 @@ class Archive:
             self._files = arrow_fs.LocalFileSystem()
         self._root = self._root.rstrip("/")
 
-    def begin(self) -> str:
-        """Make room for a new export. Returns the folder of its shards.
+    def begin(self, identity: str, *, is_empty: bool = False, replace: bool = False) -> str:
+        """Make room for a new export of the index of this identity. Returns the folder of its shards.
 
-        A whole one that is there stays, what a cut one left is deleted, anything else raises UsageError.
+        A whole one that is there stays until `end`; what a cut one of this index left is deleted. Raises
+        UsageError for anything else that is there. So it does, unless this is to `replace` them, for an
+        export of another index, be it whole or not, and for one of parts where the new one `is_empty`.
         """
         with self._translated(""):
             if self._files.get_file_info(self._root).type is arrow_fs.FileType.File:
                 raise UsageError(f"{self.address} is a file; name a directory")
             there = {info.base_name for info in self._list()}
         ours = all(map(_is_ours, there))
-        standing = self.contents() if ours and _CONTENTS in there else None
-        if there and not (ours and (standing or _UNFINISHED in there)):
+        standing = self.contents() if ours and CONTENTS in there else None
+        mark = self._mark() if ours else None
+        if there and not (standing or mark):
             raise UsageError(f"{self.address} is not empty and no earlier export; name another directory")
+        if not replace:
+            self._require_replaceable(identity, is_empty, standing, mark)
+        folder = f"data-{uuid.uuid4().hex}"
         with self._translated(""):
             self._files.create_dir(self._root, recursive=True)
-            self._write(_UNFINISHED, b"")
-            self._clear(standing.names if standing else set())
-        return f"data-{uuid.uuid4().hex}"
+            self._write(UNFINISHED, Mark(identity=identity, folder=folder).model_dump_json().encode())
+            self._clear(_left(there, identity, mark) - (standing.names if standing else set()))
+        return folder
 
     def write(self, folder: str, data_set: DataSet, tables: Iterable[pa.Table]) -> tuple[int, ...]:
         """Write a data set in shards as the tables come. Returns the rows of each."""
@@ -157,36 +116,46 @@ class Archive:
                 with self._translated(data_set.name):
                     self._files.create_dir(self._path(f"{folder}/{data_set.name}"))
             file = _shard(folder, data_set.name, len(written))
-            written.append(self._write_shard(file, data_set.schema, itertools.chain([first], coming)))
+            written.append(self._write_shard(file, data_set, itertools.chain([first], coming)))
         return tuple(written)
 
     def end(self, contents: Contents) -> None:
-        """From here on it is the export at this address. The one before is deleted."""
-        with self._translated(_CONTENTS):
-            self._swap(contents.model_dump_json(indent=1).encode())
+        """From here on it is the export at this address. The one before is deleted.
+
+        Raises BadExport, and the one before stands, where not all of it is there or another was begun.
+        """
+        body = contents.model_dump_json(indent=1).encode()
+        if len(body) > _MAX_CONTENTS_BYTES:
+            raise BadExport(
+                f"{self.address}/{CONTENTS} would have {len(body):,} bytes, of which an import reads "
+                f"{_MAX_CONTENTS_BYTES:,}: the index has {len(contents.metadata_types):,} metadata fields"
+            )
+        self._require_whole(contents)
+        if self._mark() != Mark(identity=contents.identity, folder=contents.folder):
+            raise BadExport(
+                f"{self.address}: another export was begun here meanwhile, and this one is given up; give "
+                "each index an address of its own"
+            )
+        with self._translated(CONTENTS):
+            self._swap(body)
         with self._translated(""):
-            self._clear(contents.names)
-            self._files.delete_file(self._path(_UNFINISHED))
+            self._clear({info.base_name for info in self._list()} - {*contents.names, UNFINISHED})
+            self._files.delete_file(self._path(UNFINISHED))
 
     def contents(self) -> Contents:
         """Raises UsageError where there is no whole export, or one of another format."""
-        with self._translated(_CONTENTS):
-            info = self._files.get_file_info(self._path(_CONTENTS))
-            if info.type is not arrow_fs.FileType.File:
-                raise UsageError(
-                    f"{self.address} holds no whole export: no {_CONTENTS}, which is written last"
-                )
-            with self._files.open_input_stream(self._path(_CONTENTS)) as stream:
-                body = stream.read(_MAX_CONTENTS_BYTES + 1)
+        body = self._read_small(CONTENTS, _MAX_CONTENTS_BYTES)
+        if body is None:
+            raise UsageError(f"{self.address} holds no whole export: no {CONTENTS}, which is written last")
         if len(body) > _MAX_CONTENTS_BYTES:
-            raise UsageError(f"{self.address}/{_CONTENTS} has more than {_MAX_CONTENTS_BYTES:,} bytes")
+            raise UsageError(f"{self.address}/{CONTENTS} has more than {_MAX_CONTENTS_BYTES:,} bytes")
         try:
             return Contents.model_validate_json(body)
         except ValidationError as exc:
             first = exc.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise UsageError(
-                f"{self.address}/{_CONTENTS}: {where}: {first['msg']}; "
+                f"{self.address}/{CONTENTS}: {where}: {first['msg']}; "
                 f"this version of mmrag reads formats 1 to {FORMAT}"
             ) from exc
 
@@ -206,6 +175,8 @@ class Archive:
             yield
         except FileNotFoundError as exc:
             raise BadExport(f"{self.address}/{file}: does not exist; is the copy complete?") from exc
+        except _TooLongError as exc:
+            raise BadExport(f"{self.address}/{file}: {exc}, which no import takes") from exc
         except (BadPart, StoreError, RecursionError, *_DAMAGE) as exc:
             raise BadExport(f"{self.address}/{file}: is damaged or cut short ({_line(exc)})") from exc
 
@@ -216,8 +187,8 @@ class Archive:
         except (pa.ArrowException, OSError, NotImplementedError) as exc:
             raise BadExport(f"{self.address}/{file}: {_line(exc)}") from exc
 
-    def _write_shard(self, file: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-        num_rows = size = 0
+    def _write_shard(self, file: str, data_set: DataSet, tables: Iterable[pa.Table]) -> int:
+        num_rows, size, schema = 0, 0, data_set.schema
         texts = [field.name for field in schema if arrow_types.is_string(field.type)]
         options = {"compression": "zstd", "use_dictionary": texts, "write_page_checksum": True}
         with (
@@ -225,11 +196,16 @@ class Archive:
             pq.ParquetWriter(self._path(file), schema, filesystem=self._files, **options) as writer,
         ):
             for table in tables:
-                if nulls := [n for n in table.column_names if table[n].null_count]:
-                    raise BadExport(
-                        f"{self.address}/{file}: a null in column {nulls[0]}, which no import takes"
-                    )
-                writer.write_table(table, row_group_size=_GROUP_ROWS)
+                for group in _groups(table):
+                    try:
+                        _require_plain(group, data_set)
+                        if group.nbytes > _MAX_GROUP_BYTES:
+                            raise _TooLongError(
+                                f"a row of {group.nbytes:,} bytes; at most {_MAX_GROUP_BYTES:,}"
+                            )
+                    except (ValueError, _TooLongError) as exc:
+                        raise BadExport(f"{self.address}/{file}: {exc}, which no import takes") from exc
+                    writer.write_table(group, row_group_size=_GROUP_ROWS)
                 num_rows, size = num_rows + len(table), size + table.nbytes
                 if size >= _SHARD_BYTES:
                     break
@@ -238,19 +214,70 @@ class Archive:
     def _swap(self, body: bytes) -> None:
         """Write `export.json` at once: an object store shows a file when it is whole, a disk by a move."""
         if not isinstance(self._files, arrow_fs.LocalFileSystem):
-            self._write(_CONTENTS, body)
+            self._write(CONTENTS, body)
             return
-        self._write(_COMING, body)
-        self._files.move(self._path(_COMING), self._path(_CONTENTS))
+        self._write(COMING, body)
+        self._files.move(self._path(COMING), self._path(CONTENTS))
 
-    def _clear(self, stays: set[str]) -> None:
-        """Delete what exports wrote here, but the mark that one goes on."""
+    def _clear(self, names: Collection[str]) -> None:
+        """Delete these of what exports wrote here."""
         for info in self._list():
-            if not _is_ours(info.base_name) or info.base_name in stays | {_UNFINISHED}:
+            if info.base_name not in names or not _is_ours(info.base_name):
                 continue
             is_folder = info.type is arrow_fs.FileType.Directory
             delete = self._files.delete_dir if is_folder else self._files.delete_file
             delete(self._path(info.base_name))
+
+    def _require_replaceable(
+        self, identity: str, is_empty: bool, standing: Contents | None, mark: Mark | None
+    ) -> None:
+        if mark and mark.identity not in ("", identity):
+            raise UsageError(
+                f"{self.address}: an export of the index {mark.identity} has not ended; name another "
+                "directory, or, if it was cut short, give --replace"
+            )
+        if standing and standing.identity not in ("", identity):
+            raise UsageError(
+                f"{self.address} holds an export of another index, {standing.identity}, of "
+                f"{standing.created}; name another directory, or give --replace"
+            )
+        if (
+            standing
+            and is_empty
+            and (held := standing.shards.total("visual") + standing.shards.total("text"))
+        ):
+            raise UsageError(
+                f"{self.address} holds an export of {held:,} pictures and texts, and this index has none: is "
+                "it the one that you mean, and was its source there? If they may go, give --replace"
+            )
+
+    def _require_whole(self, contents: Contents) -> None:
+        """Raise BadExport unless every shard is there, with its rows."""
+        for name in get_args(Name):
+            for number, expected in enumerate(contents.shards.of(name)):
+                file = _shard(contents.folder, name, number)
+                try:
+                    with self.checked(file), self._files.open_input_file(self._path(file)) as stream:
+                        _require_rows(pq.read_metadata(stream), expected)
+                except BadExport as exc:
+                    raise BadExport(f"{exc}; it was just written: is another export made here?") from exc
+
+    def _mark(self) -> Mark | None:
+        """That of an export that goes on or was cut short; None where there is none. One that an earlier
+        version wrote, or that was itself cut short, says nothing."""
+        body = self._read_small(UNFINISHED, _MAX_MARK_BYTES)
+        try:
+            return None if body is None else Mark.model_validate_json(body)
+        except ValidationError:
+            return Mark()
+
+    def _read_small(self, file: str, max_bytes: int) -> bytes | None:
+        """What is in it, or one byte more than `max_bytes` of that; None where there is no such file."""
+        with self._translated(file):
+            if self._files.get_file_info(self._path(file)).type is not arrow_fs.FileType.File:
+                return None
+            with self._files.open_input_stream(self._path(file)) as stream:
+                return stream.read(max_bytes + 1)  # type: ignore[no-any-return]
 
     def _write(self, file: str, body: bytes) -> None:
         with self._files.open_output_stream(self._path(file)) as stream:
@@ -264,8 +291,16 @@ class Archive:
 
 
 def _is_ours(name: str) -> bool:
-    known = {*Shards.model_fields, _CONTENTS, _COMING, _UNFINISHED}
-    return name in known or re.fullmatch(_FOLDER, name) is not None
+    known = {*FIRST_FORMAT, CONTENTS, COMING, UNFINISHED}
+    return name in known or re.fullmatch(FOLDER, name) is not None
+
+
+def _left(there: set[str], identity: str, mark: Mark | None) -> set[str]:
+    """What a cut export left that nobody writes any more, as one index is exported once at a time. Of an
+    earlier version's, which did not tell its folder, it may be all that is there."""
+    if mark is None or mark.identity not in ("", identity):
+        return set()
+    return {mark.folder} if mark.folder else there - {UNFINISHED}
 
 
 def _shard(folder: str, name: Name, number: int) -> str:
@@ -276,8 +311,7 @@ def _shard(folder: str, name: Name, number: int) -> str:
 def _open_shard(stream: Any, data_set: DataSet, expected: int) -> pq.ParquetFile:
     """Raises ValueError unless it has this schema, this many rows, and row groups within bounds."""
     footer = pq.read_metadata(stream)
-    if footer.num_rows != expected:
-        raise ValueError(f"{footer.num_rows:,} rows, but {_CONTENTS} says {expected:,}")
+    _require_rows(footer, expected)
     if not footer.schema.to_arrow_schema().equals(data_set.schema):
         wanted = ", ".join(f"{field.name}: {field.type}" for field in data_set.schema)
         raise ValueError(f"other columns than {wanted}")
@@ -296,18 +330,41 @@ def _open_shard(stream: Any, data_set: DataSet, expected: int) -> pq.ParquetFile
     )
 
 
+def _require_rows(footer: Any, expected: int) -> None:
+    if footer.num_rows != expected:
+        raise ValueError(f"{footer.num_rows:,} rows, but {CONTENTS} says {expected:,}")
+
+
+def _groups(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows of each row group, which are few or short enough for an import."""
+    if len(table) > 1 and (len(table) > _GROUP_ROWS or table.nbytes > _GROUP_BYTES):
+        half = len(table) // 2
+        yield from _groups(table.slice(0, half))
+        yield from _groups(table.slice(half))
+    else:
+        yield table
+
+
 def _plain(batch: pa.RecordBatch, data_set: DataSet) -> pa.Table:
-    """The batch with texts in place of references. Raises ValueError for a null and for a value too long."""
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        is_list = arrow_types.is_list(column.type) or arrow_types.is_fixed_size_list(column.type)
-        values = column.flatten() if is_list else column
-        if column.null_count or values.null_count:
-            raise ValueError(f"a null in column {name}")
-        if arrow_types.is_dictionary(values.type):
-            longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
-            if longest > data_set.max_bytes:
-                raise ValueError(f"{longest:,} bytes in column {name}; at most {data_set.max_bytes:,}")
-    return pa.Table.from_batches([batch]).cast(data_set.schema)
+    """The batch with texts in place of references. Raises as `_require_plain`."""
+    table = pa.Table.from_batches([batch])
+    _require_plain(table, data_set)
+    return table.cast(data_set.schema)
+
+
+def _require_plain(table: pa.Table, data_set: DataSet) -> None:
+    """Raise ValueError for a null, `_TooLongError` for a value too long. References are not followed."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for chunk in column.chunks:
+            is_list = arrow_types.is_list(chunk.type) or arrow_types.is_fixed_size_list(chunk.type)
+            values = chunk.flatten() if is_list else chunk
+            if (chunk.null_count or values.null_count) and name not in data_set.may_be_null:
+                raise ValueError(f"a null in column {name}")
+            texts = values.dictionary if arrow_types.is_dictionary(values.type) else values
+            if arrow_types.is_string(texts.type) or arrow_types.is_binary(texts.type):
+                longest = pc.max(pc.binary_length(texts)).as_py() or 0
+                if longest > data_set.max_bytes:
+                    raise _TooLongError(f"{longest:,} bytes in column {name}; at most {data_set.max_bytes:,}")
 
 
 def _line(exc: BaseException) -> str:

@@ -1,15 +1,16 @@
 """Move an index out to an export and back in, between stores of any kind. Knows no Ray and no file's form.
 
 Nothing is encoded: vectors move as they are. Of the lexical store only the parts are counted, as it holds
-the same chunks as the text collection. An export holds the pictures' previews and what was read in them, but
-no cached vectors.
+the same chunks as the text collection. An export holds what is kept of the pictures, but no cached vectors,
+no replies of a captioner and no dead letters.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,24 +22,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import __version__
-from pipelines.core.errors import BadExport, BadImage, OtherIndex, StoreError, StoreUnavailable, UsageError
+from pipelines.core.errors import BadExport, OtherIndex, StoreError, StoreUnavailable, UsageError
+from pipelines.core.identity import identity
 from pipelines.core.index import Index
 from pipelines.core.manifest import Manifest, standing
-from pipelines.core.previews import check_preview, preview_path, write_preview
-from pipelines.core.readings import format_reading, load_reading, parse_reading, save_reading
 from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
 from pipelines.core.types import Part, is_sha256, store_key
-from pipelines.ingest import near_duplicates
-from pipelines.ingest.archive import LEDGER, PREVIEWS, READINGS, Archive, Contents, DataSet, Shards, parts
+from pipelines.ingest import backup_files, near_duplicates, refused
+from pipelines.ingest.archive import Archive
+from pipelines.ingest.archive_form import (
+    LEDGER,
+    NEAR_DUPLICATES,
+    PICTURES,
+    PREVIEWS,
+    READINGS,
+    Contents,
+    DataSet,
+    Shards,
+    parts,
+)
+from pipelines.ingest.backup_files import Progress
 from pipelines.ingest.counts import disagreeing
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metadata import conflict
 from pipelines.ingest.rows import part_row, row_part
 from pipelines.ingest.sink import recover
-
-Progress = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is)."""
 
 _KINDS: Final = {"visual": "image", "text": "chunk"}
 _LOST: Final = (
@@ -46,14 +55,13 @@ _LOST: Final = (
     "stores.milvus and stores.elastic name its own, address and prefix? `mmrag ingest SOURCE --rebuild` "
     "makes it anew, `mmrag import` of an earlier export fills a new --index"
 )
-_PREVIEWS_A_TABLE: Final = 16
-_READINGS_A_TABLE: Final = 512
 _LEDGER_ROWS_A_TABLE: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What an export holds or an import brought. `missing_previews` pictures have no usable preview."""
+    """What an export holds or an import brought. `missing_previews` pictures have no usable preview; `lacks`
+    names what an export of an earlier version does not hold."""
 
     address: str
     documents: int
@@ -61,15 +69,23 @@ class Moved:
     chunks: int
     previews: int
     missing_previews: int
+    lacks: tuple[str, ...]
     elapsed_s: float
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def export_index(index: Index, address: str, progress: Progress = lambda what, done, total: None) -> Moved:
-    """Write the whole index to `address`, where an earlier export stands until this one is whole.
+def export_index(
+    index: Index,
+    address: str,
+    progress: Progress = lambda what, done, total: None,
+    *,
+    replace: bool = False,
+) -> Moved:
+    """Write the whole index to `address`, where an earlier export of it stands until this one is whole.
 
+    Without `replace` that of another index stands for good, and so does one of parts where this has none.
     Nobody writes meanwhile, and no store is made. Raises UsageError, IndexLocked, BadExport when it cannot be
     written, and StoreError, before anything is written, where a store lacks what the ledger says.
     """
@@ -83,28 +99,33 @@ def export_index(index: Index, address: str, progress: Progress = lambda what, d
 
     with index.write_lock():
         ledger, manifest = _whole(index), index.manifest()
-        folder = archive.begin()
+        name, is_empty = identity(index.directory), not any(ledger.parts().values())
+        folder = archive.begin(name, is_empty=is_empty, replace=replace)
         visual, text = _parts("visual", manifest), _parts("text", manifest)
         write = partial(archive.write, folder)
         shards = Shards(
             visual=write(visual, _scanned(index.visual(), visual, progress, named)),
             text=write(text, _scanned(index.text(), text, progress)),
-            previews=write(PREVIEWS, _previews(index.previews, sorted(pictures), progress)),
-            readings=write(READINGS, _readings(index.readings, sorted(pictures))),
+            previews=write(PREVIEWS, backup_files.previews(index.previews, sorted(pictures), progress)),
+            readings=write(READINGS, backup_files.readings(index.readings, sorted(pictures))),
             ledger=write(LEDGER, _ledger_tables(ledger)),
+            pictures=write(PICTURES, backup_files.pictures(index.home)),
+            near_duplicates=write(NEAR_DUPLICATES, backup_files.near_duplicates(index.home)),
         )
-        archive.end(
-            Contents(
-                folder=folder,
-                mmrag=__version__,
-                created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-                space=manifest.space,
-                text_space=manifest.text_space,
-                metadata_types=manifest.metadata_types,
-                shards=shards,
-            )
+        contents = Contents(
+            identity=name,
+            folder=folder,
+            mmrag=__version__,
+            created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            space=manifest.space,
+            text_space=manifest.text_space,
+            metadata_types=manifest.metadata_types,
+            refused=refused.counts(index.home),
+            last_runs=backup_files.past_runs(index.directory),
+            shards=shards,
         )
-    return _moved(archive, shards, len(pictures), start)
+        archive.end(contents)
+    return _moved(archive, contents, len(pictures), start)
 
 
 def import_index(index: Index, address: str, progress: Progress = lambda what, done, total: None) -> Moved:
@@ -126,11 +147,11 @@ def import_index(index: Index, address: str, progress: Progress = lambda what, d
         _make_room(index)
         begin()
         pictures = _fill(index, archive, contents, progress)
-        _restore_previews(index.previews, archive, contents, progress)
-        _restore_readings(index.readings, archive, contents)
+        with _flushing(index):
+            _restore_files(index, archive, contents, progress)
         _check_counts(index, contents.shards)
         _read_ledger(archive, contents, index.home)
-    return _moved(archive, contents.shards, pictures, start)
+    return _moved(archive, contents, pictures, start)
 
 
 def _whole(index: Index) -> Ledger:
@@ -181,35 +202,6 @@ def _scanned(
         done += len(found)
     if done != total:
         raise StoreError(f"the {data_set.name} store showed {done:,} of its {total:,} parts; export again")
-
-
-def _previews(root: Path, contents: Sequence[str], progress: Progress) -> Iterator[pa.Table]:
-    """Tables of the previews that are there and sound."""
-    for start in range(0, len(contents), _PREVIEWS_A_TABLE):
-        progress("exporting previews", start, len(contents))
-        found = []
-        for content in contents[start : start + _PREVIEWS_A_TABLE]:
-            try:
-                data = preview_path(root, content).read_bytes()
-                check_preview(data)
-            except (FileNotFoundError, BadImage):
-                continue  # counted by `Moved.missing_previews`
-            found.append({"content": content, "jpeg": data})
-        if found:
-            yield pa.Table.from_pylist(found, schema=PREVIEWS.schema)
-
-
-def _readings(root: Path, contents: Sequence[str]) -> Iterator[pa.Table]:
-    """Tables of the pictures that were read."""
-    for start in range(0, len(contents), _READINGS_A_TABLE):
-        batch = contents[start : start + _READINGS_A_TABLE]
-        found = [
-            {"content": content, "reading": format_reading(reading)}
-            for content in batch
-            if (reading := load_reading(root, content))
-        ]
-        if found:
-            yield pa.Table.from_pylist(found, schema=READINGS.schema)
 
 
 def _ledger_tables(ledger: Ledger) -> Iterator[pa.Table]:
@@ -293,33 +285,27 @@ def _check_part(part: Part, kind: str, types: Any) -> None:
         raise ValueError(f"part {part.id!r}: {reason}")
 
 
-def _restore_previews(root: Path, archive: Archive, contents: Contents, progress: Progress) -> None:
-    done, total = 0, contents.shards.total("previews")
-    for file, table in archive.read(PREVIEWS, contents):
-        progress("importing previews", done, total)
-        for content, jpeg in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            with archive.checked(file):
-                if not is_sha256(content):
-                    raise ValueError(f"a preview is named {content[:100]!r}, which is no SHA-256")
-                check_preview(jpeg)
-            write_preview(root, content, jpeg)
-        done += len(table)
+@contextmanager
+def _flushing(index: Index) -> Iterator[None]:
+    """The stores are flushed, side by side and beside what is done in the block, when that ends."""
+    with ThreadPoolExecutor() as pool:
+        flushing = [pool.submit(store().flush) for store in index.stores.values()]
+        yield
+        for flush in flushing:
+            flush.result()
 
 
-def _restore_readings(root: Path, archive: Archive, contents: Contents) -> None:
-    for file, table in archive.read(READINGS, contents):
-        for row in table.to_pylist():
-            with archive.checked(file):
-                if not is_sha256(row["content"]):
-                    raise ValueError(f"a reading is named {row['content'][:100]!r}, which is no SHA-256")
-                reading = parse_reading(row["reading"])
-            save_reading(root, row["content"], reading)
+def _restore_files(index: Index, archive: Archive, contents: Contents, progress: Progress) -> None:
+    backup_files.restore_previews(index.previews, archive, contents, progress)
+    backup_files.restore_readings(index.readings, archive, contents)
+    backup_files.restore_pictures(index.home, archive, contents)
+    backup_files.restore_near_duplicates(index.home, archive, contents)
+    backup_files.restore_runs(index.directory, index.home, contents)
 
 
 def _check_counts(index: Index, shards: Shards) -> None:
     for name, store in index.stores.items():
         expected = shards.total("visual" if name == "visual" else "text")
-        store().flush()
         if (count := store().count()) != expected:
             raise BadExport(
                 f"the {name} store holds {count:,} parts after {expected:,} were imported; run it again"
@@ -327,9 +313,8 @@ def _check_counts(index: Index, shards: Shards) -> None:
 
 
 def _read_ledger(archive: Archive, contents: Contents, home: Path) -> None:
-    read: Iterable[tuple[str, pa.Table]] = archive.read(LEDGER, contents)
     tables = [LEDGER.schema.empty_table()]
-    for file, table in read:
+    for file, table in archive.read(LEDGER, contents):
         with archive.checked(file):
             for row in table.select(["document_key", "tenant", "document_id"]).to_pylist():
                 if row["document_key"] != store_key(row["tenant"], row["document_id"]):
@@ -341,7 +326,8 @@ def _read_ledger(archive: Archive, contents: Contents, home: Path) -> None:
     Ledger(home).changed(rows)
 
 
-def _moved(archive: Archive, shards: Shards, pictures: int, start: float) -> Moved:
+def _moved(archive: Archive, contents: Contents, pictures: int, start: float) -> Moved:
+    shards = contents.shards
     previews = shards.total("previews")
     return Moved(
         address=archive.address,
@@ -350,5 +336,6 @@ def _moved(archive: Archive, shards: Shards, pictures: int, start: float) -> Mov
         chunks=shards.total("text"),
         previews=previews,
         missing_previews=max(0, pictures - previews),
+        lacks=contents.lacks,
         elapsed_s=round(time.perf_counter() - start, 3),
     )

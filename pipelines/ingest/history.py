@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,8 +18,12 @@ _FIELDS: Final = ("run", "documents", "unchanged", "images", "chunks", "rejected
 def remember(directory: Path, summary: Summary) -> None:
     """Only for the holder of the write lock."""
     told = summary.as_dict()
-    runs = [{name: told[name] for name in _FIELDS}, *last_runs(directory)][:KEPT]
-    replace_file(directory / FILE, json.dumps(runs, indent=1) + "\n")
+    keep(directory, [{name: told[name] for name in _FIELDS}, *last_runs(directory)][:KEPT])
+
+
+def keep(directory: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write what `last_runs` gives. Only for the holder of the write lock."""
+    replace_file(directory / FILE, json.dumps([dict(run) for run in runs], indent=1) + "\n")
 
 
 def last_runs(directory: Path) -> list[dict[str, Any]]:

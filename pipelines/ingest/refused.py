@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +20,24 @@ FILE: Final = "refused.json"
 
 def remember(home: Path, scopes: Iterable[str], refused: Iterable[Rejected]) -> None:
     """Keep what a run refused while it listed these sources, instead of what an earlier one did."""
-    counts = _counts(home) | dict.fromkeys(scopes, 0) | Counter(bad.scope for bad in refused)
-    kept = {scope: n for scope, n in counts.items() if n}
-    replace_file(home / FILE, json.dumps(kept, indent=1) + "\n")
+    found = counts(home) | dict.fromkeys(scopes, 0) | Counter(bad.scope for bad in refused)
+    keep(home, {scope: n for scope, n in found.items() if n})
+
+
+def keep(home: Path, found: Mapping[str, int]) -> None:
+    """Write what `counts` gives."""
+    replace_file(home / FILE, json.dumps(dict(found), indent=1) + "\n")
 
 
 def standing(home: Path) -> int:
     """The refusals of all sources, each as it was listed last."""
-    return sum(_counts(home).values())
+    return sum(counts(home).values())
 
 
-def _counts(home: Path) -> dict[str, int]:
-    """None of a damaged file: the next run writes it anew."""
+def counts(home: Path) -> dict[str, int]:
+    """By source. None of a damaged file: the next run writes it anew."""
     try:
-        counts = json.loads((home / FILE).read_text("utf-8"))
-        return {scope: int(n) for scope, n in counts.items()}
+        found = json.loads((home / FILE).read_text("utf-8"))
+        return {scope: int(n) for scope, n in found.items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from exported import of_the_second_format
 from fakes import chunk_part, image_part, memory_index, picture
 from memory_stores import MemoryVectorStore
 from shell import mmrag
@@ -260,6 +261,25 @@ def test_export_and_import_json_are_one_object_each(kb: Path, kb2: Path, tmp_pat
         assert (body["images"], body["chunks"], body["index"]) == (1, 2, str(index))
         assert f"{command}ing visual (1)" in answer.err
     assert json.loads(mmrag("search", "red", "--index", kb2, "--json").out)["hits"][0]["id"] == "rose#img-0"
+
+
+def test_an_export_of_another_index_is_replaced_when_that_is_asked(
+    kb: Path, kb2: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert mmrag("export", out, "--index", kb).status == 0
+    assert mmrag("import", out, "--index", kb2).status == 0
+    refused = mmrag("export", out, "--index", kb2)
+    assert (refused.status, refused.out) == (2, "")
+    assert "holds an export of another index" in refused.err.splitlines()[-1]
+    assert mmrag("export", out, "--index", kb2, "--replace").status == 0
+
+
+def test_an_import_says_what_an_earlier_version_did_not_export(kb: Path, kb2: Path, tmp_path: Path) -> None:
+    mmrag("export", tmp_path / "out", "--index", kb)
+    of_the_second_format(tmp_path / "out")
+    told = mmrag("import", tmp_path / "out", "--index", kb2)
+    assert "it lacks pictures, near_duplicates, refused, last_runs: " in told.err.splitlines()[-1]
 
 
 def test_export_and_import_say_what_they_moved(kb: Path, kb2: Path, tmp_path: Path) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from exported import drop_a_chunk, empty, files, is_one_export, of_the_first_format
+from exported import cut_at, drop_a_chunk, empty, files, is_one_export, of_the_first_format
 from fakes import DownStore, chunk_part, image_part
 
 from pipelines.core.errors import (
@@ -22,22 +18,6 @@ from pipelines.core.types import store_key
 from pipelines.ingest import archive
 from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.ledger import Ledger
-
-
-@contextmanager
-def cut_at(owner: object, name: str, call: int = 1) -> Iterator[None]:
-    """Whoever calls a method for the n-th time meanwhile is killed there."""
-    calls, original = itertools.count(1), getattr(owner, name)
-
-    def killed(*args: Any) -> Any:
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        return original(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, killed)
-        with pytest.raises(KeyboardInterrupt):
-            yield
 
 
 def test_a_first_export_that_was_cut_short_is_none_and_can_be_made_again(

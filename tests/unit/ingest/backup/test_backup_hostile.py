@@ -154,7 +154,7 @@ WHOLE = {"visual": [4], "text": [8], "ledger": [4], "previews": [3], "readings":
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"format": 3}, r"export\.json: format: .*reads formats 1 to 2"),
+        ({"format": 4}, r"export\.json: format: .*reads formats 1 to 3"),
         ({"folder": "../elsewhere"}, r"export\.json: folder"),
         ({"folder": "data-" + "0" * 32 + "/.."}, r"export\.json: folder"),
         ({"shards": {"visual": [4], "text": [8], "ledger": [4]}}, r"shards\.previews"),
