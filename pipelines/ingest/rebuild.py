@@ -90,7 +90,9 @@ def _require_counts(index: Index, built: Ledger, patience_s: float) -> None:
 
 def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> int:
     """Returns how many documents are gone."""
-    had, lost, gone = defaultdict(Counter[str]), defaultdict(Counter[str]), 0
+    had: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    lost: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    gone = 0
     for before, after in joined(live, built, _COMPARED):
         now = {row["document_key"]: row for row in after.to_pylist()}
         for row in before.to_pylist():

@@ -105,8 +105,8 @@ def test_a_file_that_kills_its_readers_is_refused_and_all_others_are_ingested(
     first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Deadly(ParseItems):
-        def _read(self, item: Item, killers: Collection[str]) -> Any:
-            read = super()._read(item, killers)
+        def _read(self, place: int, item: Item, killers: Collection[str]) -> Any:
+            read = super()._read(place, item, killers)
             if item.address.endswith("p2.png") and not read.parsed.rejected:
                 os.kill(os.getpid(), signal.SIGKILL)
             return read
