@@ -109,9 +109,12 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the index, with citations and boxes. Uses a running `mmrag serve` of it."""
+    asks_there = server is not None
+    if asks_there and (batch or out or config or assignments):
+        raise UsageError(
+            "--server answers one question, by its own settings: leave --batch, --config and --set out"
+        )
     settings = effective_settings(config, assignments)
-    if server and (batch or out or assignments):
-        raise UsageError("--server answers one question, by its own settings: leave --batch and --set out")
     if batch or out:
         if not (batch and out) or text or image or annotate:
             raise UsageError("--batch FILE and --out FILE go together, and without a question")
@@ -121,10 +124,10 @@ def ask(
     from pipelines.core.manifest import Manifest
 
     # A server elsewhere knows the fields of its index.
-    types = None if server else Manifest.load(index).metadata_types
+    types = None if asks_there else Manifest.load(index).metadata_types
     query = question_query(text, image, mode, where, k, types)
     try:
-        if server:
+        if server is not None:
             answer = _ask_elsewhere(server, query, where, annotate is not None)
         elif not assignments and (address := _served(index)):  # --set: other settings than the server's
             answer = _ask_server(address, query, where)

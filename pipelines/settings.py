@@ -43,6 +43,9 @@ PROFILES = Path(__file__).parent / "profiles"
 _HIDDEN = "***"
 # In a problem of PyYAML's: a password may begin with "*", "&" or "!".
 _QUOTED_NAME = re.compile(r"\b(alias|anchor|tag|handle)\b.*", re.DOTALL)
+_QUOTED = re.compile(r"'[^<:,\]}-][^']*'")  # a character of the file's, and none of YAML's own tokens
+# What PyYAML raises for values that are none of their type, or nested too deep, beside errors of its own.
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 _PREFIX = "MMRAG_"
 _READ_ELSEWHERE = frozenset({"MMRAG_API_KEY"})  # by `mmrag ask`
 # Kubernetes tells a pod of every service of its namespace, and ours are called mmrag-...
@@ -217,22 +220,22 @@ def _read_yaml(config: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: there is no such file, and no such profile: {profiles}") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"--config {path}: {exc}") from exc
-    except (yaml.YAMLError, ValueError) as exc:  # the latter of a 13th month
+    except _NO_YAML as exc:
         raise UsageError(f"--config {path}: {_broken(exc)}") from exc
     if not isinstance(body, dict):
         raise UsageError(f"--config {path}: wanted settings such as 'encoder: {{kind: lite}}'")
     return body
 
 
-def _broken(exc: yaml.YAMLError | ValueError) -> str:
+def _broken(exc: Exception) -> str:
     """What is wrong, and where. Nothing that the file says, as PyYAML would: it may be a password."""
     match exc:
         case yaml.MarkedYAMLError(problem=str(problem), problem_mark=yaml.Mark(line=line, column=column)):
-            bare = _QUOTED_NAME.sub(r"\1", problem)
+            bare = _QUOTED.sub("…", _QUOTED_NAME.sub(r"\1", problem))
             return f"line {line + 1}, column {column + 1}: {bare}"
         case yaml.reader.ReaderError(position=position, reason=reason):
             return f"character {position + 1}: {reason}"
-    return "holds a number or a date that is none"
+    return "holds a value that is none of its type, as a date in a 13th month"
 
 
 def _profile(config: Path) -> Path | None:
@@ -252,7 +255,7 @@ def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {assignment!r}: write it as name.of.setting=value")
         try:
             value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as exc:
+        except _NO_YAML as exc:
             raise UsageError(f"--set {path}: the value is not valid YAML ({_broken(exc)})") from exc
         branch = tree
         for key in keys[:-1]:

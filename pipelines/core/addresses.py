@@ -9,8 +9,13 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
-# Up to the last "@" before a "/"; of a secret that holds a "/" itself, up to the last "@" of all.
-_USER = re.compile(r"(?<=://)(?:[^/?#\s]*|[^/?#\s:@\[]*:(?!\d*(?:[/?#]|$))\S*)(?=@)")
+# Up to the last "@" before a "/"; of a secret, which may hold a "/" itself, up to the last "@" of all. What
+# looks like a port is none where the scheme has no ports.
+_PORTLESS = "|".join(f"(?<={scheme}://)" for scheme in ("s3", "gs", "gcs", "abfs", "abfss"))
+_USER = re.compile(
+    rf"(?:(?:{_PORTLESS})[^/?#\s:@\[]*:\S*"
+    r"|(?<=://)(?:[^/?#\s]*|[^/?#\s:@\[]*:(?!\d+(?:[/?#]|$))\S*))(?=@)"
+)
 # Of Azure, the only store that takes a secret there: a client's, and the signature of a SAS token.
 _OPTION = re.compile(r"(?<=[?&])(client_secret|sig)=[^&#\s]*", re.IGNORECASE)
 _HIDDEN = "***"
@@ -26,8 +31,7 @@ def refuse_secret(address: str, error: type[Exception]) -> str:
 
     A user without a password is none: `abfs://container@account/`, `gs://anonymous@bucket/`.
     """
-    user = _USER.search(address)
-    if (user and ":" in user[0]) or _OPTION.search(address):
+    if any(":" in user for user in _USER.findall(address)) or _OPTION.search(address):
         raise error(
             f"{masked(address)}: holds a secret, and addresses are printed and kept; take it out, and set "
             "what the store reads from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say"
@@ -47,4 +51,5 @@ def is_loopback(host: str) -> bool:
 def is_here(url: str) -> bool:
     """Whether its server is on this machine. Such a one is asked directly: a proxy that the environment names
     (`http_proxy`) does not reach it, and would read the key. httpx and gRPC exempt none by themselves."""
-    return is_loopback(urlsplit(url).hostname or "")
+    host = (urlsplit(url).hostname or "").removesuffix(".")
+    return is_loopback(host) or host in ("0.0.0.0", "::")  # which connect to this machine

@@ -154,7 +154,8 @@ class MemoryAligner:
             if trained != used.fingerprint:
                 raise SpaceMismatch(
                     f"the aligner was trained on another {name} space ({trained}) than that of "
-                    f"{used.model} ({used.fingerprint}): train one with mmrag train aligner, or set none"
+                    f"{used.model} ({used.fingerprint}): train one with "
+                    "mmrag train aligner --data index:DIR, or set none"
                 )
 
     def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Array]:

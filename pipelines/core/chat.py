@@ -59,12 +59,15 @@ class Chat:
         extra = {name: value.get_secret_value() for name, value in config.extra_headers.items()}
         self._secrets = [secret for secret in (key, *extra.values()) if secret]
         headers = ({"Authorization": f"Bearer {key}"} if key else {}) | extra
-        self._client = httpx.Client(
-            timeout=config.timeout_s,
-            headers=headers,
-            trust_env=not is_here(config.url),  # the environment's proxies, and
-            verify=httpx.create_ssl_context(),  # its certificates in any case
-        )
+        try:
+            self._client = httpx.Client(
+                timeout=config.timeout_s,
+                headers=headers,
+                trust_env=not is_here(config.url),  # the environment's proxies, and
+                verify=httpx.create_ssl_context(),  # its certificates in any case
+            )
+        except (ImportError, OSError, ValueError) as exc:
+            raise UsageError(f"the environment's proxy or certificates cannot be used: {exc}") from exc
 
     def reply(self, system: str, parts: Sequence[Part]) -> str:
         """The words of the reply; "" where it has none. An empty `system` is not sent.

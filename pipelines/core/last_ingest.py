@@ -21,8 +21,9 @@ def note_ingest(directory: Path) -> None:
 
 
 def last_ingest(directory: Path) -> float | None:
-    """In seconds of Unix time; None before the first. The next one writes a damaged file anew."""
+    """In seconds of Unix time; None before the first, or where the file cannot be read: the next ingest
+    writes it anew."""
     try:
         return float((directory / FILE).read_text("ascii"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None

@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipelines.core.addresses import masked
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
 from pipelines.core.files import replace_file
 from pipelines.core.processes import Process
@@ -32,6 +31,11 @@ _MMRAG = "from pipelines.cli import main; main()"
 _TIMEOUT_S = 120
 _HEALTH_S = 30
 _START_S, _END_S = 600, 120
+# Of the environment's proxy ImportError, where its package is missing; OSError of its certificates.
+_NO_ANSWER = (
+    *(httpx.HTTPError, httpx.InvalidURL, ImportError, OSError),
+    *(ValueError, LookupError, TypeError),  # of a reply
+)
 
 
 @contextmanager
@@ -84,9 +88,14 @@ def answers(address: str) -> bool:
 
 def elsewhere(url: str) -> str:
     """The address of a server that a person names. Raises UsageError for one that can be none."""
-    host = urlsplit(url).hostname if url.lower().startswith(("http://", "https://")) else None
-    if not host or "@" in urlsplit(url).netloc:
-        raise UsageError(f"--server {masked(url)}: write http://HOST:PORT; the key is MMRAG_API_KEY's")
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of brackets, or a port
+        named = False
+    if not named or "@" in parts.netloc or parts.query or parts.fragment:
+        # What was written is not repeated: it may hold a password.
+        raise UsageError("--server: write http://HOST:PORT and no more; the key is MMRAG_API_KEY's")
     return url.rstrip("/")
 
 
@@ -117,12 +126,14 @@ def ask(
             verify=httpx.create_ssl_context(),  # with the environment's certificates in any case
         )
         found = dict(response.json())
-        said = str(found["error"]["message"]) if response.is_error else ""
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as exc:
+        said = "" if response.is_success else str(found["error"]["message"])
+        if response.is_success and "answer" not in found:
+            raise ValueError("its reply is no answer")
+    except _NO_ANSWER as exc:
         raise GeneratorUnavailable(
             f"{address} does not answer as mmrag does ({exc}); is the server still up?"
         ) from exc
-    if response.is_error:
+    if not response.is_success:
         wrong = UsageError if response.status_code < 500 else GeneratorUnavailable
         raise wrong(said)
     return found

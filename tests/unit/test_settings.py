@@ -226,7 +226,14 @@ def test_a_secret_is_not_printed_when_a_setting_beside_it_is_wrong(monkeypatch: 
         ("password: !hunter2 x", "line 1, column 11: could not determine a constructor for the tag"),
         ("password: a: hunter2", "line 1, column 12: mapping values are not allowed here"),
         ("password: \x01hunter2", "character 11: special characters are not allowed"),
-        ("password: 2001-99-99", "holds a number or a date that is none"),
+        ("password: @hunter2", "line 1, column 11: found character … that cannot start any token"),
+        ('password: !!int ""', "holds a value that is none of its type, as a date in a 13th month"),
+        ("password: !!bool y", "holds a value that is none of its type, as a date in a 13th month"),
+        (
+            "password: !!timestamp hunter2",
+            "holds a value that is none of its type, as a date in a 13th month",
+        ),
+        ("password: 2001-99-99", "holds a value that is none of its type, as a date in a 13th month"),
     ],
 )
 def test_a_file_that_is_no_yaml_is_told_without_what_it_says(config: Path, text: str, told: str) -> None:

@@ -88,8 +88,10 @@ def _usable(images: tuple[str, ...], root: str, config: SourceConfig) -> Iterato
 
 def _id_of_picture(path: str, root: str) -> str:
     """As a folder would name it: behind the folder's name when the path is relative to it."""
-    path = files.strip_file_scheme(refuse_secret(path, BadPart))
-    if not files.is_remote(path):
+    path = files.strip_file_scheme(path)
+    if files.is_remote(path):
+        refuse_secret(path, BadPart)
+    else:
         path = path.removeprefix(root + "/").removeprefix("./")
         path = path if path.startswith("/") else f"{files.base_name(root)}/{path}"
     return rows.check_id(path)

@@ -13,7 +13,10 @@ from pipelines.core.addresses import is_here, masked, refuse_secret
         ("s3://KEY:secret@bucket/kb", "s3://***@bucket/kb"),
         ("s3://KEY:pa@ss@bucket/kb", "s3://***@bucket/kb"),
         ("s3://KEY:pa/ss+w@bucket/kb", "s3://***@bucket/kb"),
-        ("s3://:secret@bucket/a@b", "s3://***@bucket/a@b"),
+        ("s3://:secret@bucket/a@b", "s3://***@b"),
+        ("s3://KEY:/wJal@bucket/x", "s3://***@bucket/x"),
+        ("s3://KEY:9/abc@bucket/x", "s3://***@bucket/x"),
+        ("gs://anonymous@b?endpoint_override=http://u:p@h", "gs://***@b?endpoint_override=http://***@h"),
         ("abfs://box@account/kb?sv=1&sig=a%2Fb&se=2", "abfs://***@account/kb?sv=1&sig=***&se=2"),
         ("abfs://account/kb?client_secret=a", "abfs://account/kb?client_secret=***"),
     ],
@@ -39,6 +42,7 @@ def test_other_addresses_pass(address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "here"),
     [
+        *(("http://0.0.0.0:8000", True), ("http://localhost.:8000", True), ("http://[::]:8000", True)),
         *(("http://127.0.0.1:8000", True), ("http://localhost/v1", True), ("https://[::1]:8000", True)),
         *(("http://127.0.0.1.example.com", False), ("http://10.0.0.1:8000", False), ("nonsense", False)),
     ],

@@ -162,8 +162,16 @@ def test_pictures_that_a_server_elsewhere_marked_are_written(server, tmp_path) -
     [
         (["--server", "kb:8000"], "write http://HOST:PORT"),
         (["--server", "http://ann:hunter2@kb"], "the key is MMRAG_API_KEY's"),
-        (["--server", "http://kb", "--set", "search.alpha_text=0.5"], "leave --batch and --set out"),
-        (["--server", "http://kb", "--batch", "q", "--out", "o"], "leave --batch and --set out"),
+        (["--server", "ann:hunter2@kb:8000"], "write http://HOST:PORT"),
+        (["--server", "http://kb?token=hunter2"], "write http://HOST:PORT"),
+        (["--server", "http://[::1:8000"], "write http://HOST:PORT"),
+        (["--server", ""], "write http://HOST:PORT"),
+        (
+            ["--server", "http://kb", "--set", "search.alpha_text=0.5"],
+            "leave --batch, --config and --set out",
+        ),
+        (["--server", "http://kb", "--config", "server"], "leave --batch, --config and --set out"),
+        (["--server", "http://kb", "--batch", "q", "--out", "o"], "leave --batch, --config and --set out"),
     ],
 )
 def test_a_server_elsewhere_is_named_by_its_address(words, complaint) -> None:
@@ -171,6 +179,21 @@ def test_a_server_elsewhere_is_named_by_its_address(words, complaint) -> None:
     assert found.status == 2
     assert complaint in found.err
     assert "hunter2" not in found.err
+
+
+@pytest.mark.parametrize("name", ["all_proxy", "SSL_CERT_FILE"])
+def test_an_environment_that_httpx_cannot_use_is_told(server, monkeypatch, name) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv(name, {"all_proxy": "socks5://127.0.0.1:9"}.get(name, "/no/such/file"))
+    found = mmrag("ask", "what?", "--server", "http://kb.example.com")
+    assert found.status == 1
+    assert "does not answer as mmrag does" in found.err
+
+
+def test_the_json_of_another_server_is_no_answer(server) -> None:
+    server.answer = 200, b'{"ok": true}'
+    found = mmrag("ask", "what?", "--server", f"http://127.0.0.1:{server.server_port}")
+    assert (found.status, "its reply is no answer" in found.err) == (1, True)
 
 
 def test_who_answers_in_a_server_only_is_told_how_to_ask_one() -> None:
