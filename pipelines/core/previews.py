@@ -50,9 +50,13 @@ def has_preview(root: Path, content: str) -> bool:
         with path.open("rb") as file:
             start, size = file.read(2), file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 2))
-            whole = (start, file.read()) == (_START, _END)
+            return _is_whole(path, start, file.read())
     except FileNotFoundError:
         return False
+
+
+def _is_whole(path: Path, start: bytes, end: bytes) -> bool:
+    whole = (start, end) == (_START, _END)
     if not whole:
         _LOG.warning("%s is damaged: it counts for nothing", path)
     return whole
@@ -86,9 +90,13 @@ def check_preview(data: bytes) -> None:
 
 def read_preview(root: Path, content: str) -> Preview | None:
     """The preview of the picture with this SHA-256; None where there is none, or a damaged one."""
-    if not has_preview(root, content):
+    path = preview_path(root, content)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return None
-    data = preview_path(root, content).read_bytes()
+    if not _is_whole(path, data[:2], data[-2:]):
+        return None
     with Image.open(io.BytesIO(data)) as image:
         size = _SIZE.fullmatch(image.info.get("comment", b""))
         # Without the comment it was written before there was one, mostly unreduced.

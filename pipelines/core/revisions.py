@@ -25,7 +25,7 @@ def pinned(
     """
     if not model or Path(model).is_dir() or _COMMIT.fullmatch(revision or ""):
         return revision
-    if written and written["revision"] == (revision or _BRANCH):
+    if written and written.get("revision") == (revision or _BRANCH):
         return revision
     return _commit_of(model, revision, fetch) or revision
 

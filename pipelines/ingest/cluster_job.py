@@ -80,7 +80,10 @@ def in_our_words(doing: str = "", in_hand: InHand | None = None) -> Iterator[Non
     try:
         yield
     except RayError as exc:
-        raise own_error(exc, doing, in_hand) from exc
+        own = own_error(exc, doing, in_hand)
+        if own is exc:
+            raise
+        raise own from exc
 
 
 def own_error(exc: BaseException, doing: str = "", in_hand: InHand | None = None) -> BaseException:

@@ -83,17 +83,29 @@ def _ask_each(index: Index, ask: Callable[[VectorStore | LexicalStore], None], p
 def delete_pictures(index: Index, contents: Sequence[str], patience_s: float = 0.0) -> None:
     """Delete what is kept of those of these pictures that no part has, neither of the generation that is read
     nor of one that is being built beside it."""
-    gone = set(contents) - patiently(lambda: index.visual().contents(contents), patience_s)
+    gone = set(contents) - _held(index, contents, patience_s)
     if gone and Manifest.find(index.directory, NEXT) is not None:
-        other = index.reopened(building=not index.building)
         try:
-            with other:
-                gone -= patiently(lambda: other.visual().contents(sorted(gone)), patience_s)
+            with index.reopened(building=not index.building) as other:
+                gone -= _held(other, sorted(gone), patience_s)
         except StoreUnavailable:
             raise
         except StoreError:
-            return  # it has no stores yet, and they go with this generation: see `rebuild.drop_replaced`
+            pass  # it has no stores yet, and so none of them
     for content in gone:
         preview_path(index.previews, content).unlink(missing_ok=True)
         reading_path(index.readings, content).unlink(missing_ok=True)
         caption_path(index.captions, content).unlink(missing_ok=True)
+
+
+def _held(index: Index, contents: Sequence[str], patience_s: float) -> set[str]:
+    """Those of these pictures that a part has."""
+    held: set[str] = set()
+    for first in range(0, len(contents), _BATCH):
+        some = contents[first : first + _BATCH]
+        held |= patiently(partial(_contents, index, some), patience_s)
+    return held
+
+
+def _contents(index: Index, some: Sequence[str]) -> set[str]:
+    return index.visual().contents(some)

@@ -25,32 +25,34 @@ class InHand:
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
 
-    def __call__(self, what: str) -> None:
-        """This process takes it up; "" where it has nothing in hand any more."""
+    def __call__(self, what: str, part: str = "") -> None:
+        """This process takes it up; "" where it has nothing in hand any more. What several processes may have
+        in hand at one time, each takes up for another `part`."""
         if self._directory is None:
             return
         note = self._directory / f"{socket.gethostname()}.{os.getpid()}"
         if what:
             self._directory.mkdir(parents=True, exist_ok=True)
-            note.write_bytes(_bytes(what))
+            note.write_bytes(_bytes(f"{what}\0{part}"))
         else:
             note.unlink(missing_ok=True)
 
     def killers(self, among: Iterable[str]) -> set[str]:
-        """Those of these over which so many processes died."""
-        noted = self._noted()
-        return {what for what in among if noted[_bytes(what)] >= KILLS} if noted else set()
+        """Those of these over a part of which so many processes died."""
+        killed = self._noted(KILLS)
+        return {what for what in among if _bytes(what) in killed} if killed else set()
 
     def suspects(self) -> list[str]:
         """Over what more than one process died."""
-        return [what.decode(errors="replace") for what, count in self._noted().most_common() if count > 1]
+        return sorted(what.decode(errors="replace") for what in self._noted(2))
 
-    def _noted(self) -> Counter[bytes]:
+    def _noted(self, times: int) -> set[bytes]:
+        """What stands in so many notes, with the same part: one of them may be of a process that lives."""
         noted = Counter[bytes]()
         for note in self._directory.glob("*") if self._directory else ():
-            with suppress(FileNotFoundError):  # its process is done with it
+            with suppress(OSError):  # its process is done with it; on a network's disk that is ESTALE
                 noted[note.read_bytes()] += 1
-        return noted
+        return {note.partition(b"\0")[0] for note, count in noted.items() if count >= times}
 
 
 def _bytes(what: str) -> bytes:

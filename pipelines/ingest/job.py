@@ -130,7 +130,7 @@ def ingest(
         live = begin(index, listing.scopes, lost, patience_s) if rebuild else None
         if live is None:
             index.create()
-        drop_replaced(index)
+        drop_replaced(index, patience_s)
         ledger = recover(index, patience_s)
         run = Run(index.home, _run_name(), fingerprint_of(index, config))
         run.begin()

@@ -6,13 +6,14 @@ taken up by its ledger, as any run is; where the models are others than those th
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
-from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.errors import MmragError, StoreError, StoreUnavailable, UsageError
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.near_duplicates import FILE as REPORT
@@ -24,6 +25,7 @@ from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.refused import FILE as REFUSED
 from pipelines.ingest.sink import recover
 
+_LOG = logging.getLogger(__name__)
 _SETTING = "ingest.max_pruned_fraction"
 _COMPARED = ["document_key", "scope", "images", "chunks"]
 
@@ -108,22 +110,24 @@ def _require_few_lost(live: Ledger, built: Ledger, max_fraction: float) -> int:
 
 def require_few_unlisted(live: Ledger, unlisted: Collection[str], max_lost_fraction: float) -> None:
     """Raise what `swap` will at the least, where documents with these keys were not listed."""
-    had, lost = Counter[str](), Counter[str]()
-    for rows in live.tables(_COMPARED):
-        for row in filter(_holds, rows.to_pylist()):
-            had[row["scope"] or ""] += 1
-            lost[row["scope"] or ""] += row["document_key"] in unlisted
-    _check_lost("documents", lost, had, max_lost_fraction)
+    for what, holds in _KINDS.items():
+        had, lost = Counter[str](), Counter[str]()
+        for rows in live.tables(_COMPARED):
+            for row in filter(holds, rows.to_pylist()):
+                had[row["scope"] or ""] += 1
+                lost[row["scope"] or ""] += row["document_key"] in unlisted
+        _check_lost(what, lost, had, max_lost_fraction)
 
 
 def _check_lost(what: str, lost: Counter[str], had: Counter[str], max_fraction: float) -> None:
-    """By source, where a few may all go as with --prune, and of all together."""
-    checked = {scope: count for scope, count in lost.items() if count > FEW_DOCUMENTS}
-    for where, number, of in [
-        *((scope, count, had[scope]) for scope, count in checked.items()),
-        ("the index", lost.total(), had.total()),
+    """By source, where a few may all go as with --prune, and of all together, where a few may only lose their
+    pictures."""
+    few = FEW_DOCUMENTS if what == _WITH_PICTURES else 0
+    for where, number, of, most in [
+        *((scope, count, had[scope], FEW_DOCUMENTS) for scope, count in lost.items()),
+        ("the index", lost.total(), had.total(), few),
     ]:
-        if number > max_fraction * of:
+        if number > most and number > max_fraction * of:
             raise MmragError(
                 f"the rebuild lost {number:,} of the {of:,} {what} of {where or 'an unknown source'}, and "
                 "nothing was swapped: is all that it reads mounted and whole? The same command takes it up; "
@@ -139,17 +143,24 @@ def _shows(row: dict[str, Any] | None) -> bool:
     return row is not None and bool(row["images"])
 
 
-_KINDS: Final = {"documents": _holds, "documents with pictures": _shows}
+_WITH_PICTURES: Final = "documents with pictures"
+_KINDS: Final = {"documents": _holds, _WITH_PICTURES: _shows}
 
 
-def drop_replaced(index: Index) -> None:
+def drop_replaced(index: Index, patience_s: float = 0.0) -> None:
     """Delete the generation before, kept for readers that had it open, and the pictures that no other has.
-    Only for the write lock's holder."""
+    Only for the write lock's holder. Where the stores of the other were lost its pictures stay, until it is
+    made anew. Raises StoreUnavailable where one does not answer for `patience_s`."""
     manifest = Manifest.load(index.directory)
     if manifest.replaces is not None:
-        contents = contents_of(home_of(index.directory, manifest.replaces))
-        with index.reopened() as live:
-            delete_pictures(live, contents)
+        if contents := contents_of(home_of(index.directory, manifest.replaces)):
+            try:
+                with index.reopened() as live:
+                    delete_pictures(live, contents, patience_s)
+            except StoreUnavailable:
+                raise
+            except StoreError as exc:
+                _LOG.warning("pictures of what was replaced stay: %s", exc)
         drop_generation(index, manifest.replaces)
         replace(manifest, replaces=None).save(index.directory)
 

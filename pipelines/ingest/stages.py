@@ -256,7 +256,7 @@ class LoadPictures:
 
     def _load(self, row: Row, new: dict[str, Array], killers: Collection[str]) -> Row:
         start = time.perf_counter()
-        self._in_hand(row["address"])
+        self._in_hand(row["address"], row["key"])  # many documents may show it
         try:
             _require_harmless(row["address"], killers)
             with disk_errors(self._previews):

@@ -203,5 +203,8 @@ def test_a_part_of_the_job_that_ray_lost_is_told_with_what_to_do(local_ray: None
 def test_a_part_that_cannot_start_for_its_own_error_is_no_lost_one() -> None:
     failed = ActorDiedError(RayTaskError("Encode", "a traceback", ValueError("no such scale")))
     assert cluster_job.own_error(failed) is failed
+    with pytest.raises(ActorDiedError) as told, cluster_job.in_our_words(), cluster_job.in_our_words("work"):
+        raise failed
+    assert told.value is failed
     assert isinstance(cluster_job.own_error(ActorDiedError()), MmragError)
     assert isinstance(cluster_job.own_error(LocalRayletDiedError()), MmragError)

@@ -42,6 +42,16 @@ def test_what_kills_its_readers_is_known_after_some_of_them_and_what_lives_is_no
     assert len(list(tmp_path.iterdir())) == KILLS
 
 
+def test_what_many_have_in_hand_at_once_kills_by_a_part_of_it(tmp_path: Path) -> None:
+    for number in range(KILLS):
+        InHand(tmp_path)("logo.png", f"document {number}")
+        next(tmp_path.glob("*.*")).rename(tmp_path / f"host-{number}")
+    assert InHand(tmp_path).killers(["logo.png"]) == set()
+    for number in range(KILLS):
+        (tmp_path / f"host-{number}").write_bytes(b"logo.png\0document 0")
+    assert InHand(tmp_path).killers(["logo.png"]) == {"logo.png"}
+
+
 def test_a_name_that_is_no_utf_8_is_told_apart_too(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     for number in range(KILLS):

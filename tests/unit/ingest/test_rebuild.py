@@ -187,16 +187,36 @@ def test_pictures_of_a_deleted_document_go_though_a_rebuild_was_cut_short_unless
     assert (shown / "next.json").exists()
 
 
-def test_while_the_next_generation_has_no_stores_no_picture_goes(shown: Path) -> None:
+def test_a_next_generation_without_stores_has_no_pictures(shown: Path) -> None:
     with shelved_index(shown, writable=True, building=True) as index, index.write_lock():
         begin(index, ["/s"], 0.5)
     with shelved_index(shown, writable=True) as index:
         delete_documents(index, ["b"])
-    assert previews(shown) == {held("a"), held("b"), held("c")}
+    assert previews(shown) == {held("a"), held("c")}
     rebuild(shown, {"a": "a", "c": "c"})
     with shelved_index(shown, writable=True) as index, index.write_lock():
         drop_replaced(index)
     assert previews(shown) == {held("a"), held("c")}
+
+
+def test_pictures_go_too_when_rebuilds_follow_one_another(shown: Path) -> None:
+    rebuild(shown, {"a": "a", "b": "b"})
+    rebuild(shown, {"a": "a", "b": "b"})
+    assert previews(shown) == {held("a"), held("b")}
+
+
+def test_where_the_stores_were_lost_the_pictures_stay_and_the_index_is_made_anew(shown: Path) -> None:
+    rebuild(shown, {"a": "a", "b": "b", "c": "c"})
+    for key in [key for key in ShelvedIndex.shelf if key[0] == shown]:
+        del ShelvedIndex.shelf[key]
+    assert rebuild(shown, {"a": "a", "b": "b"}) == 1
+    assert previews(shown) == {held("a"), held("b"), held("c")}
+    assert texts(shown) == {"a": "a", "b": "b"}
+
+
+def test_a_few_documents_may_lose_their_pictures(kb: Path) -> None:
+    rebuild(kb, {"a": "a", "b": "b", "c": "c"}, refused={"a": 1, "b": 1})
+    assert Manifest.load(kb).generation == 1
 
 
 def test_rebuilds_follow_one_another(kb: Path) -> None:
@@ -320,9 +340,10 @@ def test_a_rebuild_that_lost_most_documents_is_refused_and_may_be_allowed(
 
 @pytest.mark.parametrize(("parts", "what"), [(2, "documents"), (1, "documents with pictures")])
 def test_documents_of_which_all_or_all_pictures_are_refused_now_count_as_lost(
-    kb: Path, parts: int, what: str
+    kb: Path, parts: int, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(MmragError, match=f"lost 2 of the 3 {what} of the index"):
+    monkeypatch.setattr("pipelines.ingest.rebuild.FEW_DOCUMENTS", 1)
+    with pytest.raises(MmragError, match=f"lost 2 of the 3 {what} of /s"):
         rebuild(kb, {"a": "a", "b": "b", "c": "c"}, refused={"a": parts, "b": parts})
     assert texts(kb)["a"] == "old a"
 

@@ -15,7 +15,6 @@ from sink_runs import begun, entry, ids, ingest, ledger, letters, part_rows, pla
 
 from pipelines.core.errors import PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.index import Index
-from pipelines.core.manifest import NEXT
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
@@ -363,15 +362,6 @@ def test_a_picture_of_an_unfinished_document_stays_until_it_is_done(index: Index
     assert files(index) == {second, new}
     ingest(index, shorter, name="run-3")
     assert files(index) == {new}
-
-
-def test_pictures_stay_while_a_rebuild_shares_them(index: Index) -> None:
-    picture = "ab" * 32
-    ingest(index, held("a", picture))
-    keep_files(index, picture)
-    index.manifest().save(index.directory, NEXT)
-    finish(index, begun(index, name="run-2"), ledger(index), pruned=[store_key("", "a")])
-    assert files(index) == {picture}
 
 
 def test_finishing_removes_the_run_and_leaves_no_other_file(index: Index) -> None:
