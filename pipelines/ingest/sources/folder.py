@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.ingest.sources import files, pdf, rows
-from pipelines.ingest.sources.failures import stage_of
+from pipelines.ingest.sources.failures import passes, stage_of
 from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
 
@@ -176,8 +176,8 @@ def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected
 
 
 def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[Item | Rejected]:
-    """The picture, with what its usable side-cars say; an unusable one is rejected alone, but for a `.json`
-    that tells no id and tenant: whose document this is, nobody can tell then."""
+    """The picture, with what its usable side-cars say; an unusable one is rejected alone, but for one that may be
+    read again, and a `.json` that tells no id and tenant: whose document this is, nobody can tell then."""
     row = rows.Row()
     inputs: list[str] = []
     used: list[str] = []
@@ -197,7 +197,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
             used.append(side_car)
         except BadPart as exc:
             yield Rejected(row.id or identity, where, "list", str(exc))
-            if suffix(side_car) == ".json":
+            if suffix(side_car) == ".json" or passes(exc):
                 return
         if wrong:
             yield Rejected(row.id or identity, where, "list", f"{side_car}: {wrong}")

@@ -145,6 +145,18 @@ def test_a_picture_waits_for_a_json_that_does_not_answer_now(
     assert rejected.source.endswith("cat.json")
 
 
+def test_a_picture_waits_for_a_linked_text_that_does_not_answer_now(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the picture would be another document, and the text's chunks be deleted."""
+    (folder / ".said").write_text("asleep")
+    (folder / "cat.txt").symlink_to(".said")
+    take_away(monkeypatch, ".said", "stat")
+    assert list(documents(folder)) == ["pets/old/dog.PNG"]
+    [rejected] = rejections(folder)
+    assert rejected.source.endswith("cat.txt")  # by which the ledger knows the document that is to stay
+
+
 def test_an_unreadable_text_is_rejected_and_its_picture_stays(folder: Path) -> None:
     (folder / "cat.txt").write_bytes("Käse".encode("latin-1"))
     parsed = parse(items(folder)[0], CONFIG)
