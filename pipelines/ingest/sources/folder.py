@@ -176,8 +176,9 @@ def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected
 
 
 def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[Item | Rejected]:
-    """The picture, with what its usable side-cars say; an unusable one is rejected alone, but for one that may be
-    read again, and a `.json` that tells no id and tenant: whose document this is, nobody can tell then."""
+    """The picture, with what its usable side-cars say; an unusable one is rejected alone. But the picture
+    waits for one that may be readable later, and for a `.json` that tells no id and tenant: whose document
+    this is, nobody can tell then."""
     row = rows.Row()
     inputs: list[str] = []
     used: list[str] = []
