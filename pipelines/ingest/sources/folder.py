@@ -60,6 +60,11 @@ class _Place:
     def address_of(self, name: str) -> str:
         return address_of(self.directory, name, self.root, self.config)
 
+    def target_of(self, name: str) -> str:
+        """By which the ledger knows it, also where `address_of` refuses it."""
+        address = f"{self.directory.address.rstrip('/')}/{name}"
+        return files.printable(os.path.realpath(address) if name in self.directory.links else address)
+
     def stamps_of(self, *names: str) -> tuple[str, ...]:
         known = self.directory.stamps
         return tuple(known[name] for name in names) if known else ()
@@ -189,7 +194,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
         yield place.rejected(name, str(exc))
         return
     for side_car in side_cars:
-        where, wrong = f"{place.directory.address}/{side_car}", ""
+        where, wrong = place.target_of(side_car), ""
         try:
             address = place.address_of(side_car)
             if suffix(side_car) == ".json":
