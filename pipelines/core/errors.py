@@ -37,6 +37,10 @@ class BadPart(MmragError):
     """One item of the corpus is unusable. A fact about data: it is recorded, not fatal."""
 
 
+class NotAllowed(BadPart):
+    """A file outside of what the settings let an ingest read."""
+
+
 class BadImage(BadPart):
     """Bytes that are not a picture, are damaged, or are larger than the decoder's bounds."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -58,12 +58,24 @@ def shares(run: Run) -> Iterator[pa.Table]:
     files = [folder / f"{number}.parquet" for number in range(count)]
     with ExitStack() as stack:
         writers = [stack.enter_context(pq.ParquetWriter(file, _ACKS)) for file in files]
-        for acks in undamaged(run.acks, _ACKS):
+        for acks in at_once(undamaged(run.acks, _ACKS)):
             share = buckets_of(acks["document_key"], count)
-            for number, writer in enumerate(writers):
-                writer.write_table(acks.filter(pa.array(share == number)))
+            for number in np.unique(share):  # a row group takes memory until its file is closed
+                writers[number].write_table(acks.filter(pa.array(share == number)))
     for file in files:
         yield _distinct(pq.read_table(file))
+
+
+def at_once(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of some `AT_ONCE` each."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= AT_ONCE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def undamaged(folder: Path, schema: pa.Schema, columns: list[str] | None = None) -> Iterator[pa.Table]:

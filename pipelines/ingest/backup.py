@@ -109,8 +109,8 @@ def export_index(
             previews=write(PREVIEWS, backup_files.previews(index.previews, sorted(pictures), progress)),
             readings=write(READINGS, backup_files.readings(index.readings, sorted(pictures))),
             ledger=write(LEDGER, _ledger_tables(ledger)),
-            pictures=write(PICTURES, backup_files.pictures(index.home)),
-            near_duplicates=write(NEAR_DUPLICATES, backup_files.near_duplicates(index.home)),
+            pictures=write(PICTURES, near_duplicates.standing(index.home, ledger)),
+            near_duplicates=write(NEAR_DUPLICATES, near_duplicates.standing_report(index.home, ledger)),
         )
         contents = Contents(
             identity=name,

@@ -38,7 +38,6 @@ Progress = Callable[[str, int, int], None]
 _PREVIEWS_A_TABLE: Final = 16
 _READINGS_A_TABLE: Final = 512
 _READING_CHARS_A_TABLE: Final = 2**22
-_ROWS_A_TABLE: Final = 8192
 
 
 def previews(root: Path, contents: Sequence[str], progress: Progress) -> Iterator[pa.Table]:
@@ -92,11 +91,6 @@ def restore_readings(root: Path, archive: Archive, contents: Contents) -> None:
             save_reading(root, row["content"], reading)
 
 
-def pictures(home: Path) -> Iterator[pa.Table]:
-    """The hashes of the pictures; without a table where an earlier version of mmrag kept none."""
-    return _tables(home / PICTURES_FILE, PICTURES)
-
-
 def restore_pictures(home: Path, archive: Archive, contents: Contents) -> None:
     """In place of what is remembered of the parts alone, which an earlier version's export leaves it at."""
     if contents.shards.pictures:
@@ -111,11 +105,6 @@ def _checked(archive: Archive, file: str, table: pa.Table) -> pa.Table:
             if row["document_key"] != store_key(row["tenant"], row["document_id"]):
                 raise ValueError(f"picture {row['id'][:200]!r} stands under another document's key")
     return table
-
-
-def near_duplicates(home: Path) -> Iterator[pa.Table]:
-    """The report of pictures that look the same, a table at least where there is one."""
-    return _tables(home / REPORT, NEAR_DUPLICATES)
 
 
 def restore_near_duplicates(home: Path, archive: Archive, contents: Contents) -> None:
@@ -139,15 +128,6 @@ def restore_runs(directory: Path, home: Path, contents: Contents) -> None:
     """The last runs and how much of each source was refused."""
     refused.keep(home, contents.refused or {})
     history.keep(directory, [run.model_dump() for run in contents.last_runs or ()])
-
-
-def _tables(path: Path, data_set: DataSet) -> Iterator[pa.Table]:
-    if not path.exists():
-        return
-    with pq.ParquetFile(path) as file:
-        yield data_set.schema.empty_table()
-        for batch in file.iter_batches(_ROWS_A_TABLE, columns=data_set.schema.names):
-            yield pa.Table.from_batches([batch]).cast(data_set.schema)
 
 
 def _write(path: Path, data_set: DataSet, tables: Iterable[pa.Table]) -> None:

@@ -17,7 +17,7 @@ from pipelines.ingest import acknowledged
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.run import Run
-from pipelines.ingest.sources import AWAY, UNAVAILABLE
+from pipelines.ingest.sources import AWAY, FORBIDDEN, UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +34,34 @@ _NONE: Final = Kept()
 def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:
     """Of the documents that `run` acknowledged those whose pictures are refused now and were not before:
     of a source all that would keep none, where they are too many (as `plan.to_prune` counts them, among those
-    with pictures), and any whose pictures lay in a folder that is AWAY. With a fraction of 1, none."""
+    with pictures), and any whose pictures lay in a folder that is AWAY. What is FORBIDDEN is lost on purpose,
+    and with a fraction of 1 all is."""
     if max_fraction >= 1:
         return _NONE
     refused = acknowledged.rows_where(run, pc.field("stage").is_valid(), ["document_key", "stage"])
-    of_stage = {stage: refused.filter(pc.equal(refused["stage"], stage)) for stage in (AWAY, UNAVAILABLE)}
-    waiting = set(of_stage[UNAVAILABLE]["document_key"].to_pylist())
+    away, forbidden, waiting = (_keys_of(refused, stage) for stage in (AWAY, FORBIDDEN, UNAVAILABLE))
     keys = set(refused["document_key"].to_pylist()) - waiting
     before = known.rows_of(keys, ["document_key", "scope", "images"])
     before = before.filter(pc.greater(before["images"], 0))
     if not len(before):
         return _NONE
     left = _pictures_left(run, before["document_key"].combine_chunks())
-    away = set(of_stage[AWAY]["document_key"].to_pylist())
     held: set[str] = set()
     lost = defaultdict[str, list[str]](list)
     for row in before.to_pylist():
         key, images = row["document_key"], left[row["document_key"]]
         if key in away and images < row["images"]:
             held.add(key)
-        if not images:
+        if not images and key not in forbidden:
             lost[row["scope"] or ""].append(key)
     for scope, gone in lost.items():
         if len(gone) > FEW_DOCUMENTS and len(gone) > max_fraction * _with_pictures(known, scope):
             held.update(gone)
     return Kept(frozenset(held), _told(len(held))) if held else _NONE
+
+
+def _keys_of(refused: pa.Table, stage: str) -> set[str]:
+    return set(refused.filter(pc.equal(refused["stage"], stage))["document_key"].to_pylist())
 
 
 def _pictures_left(run: Run, document_keys: pa.Array) -> Counter[str]:

@@ -8,7 +8,7 @@ document stands in the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,7 @@ RULES = "alike/1"
 _MADE_OF = b"made_of"
 _MOST_COMPARED = 10_000
 """Of pages that hardly differ there may be any number, and to compare all with all takes its square."""
+_ROWS_AT_ONCE = 8192
 
 PICTURES_SCHEMA = pa.schema(
     [
@@ -133,15 +134,44 @@ def contents_of(
 
 
 def _standing(home: Path, ledger: Ledger) -> pa.Table:
-    """What is remembered of documents that are in the ledger."""
+    return pa.concat_tables([PICTURES_SCHEMA.empty_table(), *standing(home, ledger)])
+
+
+def standing(home: Path, ledger: Ledger, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """What is remembered of documents that are in the ledger; no table where nothing is of any."""
     if not (home / PICTURES).exists():
-        return PICTURES_SCHEMA.empty_table()
-    rows = pq.read_table(home / PICTURES)
-    stands = np.zeros(len(rows), np.bool_)
+        return
+    remembered = pq.read_table(home / PICTURES, columns=["document_key"])["document_key"]
+    stands = np.zeros(len(remembered), np.bool_)
     for known in ledger.tables(["document_key"]):
         keys = known["document_key"].combine_chunks()
-        stands |= pc.is_in(rows["document_key"], keys).to_numpy(zero_copy_only=False)
-    return rows.filter(pa.array(stands))
+        stands |= pc.is_in(remembered, keys).to_numpy(zero_copy_only=False)
+    schema = pa.schema([PICTURES_SCHEMA.field(name) for name in columns or PICTURES_SCHEMA.names])
+    yield schema.empty_table()
+    done = 0
+    with pq.ParquetFile(home / PICTURES) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=schema.names):
+            of_these = pa.array(stands[done : done + len(batch)])
+            yield pa.Table.from_batches([batch]).filter(of_these).cast(schema)
+            done += len(batch)
+
+
+def standing_report(home: Path, ledger: Ledger) -> Iterator[pa.Table]:
+    """The report's rows of which both pictures are of documents in the ledger; no table without a report."""
+    if not (home / REPORT).exists():
+        return
+    known = [_names(rows, "id") for rows in standing(home, ledger, ["tenant", "id"])]
+    pictures = pa.chunked_array(known, pa.string())
+    report = pq.read_table(home / REPORT).replace_schema_metadata()
+    both = (pc.is_in(_names(report, column), pictures) for column in ("picture", "like"))
+    yield REPORT_SCHEMA.empty_table()
+    for batch in report.filter(pc.and_(*both)).to_batches(_ROWS_AT_ONCE):
+        yield pa.Table.from_batches([batch])
+
+
+def _names(rows: pa.Table, column: str) -> pa.Array:
+    """Of pictures, with their tenants: of two tenants one id is two pictures."""
+    return pc.binary_join_element_wise(rows["tenant"], rows[column], "\0").combine_chunks()
 
 
 def read_report(home: Path) -> Alike | None:

@@ -231,21 +231,10 @@ def _unfinished(run: Run, known: Ledger, done: pa.ChunkedArray) -> pa.Table:
 
 def _planned(run: Run, done: pa.ChunkedArray) -> Iterator[pa.Table]:
     """The planned items of other documents, with the keys of these, of some `AT_ONCE` at a time."""
-    waiting: list[pa.Table] = []
-    for items in acknowledged.undamaged(run.items, ITEMS, _PLANNED):
-        waiting.append(items)
-        if sum(map(len, waiting)) >= acknowledged.AT_ONCE:
-            yield _left(waiting, done)
-            waiting = []
-    if waiting:
-        yield _left(waiting, done)
-
-
-def _left(planned: Sequence[pa.Table], done: pa.ChunkedArray) -> pa.Table:
-    items = pa.concat_tables(planned)
-    named = zip(items["tenant"].to_pylist(), items["document_id"].to_pylist(), strict=True)
-    keys = pa.array([store_key(tenant, document_id) for tenant, document_id in named], pa.string())
-    return items.append_column("document_key", keys).filter(pc.invert(pc.is_in(keys, done)))
+    for items in acknowledged.at_once(acknowledged.undamaged(run.items, ITEMS, _PLANNED)):
+        named = zip(items["tenant"].to_pylist(), items["document_id"].to_pylist(), strict=True)
+        keys = pa.array([store_key(tenant, document_id) for tenant, document_id in named], pa.string())
+        yield items.append_column("document_key", keys).filter(pc.invert(pc.is_in(keys, done)))
 
 
 def _unfinished_rows(items: pa.Table, run: Run, known: Ledger) -> pa.Table:

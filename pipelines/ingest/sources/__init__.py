@@ -34,6 +34,7 @@ from pipelines.ingest.sources.manifest import MANIFESTS, list_manifest
 from pipelines.ingest.sources.pdf import parse_pdf
 from pipelines.ingest.sources.records import (
     AWAY,
+    FORBIDDEN,
     RULES,
     UNAVAILABLE,
     Form,
@@ -47,6 +48,7 @@ from pipelines.ingest.sources.webdataset import list_tar
 
 __all__ = [
     "AWAY",
+    "FORBIDDEN",
     "RULES",
     "UNAVAILABLE",
     "Item",

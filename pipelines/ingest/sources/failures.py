@@ -12,8 +12,8 @@ from typing import Final, TypeVar
 
 from pyarrow import ArrowException
 
-from pipelines.core.errors import BadPart
-from pipelines.ingest.sources.records import AWAY, UNAVAILABLE
+from pipelines.core.errors import BadPart, NotAllowed
+from pipelines.ingest.sources.records import AWAY, FORBIDDEN, UNAVAILABLE
 
 UNREADABLE: Final = (OSError, ArrowException, NotImplementedError)
 """What Python and pyarrow raise where a file cannot be read."""
@@ -90,7 +90,9 @@ def _is_denied(exc: BaseException) -> bool:
 
 
 def stage_of(exc: BadPart, stage: str) -> str:
-    """`stage`, in which reading failed, or AWAY, or UNAVAILABLE where that passes."""
+    """`stage`, in which reading failed, or FORBIDDEN, AWAY, or UNAVAILABLE where that passes."""
+    if isinstance(exc, NotAllowed):
+        return FORBIDDEN
     if _is_away(exc):
         return AWAY
     return UNAVAILABLE if passes(exc) else stage

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from pyarrow import fs as arrow_fs
 
 from pipelines.core.addresses import refuse_secret
-from pipelines.core.errors import BadPart, SourceError
+from pipelines.core.errors import BadPart, NotAllowed, SourceError
 from pipelines.ingest.sources.failures import UNREADABLE, retried
 from pipelines.ingest.sources.records import SourceConfig
 from pipelines.ingest.sources.text import decode
@@ -106,12 +106,13 @@ def is_folder(address: str, name: str) -> bool | None:
 
 
 def remote_address(name: str, config: SourceConfig) -> str:
-    """The canonical form of `scheme://…`. Raises BadPart unless the settings allow it."""
+    """The canonical form of `scheme://…`. Raises NotAllowed unless the settings allow it, and BadPart."""
     refuse_secret(name, BadPart)
     if any(part in (".", "..") for part in name.split("/")):
         raise BadPart(f"{name}: has '.' or '..' in its path; write the address without")
     if not any((name + "/").startswith(prefix) for prefix in config.allowed_addresses):
-        raise BadPart(f"{name}: is a network address; copy it here, or add its bucket to allowed_addresses")
+        reason = "is a network address; copy it here, or add its bucket to allowed_addresses"
+        raise NotAllowed(f"{name}: {reason}")
     if not _REMOTE.fullmatch(name):
         raise BadPart(f"{name}: names no bucket; write scheme://bucket/path")
     return name.rstrip("/")
@@ -140,7 +141,7 @@ def locate(name: str, base: str, root: str, config: SourceConfig) -> str:
 def resolve(name: str, base: str, root: str, config: SourceConfig) -> str:
     """The address of the file that a document calls `name`, relative to `base`.
 
-    Raises BadPart for one outside `root` and everything that the settings allow.
+    Raises NotAllowed for one outside `root` and everything that the settings allow, BadPart for none.
     """
     if is_remote(name):
         path = name
@@ -154,11 +155,11 @@ def resolve(name: str, base: str, root: str, config: SourceConfig) -> str:
         return remote_address(name, config)
     if is_remote(base):
         if not is_allowed(path, root, config):
-            raise BadPart(f"{name}: leaves {root}; move it inside, or add its bucket to allowed_addresses")
+            raise NotAllowed(f"{name}: leaves {root}; move it inside, or add its bucket to allowed_addresses")
         return path
     path = os.path.realpath(path)
     if not is_allowed(path, root, config):
-        raise BadPart(f"{name}: leaves {root}; move it inside, or add its folder to allowed_roots")
+        raise NotAllowed(f"{name}: leaves {root}; move it inside, or add its folder to allowed_roots")
     return path
 
 

@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.ingest.sources import files, pdf, rows
-from pipelines.ingest.sources.failures import stage_of
+from pipelines.ingest.sources.failures import passes, stage_of
 from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
 
@@ -59,6 +59,11 @@ class _Place:
 
     def address_of(self, name: str) -> str:
         return address_of(self.directory, name, self.root, self.config)
+
+    def target_of(self, name: str) -> str:
+        """By which the ledger knows it, also where `address_of` refuses it."""
+        address = f"{self.directory.address.rstrip('/')}/{name}"
+        return files.printable(os.path.realpath(address) if name in self.directory.links else address)
 
     def stamps_of(self, *names: str) -> tuple[str, ...]:
         known = self.directory.stamps
@@ -176,8 +181,9 @@ def _file_item(form: Form, place: _Place, name: str) -> Iterator[Item | Rejected
 
 
 def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[Item | Rejected]:
-    """The picture, with what its usable side-cars say; an unusable one is rejected alone, but for a `.json`
-    that tells no id and tenant: whose document this is, nobody can tell then."""
+    """The picture, with what its usable side-cars say; an unusable one is rejected alone. But the picture
+    waits for one that may be readable later, and for a `.json` that tells no id and tenant: whose document
+    this is, nobody can tell then."""
     row = rows.Row()
     inputs: list[str] = []
     used: list[str] = []
@@ -188,7 +194,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
         yield place.rejected(name, str(exc))
         return
     for side_car in side_cars:
-        where, wrong = f"{place.directory.address}/{side_car}", ""
+        where, wrong = place.target_of(side_car), ""
         try:
             address = place.address_of(side_car)
             if suffix(side_car) == ".json":
@@ -197,7 +203,7 @@ def _picture_item(place: _Place, name: str, side_cars: list[str]) -> Iterator[It
             used.append(side_car)
         except BadPart as exc:
             yield Rejected(row.id or identity, where, "list", str(exc))
-            if suffix(side_car) == ".json":
+            if suffix(side_car) == ".json" or passes(exc):
                 return
         if wrong:
             yield Rejected(row.id or identity, where, "list", f"{side_car}: {wrong}")

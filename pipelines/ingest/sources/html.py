@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 
 from lxml import etree
 
-from pipelines.core.errors import BadPart, BadText
+from pipelines.core.errors import BadPart, BadText, NotAllowed
 from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
 from pipelines.ingest.sources.failures import stage_of
-from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import FORBIDDEN, MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SKIPPED = frozenset(
@@ -65,7 +65,8 @@ _MAX_TITLE_CHARS = 300
 
 
 def parse_html(item: Item, config: SourceConfig) -> Parsed:
-    """The page's document. Raises BadText when it is too large, no text, or holds nothing."""
+    """The page's document. Raises BadText when it is too large, no text, or holds nothing; NotAllowed where
+    that is for pictures that may not be read."""
     name = files.base_name(item.address)
     try:
         raw = files.read_bytes(item.address, config.max_text_bytes)
@@ -78,9 +79,9 @@ def parse_html(item: Item, config: SourceConfig) -> Parsed:
     page.read()
     passages, captions = page.blocks.finish(page.title)
     rejected = tuple(page.rejected.values())
-    may_return = any(one.stage in MAY_RETURN for one in rejected)
-    if not passages and not page.images and not may_return:
-        raise BadText(f"{name}: holds neither text nor pictures")
+    stages = {one.stage for one in rejected}
+    if not passages and not page.images and not stages & MAY_RETURN:
+        raise (NotAllowed if FORBIDDEN in stages else BadText)(f"{name}: holds neither text nor pictures")
     metadata: dict[str, Scalar] = {}
     if page.title:
         metadata["title"] = page.title

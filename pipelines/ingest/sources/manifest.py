@@ -216,9 +216,9 @@ class _Type:
         self._is_known = bool(known)
 
     def see(self, cell: str) -> None:
-        fits = any(read(cell) is not None for read in self._readers)
-        while cell and self._readers and (fits or not self._is_known) and self._readers[0](cell) is None:
-            del self._readers[0]
+        fitting = [read for read in self._readers if read(cell) is not None]
+        if cell and (fitting or not self._is_known):
+            self._readers = fitting
 
     def convert(self, cell: str) -> Scalar:
         value = self._readers[0](cell) if self._readers else None

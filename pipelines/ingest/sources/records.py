@@ -97,6 +97,10 @@ mounted, or the login is not what it was. Another is refused, as that may be for
 
 MAY_RETURN: Final = frozenset({UNAVAILABLE, AWAY})
 
+FORBIDDEN: Final = "forbidden"
+"""The stage of a file that the settings do not let an ingest read. What the index has of such files goes,
+however many there are: that was asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

@@ -19,13 +19,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from pipelines.core.errors import BadPart, SourceError
+from pipelines.core.errors import BadPart, NotAllowed, SourceError
 from pipelines.core.plain import storable, tidy
 from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
 from pipelines.ingest.sources import files, inside
 from pipelines.ingest.sources.failures import stage_of
-from pipelines.ingest.sources.records import MAY_RETURN, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.records import FORBIDDEN, MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten
 
 TOO_MANY_DIGITS = "broken JSON: holds a number of more digits than are read"
@@ -277,13 +277,15 @@ def assemble(
     item: Item, row: Row, images: Sequence[str], texts: Sequence[str], rejected: Sequence[Rejected] = ()
 ) -> Parsed:
     """A document whose texts all belong to all of its pictures. Raises BadPart when nothing is left of it
-    for good; where that may return, it is empty beside what is rejected."""
+    for good, NotAllowed for a picture's sake; where that may return, it is empty beside what is rejected."""
     images = tuple(dict.fromkeys(images))
     said = [paragraph for text in texts for paragraph in paragraphs(text)]
     caption = tidy(row.caption)
     if not said and not caption and not images:
         if any(one.stage in MAY_RETURN for one in rejected):
             return Parsed(Document(item.document_id, item.address, tenant=item.tenant), tuple(rejected))
+        if forbidden := [one.reason for one in rejected if one.stage == FORBIDDEN]:
+            raise NotAllowed(forbidden[0])
         raise BadPart(rejected[0].reason if rejected else "holds neither a picture nor text")
     passages = ([caption] if caption else []) + said
     shown = caption or shorten(said[0] if said else "")

@@ -104,7 +104,8 @@ def test_every_input_is_used_or_refused_with_a_reason_in_bounded_memory(job: Job
     assert job.corpus.complaints(job.rows(), letters) == []
     assert done.unfinished == 0
     assert job.index.visual().count() == done.images
-    assert {letter["stage"] for letter in letters} == {"list", "parse", "read", "decode", "metadata", "store"}
+    stages = {"list", "parse", "forbidden", "read", "decode", "metadata", "store"}
+    assert {letter["stage"] for letter in letters} == stages
     assert [r for r in {letter["reason"] for letter in letters} if not READABLE.fullmatch(r)] == []
     assert peak_bytes < 300e6
 

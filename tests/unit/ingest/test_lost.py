@@ -12,7 +12,7 @@ from pipelines.core.index import Index
 from pipelines.ingest import lost
 from pipelines.ingest.rows import refuse, table
 from pipelines.ingest.sink import Finished, finish, recover, write_rows
-from pipelines.ingest.sources import AWAY, UNAVAILABLE
+from pipelines.ingest.sources import AWAY, FORBIDDEN, UNAVAILABLE
 
 MANY = [f"d{n}" for n in range(4)]
 
@@ -91,3 +91,10 @@ def test_what_did_not_answer_is_not_told_as_lost(index: Index) -> None:
     ingest(index, *map(rows_of, MANY))
     done = again(index, *(without_picture(document, UNAVAILABLE) for document in MANY))
     assert (done.kept, done.unfinished) == ("", len(MANY))
+
+
+def test_pictures_that_may_not_be_read_any_more_go_however_many_they_are(index: Index) -> None:
+    ingest(index, *map(rows_of, MANY))
+    done = again(index, *(without_picture(document, FORBIDDEN) for document in MANY))
+    assert ids(index.visual()) == []
+    assert (done.kept, done.documents, done.unfinished) == ("", len(MANY), 0)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ import pytest
 from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
-from pipelines.core.errors import BadPart, SourceError
+from pipelines.core.errors import BadPart, NotAllowed, SourceError
 from pipelines.ingest.archive import Archive
 from pipelines.ingest.hashing import hash_file
 from pipelines.ingest.sources import (
     AWAY,
+    FORBIDDEN,
     UNAVAILABLE,
     Item,
     Rejected,
@@ -212,6 +214,33 @@ def test_a_picture_that_is_missing_with_all_of_its_folder_may_return(
     else:
         with pytest.raises(BadPart, match="does not exist"):
             parse(alone, SourceConfig())
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside text"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("../other/a.png", '{"id": "a", "image": "%s", "text": "%s"}'),
+        ("s3://other/a.png", '{"id": "a", "image": "%s", "text": "%s"}'),
+        ("../other/a.png", '<img src="%s" width="90">%s'),
+        ("s3://other/a.png", '<img src="%s" width="90">%s'),
+    ],
+)
+def test_what_the_settings_do_not_allow_is_told_apart_from_what_is_missing(
+    tmp_path: Path, name: str, form: str, alone: bool
+) -> None:
+    file = tmp_path / ("in.jsonl" if form.startswith("{") else "in.html")
+    file.write_text(form % (name, "" if alone else "said"))
+    [item] = list_items([str(file)], SourceConfig())
+    assert isinstance(item, Item)
+    if alone:
+        with pytest.raises(NotAllowed) as caught:
+            parse(item, SourceConfig())
+        assert stage_of(caught.value, "parse") == FORBIDDEN
+    else:
+        [bad] = parse(item, SourceConfig()).rejected
+        assert bad.stage == FORBIDDEN
+        assert re.search("leaves .*; move it inside|is a network address; copy it here", bad.reason)
 
 
 class Breaking(io.RawIOBase):

@@ -145,6 +145,22 @@ def test_a_picture_waits_for_a_json_that_does_not_answer_now(
     assert rejected.source.endswith("cat.json")
 
 
+@pytest.mark.parametrize("name", ["cat.txt", "cat.json"])
+def test_a_picture_waits_for_a_linked_side_car_that_does_not_answer_now(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Without it the picture would be another document, and what the side-car said be deleted."""
+    (folder / ".said").write_text('{"id": "c1"}')
+    (folder / name).symlink_to(".said")
+    (folder / "cat.jpg.json").write_text('{"id": "c1"}')
+    [known, _] = items(folder)
+    take_away(monkeypatch, ".said", "stat")
+    assert list(documents(folder)) == ["pets/old/dog.PNG"]
+    [rejected] = rejections(folder)
+    assert rejected.source in known.inputs  # by which the ledger knows the document that is to stay
+    assert name in rejected.reason
+
+
 def test_an_unreadable_text_is_rejected_and_its_picture_stays(folder: Path) -> None:
     (folder / "cat.txt").write_bytes("Käse".encode("latin-1"))
     parsed = parse(items(folder)[0], CONFIG)

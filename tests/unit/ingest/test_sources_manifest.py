@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.core.errors import BadPart, SourceError
-from pipelines.core.types import Document
+from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import Item, Rejected, SourceConfig, list_items, manifest, parse
 from pipelines.ingest.sources.text import decode
 
@@ -289,6 +289,24 @@ def test_csv_columns_keep_the_types_that_the_index_has_fixed(folder: Path) -> No
         {"year": "n/a", "code": "007", "good": "2", "new": "2"},
         {"code": "1.50", "good": False, "new": "x"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["true", "1", "2.5"], ["true", "1", "2.5"]),
+        (["1", "2.5", "false"], ["1", "2.5", "false"]),
+        (["2.5", "1"], [2.5, 1.0]),
+    ],
+)
+def test_all_cells_of_a_csv_column_are_of_one_type(
+    folder: Path, cells: list[str], values: list[Scalar]
+) -> None:
+    """The first one fixes the field: a row of another type would be refused."""
+    path = folder / "m.csv"
+    path.write_text("id,text,new\n" + "".join(f"{n},t,{cell}\n" for n, cell in enumerate(cells)))
+    found = [parse(item, CONFIG).document.metadata["new"] for item in read(path)[0]]
+    assert [(type(value), value) for value in found] == [(type(value), value) for value in values]
 
 
 def test_a_csv_cell_that_does_not_fit_leaves_other_rows_as_they_were(folder: Path) -> None:

@@ -23,7 +23,7 @@ from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.captions import _save, caption_path
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.near_duplicates import PICTURES as HASHES
-from pipelines.ingest.near_duplicates import PICTURES_SCHEMA, remember, write_report
+from pipelines.ingest.near_duplicates import PICTURES_SCHEMA, Alike, remember, write_report
 from pipelines.ingest.removal import delete_documents
 from pipelines.ingest.status import index_status
 
@@ -83,6 +83,17 @@ def test_status_tells_the_same(remembering: Index, tmp_path: Path) -> None:
     assert expected["last_runs"] == [RUN | {"elapsed_s": 1.5}]
     own = {name: expected[name] for name in ("index", "bytes")}
     assert index_status(other) | own == expected
+
+
+def test_an_export_tells_nothing_of_deleted_documents(remembering: Index, tmp_path: Path) -> None:
+    delete_documents(remembering, ["sea"])  # which looks like the rose
+    delete_documents(remembering, ["copy"])
+    other = moved(remembering, tmp_path)
+    told = pq.read_table(data(tmp_path / "export") / "near_duplicates" / "000000.parquet")
+    assert told.to_pylist() == []
+    assert pq.read_table(other.home / HASHES)["document_id"].to_pylist() == ["rose", "leaf"]
+    assert index_status(other)["near_duplicates"] == {"same": 0, "near": 0}
+    assert write_report(other.home, Ledger.load(other.home), 4) == Alike(0, 0)
 
 
 def test_a_report_that_found_nothing_is_one(remembering: Index, tmp_path: Path) -> None:
