@@ -98,71 +98,48 @@ def test_storage_that_does_not_answer_is_given_up_and_told_apart_from_a_bad_file
     assert waits == [0.5, 2.0, 8.0]
 
 
+_OF_THE_FILE = [
+    *(OSError(code, os.strerror(code)) for code in (errno.ENOENT, errno.EACCES, errno.ELOOP)),
+    OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 404) during HeadObject operation: No body"),
+    FileNotFoundError(errno.ENOENT, "Opening HDFS file '/b' failed"),
+    OSError("google::cloud::Status(NOT_FOUND: Permanent error, with a last message of No such object)"),
+    OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"),
+]
+_OF_A_LOGIN = [
+    OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No body"),
+    OSError(
+        "When reading 'b': AWS Error UNKNOWN (HTTP status 400) during GetObject operation: "
+        "Unable to parse ExceptionName: ExpiredToken Message: The provided token has expired."
+    ),
+    OSError("When getting 'b': AWS Error INVALID_ACCESS_KEY_ID during GetObject operation: none such"),
+    OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted in GetObjectMetadata)"),
+    pa.ArrowException("google::cloud::Status(UNKNOWN: Could not create a OAuth2 access token)"),
+]
+_OF_ONE_OBJECT = [
+    OSError("When getting 'b': AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
+    OSError("google::cloud::Status(PERMISSION_DENIED: Permanent error in GetObjectMetadata)"),
+    OSError("GetProperties for 'b' failed. Azure Error: [AuthorizationFailure] 403 not authorized"),
+    PermissionError(errno.EACCES, "Opening HDFS file '/b' failed"),
+]
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "stage"),
     [
-        *(OSError(code, os.strerror(code)) for code in (errno.ENOENT, errno.EACCES, errno.ELOOP)),
-        OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 404) during HeadObject operation: No body"),
-        FileNotFoundError(errno.ENOENT, "Opening HDFS file '/b' failed"),
-        OSError("google::cloud::Status(NOT_FOUND: Permanent error, with a last message of No such object)"),
-        OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"),
+        *((error, "read") for error in _OF_THE_FILE),  # told at once
+        *((error, UNAVAILABLE) for error in _OF_A_LOGIN),  # which says nothing of the file
+        *((error, AWAY) for error in _OF_ONE_OBJECT),  # which may be read again, or never
     ],
     ids=str,
 )
-def test_what_is_wrong_with_a_file_is_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: OSError
+def test_what_no_waiting_helps_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception, stage: str
 ) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     monkeypatch.setattr(files.os, "open", Flaky(error, 1))
     with pytest.raises(BadPart) as caught:
         read_bytes(str(tmp_path / "a"), 5)
-    assert stage_of(caught.value, "read") == "read"
-    assert waits == []
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError("When getting 'b': AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No body"),
-        OSError(
-            "When reading 'b': AWS Error UNKNOWN (HTTP status 400) during GetObject operation: "
-            "Unable to parse ExceptionName: ExpiredToken Message: The provided token has expired."
-        ),
-        OSError("When getting 'b': AWS Error INVALID_ACCESS_KEY_ID during GetObject operation: none such"),
-        OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted in GetObjectMetadata)"),
-        pa.ArrowException("google::cloud::Status(UNKNOWN: Could not create a OAuth2 access token)"),
-    ],
-    ids=str,
-)
-def test_a_login_that_expired_says_nothing_of_the_file_and_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
-) -> None:
-    (tmp_path / "a").write_bytes(b"12345")
-    monkeypatch.setattr(files.os, "open", Flaky(error, 1))
-    with pytest.raises(BadPart) as caught:
-        read_bytes(str(tmp_path / "a"), 5)
-    assert stage_of(caught.value, "read") == UNAVAILABLE
-    assert waits == []
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError("When getting 'b': AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
-        OSError("google::cloud::Status(PERMISSION_DENIED: Permanent error in GetObjectMetadata)"),
-        OSError("GetProperties for 'b' failed. Azure Error: [AuthorizationFailure] 403 not authorized"),
-        PermissionError(errno.EACCES, "Opening HDFS file '/b' failed"),
-    ],
-    ids=str,
-)
-def test_what_may_not_be_read_may_be_read_again_or_never(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], error: Exception
-) -> None:
-    (tmp_path / "a").write_bytes(b"12345")
-    monkeypatch.setattr(files.os, "open", Flaky(error, 1))
-    with pytest.raises(BadPart) as caught:
-        read_bytes(str(tmp_path / "a"), 5)
-    assert stage_of(caught.value, "read") == AWAY
+    assert stage_of(caught.value, "read") == stage
     assert waits == []
 
 
