@@ -7,15 +7,18 @@ and `type` are its documentation's. Pods and Kubernetes' own kinds are checked a
 
 from __future__ import annotations
 
+import base64
 import copy
 import os
 import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +34,10 @@ ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "deploy" / "kuberay"
 OVERLAYS = ("cpu", "gpu")
 KUBERNETES = "1.37"
-SECRETS = {
-    "MMRAG_STORES__MILVUS__URI": "http://milvus:19530",
-    "MMRAG_STORES__MILVUS__TOKEN": "root:secret",
-    "MMRAG_STORES__ELASTIC__URL": "https://elastic:9200",
-    "MMRAG_STORES__ELASTIC__API_KEY": "secret",
-    "MMRAG_SERVE__API_KEYS": '[{"key": "long-enough", "tenant": null, "name": "someone"}]',
-}
+EXAMPLE = (KUBERAY / "base/.env.example").read_text()
+SECRETS = dict(
+    line.split("=", 1) for line in EXAMPLE.splitlines() if line.strip() and not line.startswith("#")
+)
 KUSTOMIZE = {"kubectl": ("kubectl", "kustomize"), "kustomize": ("kustomize", "build")}
 """What renders an overlay, by the program."""
 PROGRAM = next(filter(shutil.which, KUSTOMIZE), None)
@@ -98,9 +98,13 @@ def kustomizations() -> list[Path]:
 
 
 @cache
-def rendered(overlay: str) -> list[dict[str, Any]]:
+def rendered(overlay: str, secrets: str = EXAMPLE) -> list[dict[str, Any]]:
+    """By a copy of the folder, because the file of secrets is not in git."""
     assert PROGRAM, "neither kubectl nor kustomize is installed: python3 scripts/kustomize.py build/bin"
-    done = subprocess.run([*KUSTOMIZE[PROGRAM], KUBERAY / overlay], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        there = shutil.copytree(KUBERAY, Path(folder) / "kuberay")
+        (there / "base/.env").write_text(secrets)
+        done = subprocess.run([*KUSTOMIZE[PROGRAM], there / overlay], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -143,7 +147,8 @@ def test_a_kustomization_names_files_that_are_there(file):
         *content.get("configurations", ()),
     ]
     generated = [one for maps in content.get("configMapGenerator", ()) for one in maps["files"]]
-    assert all((file.parent / path).exists() for path in (*listed, *generated))
+    yours = [f"{one}.example" for made in content.get("secretGenerator", ()) for one in made["envs"]]
+    assert all((file.parent / path).exists() for path in (*listed, *generated, *yours))
 
 
 def test_every_manifest_belongs_to_a_kustomization():
@@ -177,10 +182,17 @@ def test_patches_and_copies_find_the_manifest_that_they_are_for():
     assert {(one["kind"], one["name"]) for one in wanted} <= names
 
 
-@pytest.mark.parametrize("file", ["base/ingest.yaml", "gpu/train.yaml"])
-def test_refused_rows_do_not_fail_a_job(file):
+JOBS = {
+    "ingest": read(KUBERAY / "base/ingest.yaml")["spec"],
+    "schedule": read(KUBERAY / "base/schedule.yaml")["spec"]["jobTemplate"],
+    "train": read(KUBERAY / "gpu/train.yaml")["spec"],
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_refused_rows_do_not_fail_a_job(job):
     """Exit status 3; a failed one is started again, with another cluster."""
-    assert read(KUBERAY / file)["spec"]["entrypoint"].endswith(" || test $? -eq 3")
+    assert JOBS[job]["entrypoint"].endswith(" || test $? -eq 3")
 
 
 def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address_and_the_disk():
@@ -214,14 +226,25 @@ def test_ray_is_reached_by_itself_and_by_namespaces_that_are_named():
         assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "CHANGE"}
 
 
-def test_pods_are_given_longer_than_an_answer_takes():
+def test_an_answer_is_finished_before_ray_ends_and_ray_before_its_pod():
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
-        assert pod["spec"]["terminationGracePeriodSeconds"] > ServeConfig().deadline_s
+        told = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
+        drain_s = float(told["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert ServeConfig().deadline_s < drain_s < pod["spec"]["terminationGracePeriodSeconds"]
 
 
-def test_a_job_is_tried_again():
-    for file in ("base/ingest.yaml", "gpu/train.yaml"):
-        assert read(KUBERAY / file)["spec"]["backoffLimit"] > 0
+def test_the_variable_for_the_drain_is_one_that_ray_reads():
+    """By its source: the tests of this folder import no Ray."""
+    spec = find_spec("ray")
+    assert spec
+    assert spec.origin
+    constants = Path(spec.origin).with_name("_private") / "ray_constants.py"
+    assert '"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 30.0' in constants.read_text()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_is_tried_again(job):
+    assert JOBS[job]["backoffLimit"] > 0
 
 
 def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
@@ -287,13 +310,14 @@ def test_pods_are_not_told_of_services_in_variables_that_look_like_settings():
         assert pod["spec"]["enableServiceLinks"] is False
 
 
-def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
+def test_every_pod_has_the_variables_of_the_secret():
+    [made] = read(KUBERAY / "base/kustomization.yaml")["secretGenerator"]
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
         container, _ = pod["spec"]["containers"]
-        assert {variable["name"] for variable in container["env"]} == set(SECRETS)
-        assert all(set(variable["valueFrom"]) == {"secretKeyRef"} for variable in container["env"])
-        # Others, such as a hub's token, come from one that need not be there.
-        assert container["envFrom"] == [{"secretRef": {"name": "mmrag-env", "optional": True}}]
+        assert container["envFrom"] == [{"secretRef": {"name": made["name"]}}]
+    assert all(name.startswith("MMRAG_") for name in SECRETS)
+    [file] = made["envs"]
+    assert f"/deploy/kuberay/base/{file}" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_every_pod_may_be_given_a_ca_of_the_stores(tmp_path, monkeypatch):
@@ -386,6 +410,25 @@ def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
         assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
 
 
+@RENDERED
+def test_the_secret_holds_the_lines_of_its_file_as_they_stand():
+    [made] = [one for one in rendered("cpu") if one["kind"] == "Secret"]
+    assert {name: base64.b64decode(value).decode() for name, value in made["data"].items()} == SECRETS
+
+
+@RENDERED
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_changed_key_rolls_the_endpoint_and_reaches_every_job(overlay):
+    """KubeRay makes a second cluster where the first one's description changed."""
+    before, after = rendered(overlay), rendered(overlay, EXAMPLE.replace("change-me-please", "another-key"))
+    names = [{one["kind"]: one["metadata"]["name"] for one in found} for found in (before, after)]
+    assert {kind for kind, name in names[0].items() if names[1][kind] != name} == {"Secret"}
+    for found, named in zip((before, after), names, strict=True):
+        for pod in (pod for cluster in clusters(found) for pod in pods(cluster)):
+            assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": named["Secret"]}}]
+    assert all(old != new for old, new in zip(clusters(before), clusters(after), strict=True))
+
+
 def but_for_the_heads_size(cluster: dict[str, Any]) -> dict[str, Any]:
     other = copy.deepcopy(cluster)
     del other["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
@@ -412,6 +455,9 @@ def test_only_nodes_with_a_gpu_ask_for_one():
 
 
 @RENDERED
-def test_the_schedule_repeats_the_first_ingest():
+def test_the_schedule_repeats_the_first_ingest_but_gives_way_to_another_run():
+    """The first one does not: who waits for it would take an index for whole that another still fills."""
     manifests = {one["kind"]: one for one in rendered("cpu")}
-    assert manifests["RayCronJob"]["spec"]["jobTemplate"] == manifests["RayJob"]["spec"]
+    first, nightly = manifests["RayJob"]["spec"], manifests["RayCronJob"]["spec"]["jobTemplate"]
+    assert nightly["entrypoint"] == first["entrypoint"].replace(" ||", " --skip-locked ||")
+    assert nightly | {"entrypoint": ""} == first | {"entrypoint": ""}
