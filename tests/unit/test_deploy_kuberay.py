@@ -1,141 +1,22 @@
-"""deploy/kuberay: each file by itself, and what kustomize makes of them where there is one, or a kubectl.
-
-No package brings KubeRay's CRDs, of a megabyte each: the fields of ray.io/v1 that are used stand in `_RAY` as
-its CRDs of RayCronJob (commit 0074504f) and RayService (02a80a6f) have them; the values of `submissionMode`
-and `type` are its documentation's. Pods and Kubernetes' own kinds are checked against its published schemas.
-"""
+"""deploy/kuberay: each file by itself. What kustomize makes of them is in test_deploy_overlays.py."""
 
 from __future__ import annotations
 
-import base64
-import copy
-import os
-import platform
 import re
-import shutil
-import subprocess
-import tempfile
 import tomllib
-from collections.abc import Iterator
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
+from kuberay import KUBERAY, OVERLAYS, ROOT, SECRETS, checked, pods, read
 
 from pipelines.serve.config import ServeConfig
 from pipelines.settings import load_settings
 
-ROOT = Path(__file__).parents[2]
-KUBERAY = ROOT / "deploy" / "kuberay"
-OVERLAYS = ("cpu", "gpu")
-KUBERNETES = "1.37"
-EXAMPLE = (KUBERAY / "base/.env.example").read_text()
-SECRETS = dict(
-    line.split("=", 1) for line in EXAMPLE.splitlines() if line.strip() and not line.startswith("#")
-)
-KUSTOMIZE = {"kubectl": ("kubectl", "kustomize"), "kustomize": ("kustomize", "build")}
-"""What renders an overlay, by the program."""
-PROGRAM = next(filter(shutil.which, KUSTOMIZE), None)
-EXPECTED = "CI" in os.environ and (platform.system(), platform.machine()) == ("Linux", "x86_64")
-"""Where .ci/run fetches kustomize, its lack is a failure: what nobody renders is not tested."""
-RENDERED = pytest.mark.skipif(
-    PROGRAM is None and not EXPECTED, reason="neither kubectl nor kustomize is installed"
-)
-
-_TEXT, _COUNT, _FLAG, _ANY = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {}
-
-
-def _fields(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
-
-
-_PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
-_WORKERS = _fields(
-    ("groupName", "minReplicas", "maxReplicas", "template"),
-    **dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), _COUNT),
-    groupName=_TEXT, rayStartParams=_PARAMETERS, template=_ANY,
-)  # fmt: skip
-_AUTOSCALER = _fields(
-    idleTimeoutSeconds=_COUNT, upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
-    version={"enum": ["v1", "v2"]}, securityContext=_ANY, resources=_ANY, env=_ANY,
-)  # fmt: skip
-_CLUSTER = _fields(
-    ("headGroupSpec",),
-    rayVersion=_TEXT, enableInTreeAutoscaling=_FLAG, autoscalerOptions=_AUTOSCALER,
-    authOptions=_fields(mode={"enum": ["disabled", "token"]}, secretName=_TEXT),
-    headGroupSpec=_fields(("template",), rayStartParams=_PARAMETERS, serviceType=_TEXT, template=_ANY),
-    workerGroupSpecs={"type": "array", "items": _WORKERS},
-)  # fmt: skip
-_JOB = _fields(
-    ("rayClusterSpec",),
-    **dict.fromkeys(("activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"), _COUNT),
-    entrypoint=_TEXT, runtimeEnvYAML=_TEXT, shutdownAfterJobFinishes=_FLAG, suspend=_FLAG,
-    rayClusterSpec=_CLUSTER,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-)  # fmt: skip
-_RAY = {
-    "RayJob": _JOB,
-    "RayCronJob": _fields(("schedule", "jobTemplate"), schedule=_TEXT, jobTemplate=_JOB),
-    "RayService": _fields(
-        ("rayClusterConfig",),
-        serveConfigV2=_TEXT, rayClusterConfig=_CLUSTER, excludeHeadPodFromServeSvc=_FLAG,
-        upgradeStrategy=_fields(type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]}),
-    ),
-}  # fmt: skip
-
-
-def read(file: Path) -> Any:
-    return yaml.safe_load(file.read_text())
-
 
 def kustomizations() -> list[Path]:
     return sorted(KUBERAY.rglob("kustomization.yaml"))
-
-
-@cache
-def rendered(overlay: str, secrets: str = EXAMPLE) -> list[dict[str, Any]]:
-    """By a copy of the folder, because the file of secrets is not in git."""
-    assert PROGRAM, "neither kubectl nor kustomize is installed: python3 scripts/kustomize.py build/bin"
-    with tempfile.TemporaryDirectory() as folder:
-        there = shutil.copytree(KUBERAY, Path(folder) / "kuberay")
-        (there / "base/.env").write_text(secrets)
-        done = subprocess.run([*KUSTOMIZE[PROGRAM], there / overlay], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
-
-
-def clusters(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for spec in (one.get("spec", {}) for one in manifests):
-        job = spec.get("jobTemplate", spec)
-        found = job.get("rayClusterSpec") or spec.get("rayClusterConfig")
-        if found:
-            yield found
-
-
-def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
-    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
-
-
-def checked(manifest: dict[str, Any]) -> None:
-    """Raises ValidationError."""
-    if manifest["apiVersion"] != "ray.io/v1":
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-        return
-    jsonschema.validate(manifest["spec"], _RAY[manifest["kind"]])
-    for cluster in clusters([manifest]):
-        for template in pods(cluster):
-            pod = {
-                "apiVersion": "v1",
-                "kind": "PodTemplate",
-                "metadata": {"name": "pod"},
-                "template": template,
-            }
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("file", kustomizations(), ids=lambda file: file.parent.name)
@@ -178,7 +59,7 @@ def test_patches_and_copies_find_the_manifest_that_they_are_for():
     ]
     wanted = [patch["target"] for one in components for patch in one.get("patches", ())]
     wanted += [copy["source"] for one in components for copy in one.get("replacements", ())]
-    assert len(wanted) == 4
+    assert len(wanted) == 3
     assert {(one["kind"], one["name"]) for one in wanted} <= names
 
 
@@ -261,11 +142,6 @@ def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
     jobs = [endpoint["relabelings"][0]["replacement"], static["labels"]["job"]]
     prometheus = read(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
     assert sorted(jobs) == sorted(job["job_name"] for job in prometheus)
-
-
-@RENDERED
-def test_what_is_scraped_lies_in_the_namespace_of_the_overlays():
-    assert {one["metadata"]["namespace"] for one in rendered("monitor")} == {"mmrag"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -382,82 +258,3 @@ def test_the_settings_load_with_server_stores_and_fit_into_the_first_nodes(overl
     engine = serve.transformers if overlay == "cpu" else serve.vllm
     parts = (serve.gateway, serve.retriever, serve.encoder, engine)
     assert sum(part.num_cpus * part.min_replicas for part in parts) <= cpus * workers["minReplicas"]
-
-
-@RENDERED
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_kustomize_makes_is_valid_and_one_cluster_everywhere(overlay):
-    manifests = rendered(overlay)
-    for manifest in manifests:
-        checked(manifest)
-        assert manifest["metadata"]["namespace"] == "mmrag"
-    described = list(clusters(manifests))
-    assert len(described) == {"cpu": 3, "gpu": 4}[overlay]
-    assert all(but_for_the_heads_size(one) == but_for_the_heads_size(described[0]) for one in described)
-    groups = [group["groupName"] for group in described[0]["workerGroupSpecs"]]
-    assert groups == (["cpu"] if overlay == "cpu" else ["cpu", "gpu"])
-
-
-@RENDERED
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
-    manifests = rendered(overlay)
-    names = {one["kind"]: one["metadata"]["name"] for one in manifests}
-    for pod in (pod for cluster in clusters(manifests) for pod in pods(cluster)):
-        assert pod["spec"]["containers"][0]["image"].endswith(f"/mmrag:{overlay}")
-        data, settings, *_ = pod["spec"]["volumes"]
-        assert data["persistentVolumeClaim"]["claimName"] == names["PersistentVolumeClaim"]
-        assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
-
-
-@RENDERED
-def test_the_secret_holds_the_lines_of_its_file_as_they_stand():
-    [made] = [one for one in rendered("cpu") if one["kind"] == "Secret"]
-    assert {name: base64.b64decode(value).decode() for name, value in made["data"].items()} == SECRETS
-
-
-@RENDERED
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_changed_key_rolls_the_endpoint_and_reaches_every_job(overlay):
-    """KubeRay makes a second cluster where the first one's description changed."""
-    before, after = rendered(overlay), rendered(overlay, EXAMPLE.replace("change-me-please", "another-key"))
-    names = [{one["kind"]: one["metadata"]["name"] for one in found} for found in (before, after)]
-    assert {kind for kind, name in names[0].items() if names[1][kind] != name} == {"Secret"}
-    for found, named in zip((before, after), names, strict=True):
-        for pod in (pod for cluster in clusters(found) for pod in pods(cluster)):
-            assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": named["Secret"]}}]
-    assert all(old != new for old, new in zip(clusters(before), clusters(after), strict=True))
-
-
-def but_for_the_heads_size(cluster: dict[str, Any]) -> dict[str, Any]:
-    other = copy.deepcopy(cluster)
-    del other["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
-    return other
-
-
-@RENDERED
-def test_only_the_training_has_a_larger_head():
-    """Its driver merges the trained weights there."""
-    sizes = {
-        manifest["metadata"]["labels"]["app.kubernetes.io/component"]: pods(cluster)[0]["spec"]["containers"]
-        for manifest in rendered("gpu")
-        for cluster in clusters([manifest])
-    }
-    limits = {name: container["resources"]["limits"]["memory"] for name, (container, _) in sizes.items()}
-    assert limits == {"ingest": "8Gi", "serve": "8Gi", "train": "16Gi"}
-
-
-@RENDERED
-def test_only_nodes_with_a_gpu_ask_for_one():
-    cpu, gpu = next(clusters(rendered("gpu")))["workerGroupSpecs"]
-    asked = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in (cpu, gpu)]
-    assert ["nvidia.com/gpu" in limits for limits in asked] == [False, True]
-
-
-@RENDERED
-def test_the_schedule_repeats_the_first_ingest_but_gives_way_to_another_run():
-    """The first one does not: who waits for it would take an index for whole that another still fills."""
-    manifests = {one["kind"]: one for one in rendered("cpu")}
-    first, nightly = manifests["RayJob"]["spec"], manifests["RayCronJob"]["spec"]["jobTemplate"]
-    assert nightly["entrypoint"] == first["entrypoint"].replace(" ||", " --skip-locked ||")
-    assert nightly | {"entrypoint": ""} == first | {"entrypoint": ""}
