@@ -193,6 +193,7 @@ def test_every_pod_has_the_variables_of_the_secret():
         assert container["envFrom"] == [{"secretRef": {"name": made["name"]}}]
     assert all(name.startswith("MMRAG_") for name in SECRETS)
     [file] = made["envs"]
+    assert file.startswith(".")  # else scripts/docs_pages.py would take it into the site
     assert f"/deploy/kuberay/base/{file}" in (ROOT / ".gitignore").read_text().splitlines()
 
 
