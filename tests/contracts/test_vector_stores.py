@@ -307,7 +307,7 @@ def test_a_default_index_moves_to_servers_as_the_page_says(
     settings = found[at - 1].text
     for address, server in zip(re.findall(r"https?://\S+", settings), (milvus_uri, elastic_url), strict=True):
         settings = settings.replace(address, server)
-    Path("stores.yaml").write_text(settings)
+    Path("servers.yaml").write_text(settings)
     for program, *words in commands(found[at].text.replace("s3://backups/kb", "out")):
         assert program == "mmrag"
         moved = mmrag(*words)
@@ -315,7 +315,7 @@ def test_a_default_index_moves_to_servers_as_the_page_says(
     query = ("search", "a red rose", "--json")
     before, after = (
         mmrag(*query, "--index", "kb"),
-        mmrag(*query, "--index", "kb-server", "--config", "stores.yaml"),
+        mmrag(*query, "--index", "kb-server", "--config", "servers.yaml"),
     )
     ids = [[hit["id"] for hit in json.loads(answer.out)["hits"]] for answer in (before, after)]
     assert ids[0] == ids[1] != []

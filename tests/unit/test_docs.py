@@ -224,9 +224,9 @@ def test_an_index_is_moved_to_servers_with_the_models_that_it_has(tmp_path: Path
     found = blocks(DOCS / "how-to" / "scale-out.md")
     [at] = [n for n, block in enumerate(found) if "mmrag import" in block.text]
     [command] = [words for words in commands(found[at].text) if words[1] == "import"]
-    assert str(parsed(command[1:])["config"]) == "stores.yaml"
-    (tmp_path / "stores.yaml").write_text(found[at - 1].text)
-    index = load_settings(tmp_path / "stores.yaml").index
+    assert str(parsed(command[1:])["config"]) == "servers.yaml"
+    (tmp_path / "servers.yaml").write_text(found[at - 1].text)
+    index = load_settings(tmp_path / "servers.yaml").index
     assert index.stores.milvus
     assert index.stores.elastic
     assert index.model_copy(update={"stores": StoresConfig()}) == IndexConfig()
