@@ -104,13 +104,16 @@ $(SUPPLY)/.installed: requirements/supply-tools.txt
 	PIP_USER=0 $(SUPPLY)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
-# What is locked stays as it is while pyproject.toml allows it. Versions for 3.12 are those for 3.11 or stricter.
+# Versions for 3.12 are those for 3.11 or stricter.
 COMPILE = $(SUPPLY)/bin/uv pip compile pyproject.toml --quiet --no-annotate --custom-compile-command 'make lock' \
-  --python-platform x86_64-unknown-linux-gnu $(ARGS)
+  --python-platform x86_64-unknown-linux-gnu
+COMPILE-cpu = $(COMPILE) --python-version 3.11 --excludes requirements/cpu-excludes.txt
+COMPILE-gpu = $(COMPILE) --python-version 3.12
 
+# What is locked stays as it is while pyproject.toml allows it.
 lock: $(SUPPLY)/.installed ## the versions of requirements/constraints-*.txt by pyproject.toml; ARGS=--upgrade for newer ones
-	$(COMPILE) --python-version 3.11 --extra dev --excludes requirements/cpu-excludes.txt --output-file $(LOCKS)-cpu.txt
-	$(COMPILE) --python-version 3.12 --extra dev --extra gpu --output-file $(LOCKS)-gpu.txt
+	$(COMPILE-cpu) --extra dev $(ARGS) --output-file $(LOCKS)-cpu.txt
+	$(COMPILE-gpu) --extra dev --extra gpu $(ARGS) --output-file $(LOCKS)-gpu.txt
 
 # --strict: a package that could not be looked up fails it.
 IGNORED = $(shell awk -v today=$$(date +%F) '!/^\#/ && $$2 >= today { print "--ignore-vuln", $$1 }' requirements/audit-ignore.txt)
@@ -120,12 +123,15 @@ audit: $(SUPPLY)/.installed ## known vulnerabilities of what is locked, by pip-a
 	  $(SUPPLY)/bin/pip-audit --strict --no-deps --disable-pip --requirement $$lock $(IGNORED) $(ARGS) || failed=1; \
 	done; exit $${failed:-0}
 
-sbom: install $(SUPPLY)/.installed ## CycloneDX: dist/sbom.json of .venv, sbom-cpu.json and sbom-gpu.json of the images' locks
-	@mkdir -p dist
-	for lock in cpu gpu; do \
-	  $(SUPPLY)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
-	    --output-file dist/sbom-$$lock.json $(LOCKS)-$$lock.txt || exit; \
-	done
+# What the image of a variant has of its lock: the extras that deploy/Dockerfile installs with it.
+EXTRAS = $(shell sed -n "s/.*constraints-$*.txt '\.\[\(.*\)\]'.*/\1/p" deploy/Dockerfile | tr , ' ')
+
+dist/sbom-%.json: pyproject.toml $(LOCKS)-%.txt deploy/Dockerfile $(SUPPLY)/.installed
+	@mkdir -p build dist
+	$(COMPILE-$*) $(addprefix --extra ,$(EXTRAS)) --constraint $(LOCKS)-$*.txt --output-file build/image-$*.txt
+	$(SUPPLY)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file $@ build/image-$*.txt
+
+sbom: install dist/sbom-cpu.json dist/sbom-gpu.json ## CycloneDX: dist/sbom.json of .venv, sbom-cpu.json and sbom-gpu.json of the images
 	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json \
 	  $(ARGS) $(BIN)/python
 

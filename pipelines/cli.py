@@ -7,7 +7,8 @@ Results go to stdout; progress and errors go to stderr. Exit status: 0 done, 1 t
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ from pipelines.cli_options import (
 )
 from pipelines.cli_serve import ask, serve
 from pipelines.cli_train import app as train_app
-from pipelines.core.errors import BadImage, MmragError, UsageError
+from pipelines.core.errors import BadImage, IndexLocked, MmragError, StoreLocked, UsageError
 
 if TYPE_CHECKING:
     from pipelines.settings import Settings
@@ -111,6 +112,12 @@ def ingest(
             help="Make the index anew beside the live one, also with other models, then swap them.",
         ),
     ] = False,
+    skip_locked: Annotated[
+        bool,
+        typer.Option(
+            "--skip-locked", help="Do nothing, with exit status 0, while another process writes the index."
+        ),
+    ] = False,
     config: ConfigFile = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
@@ -125,7 +132,7 @@ def ingest(
     from pipelines.ingest.job import ingest as run_job
 
     # Ray and the models' packages may print on stdout, which is the result's.
-    with progress_bar() as progress, redirect_stdout(sys.stderr):
+    with _leaving_locked(skip_locked, as_json), progress_bar() as progress, redirect_stdout(sys.stderr):
         summary = run_job(sources, index, settings.index, settings.ingest, progress, **how)
     if as_json:
         print_json(summary.as_dict())
@@ -133,6 +140,21 @@ def ingest(
         print_summary(summary, index)
     if summary.rejected or summary.known_rejected:
         raise typer.Exit(REFUSED_ROWS)
+
+
+@contextmanager
+def _leaving_locked(skip: bool, as_json: bool) -> Iterator[None]:
+    """With `skip`, an index that another process writes ends the command well. A store's own lock does not:
+    it is met in the midst of the work."""
+    try:
+        yield
+    except IndexLocked as exc:
+        if not skip or isinstance(exc, StoreLocked):
+            raise
+        print(f"mmrag: nothing was ingested: {exc}", file=sys.stderr)
+        if as_json:
+            print_json({"skipped": str(exc)})
+        raise typer.Exit from exc
 
 
 def _dry_run(

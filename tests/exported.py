@@ -88,6 +88,6 @@ def of_the_second_format(export: Path) -> None:
     for name in ("pictures", "near_duplicates"):
         shutil.rmtree(export / body["folder"] / name, ignore_errors=True)
         del body["shards"][name]
-    for name in ("identity", "refused", "last_runs"):
+    for name in ("identity", "refused", "last_runs", "last_ingest"):
         del body[name]
     (export / "export.json").write_text(json.dumps(body | {"format": 2}))

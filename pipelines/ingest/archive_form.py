@@ -95,8 +95,9 @@ class PastRun(BaseModel):
 
 
 class Contents(BaseModel):
-    """`export.json`. `identity` is that of the index, `folder` that of the shards; `refused` and `last_runs`
-    are what the index keeps under these names. What a format before the third lacks is "" or None."""
+    """`export.json`. `identity` is that of the index, `folder` that of the shards; `refused`, `last_runs` and
+    `last_ingest` are what the index keeps under these names, the last one None before there was any. What a
+    format before the third lacks is "" or None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,6 +111,7 @@ class Contents(BaseModel):
     metadata_types: Mapping[str, Literal["bool", "number", "str"]]
     refused: Mapping[str, NonNegativeInt] | None = None
     last_runs: tuple[PastRun, ...] | None = None
+    last_ingest: float | None = Field(None, ge=0, allow_inf_nan=False)
     shards: Shards
 
     @property

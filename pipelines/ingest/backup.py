@@ -25,6 +25,7 @@ from pipelines import __version__
 from pipelines.core.errors import BadExport, OtherIndex, StoreError, StoreUnavailable, UsageError
 from pipelines.core.identity import identity
 from pipelines.core.index import Index
+from pipelines.core.last_ingest import last_ingest
 from pipelines.core.manifest import Manifest, standing
 from pipelines.core.stores import Vectors, VectorStore
 from pipelines.core.stores.records import check_parts, check_vectors
@@ -122,6 +123,7 @@ def export_index(
             metadata_types=manifest.metadata_types,
             refused=refused.counts(index.home),
             last_runs=backup_files.past_runs(index.directory),
+            last_ingest=last_ingest(index.directory),
             shards=shards,
         )
         archive.end(contents)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from pipelines.core import last_ingest
 from pipelines.core.errors import BadImage
 from pipelines.core.files import replaced
 from pipelines.core.near_duplicates import FILE as REPORT
@@ -125,7 +126,8 @@ def past_runs(directory: Path) -> tuple[PastRun, ...]:
 
 
 def restore_runs(directory: Path, home: Path, contents: Contents) -> None:
-    """The last runs and how much of each source was refused."""
+    """The last runs, when the last good one ended, and how much of each source was refused."""
+    last_ingest.keep(directory, contents.last_ingest)
     refused.keep(home, contents.refused or {})
     history.keep(directory, [run.model_dump() for run in contents.last_runs or ()])
 

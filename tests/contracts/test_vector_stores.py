@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command_lines import commands
+from doc_blocks import DOCS, blocks
+from fakes import picture
 from memory_stores import MemoryVectorStore
 from pydantic import ValidationError
 from pymilvus import MilvusException
@@ -17,7 +22,8 @@ from pymilvus.exceptions import ParamError
 from pymilvus.grpc_gen.common_pb2 import NotReadyServe
 from servers import free_port
 from shelf import part
-from small_index import answers, filled, opened
+from shell import mmrag
+from small_index import answers, filled, of_packaged_models, opened
 from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import OtherIndex, StoreError, StoreUnavailable
@@ -31,7 +37,7 @@ from pipelines.core.stores.config import (
     MilvusConfig,
     parameters,
 )
-from pipelines.core.stores.embedded import attach
+from pipelines.core.stores.embedded import attach, stop
 from pipelines.core.stores.milvus import MilvusStore
 from pipelines.core.stores.milvus_errors import translated
 from pipelines.core.stores.records import MAX_JSON_BYTES
@@ -287,6 +293,35 @@ def test_an_index_moved_to_servers_answers_as_it_did(
             for folder in (tmp_path / export).glob("data-*")
         )
         assert before == after
+
+
+@pytest.mark.slow
+def test_a_default_index_moves_to_servers_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, milvus_uri: str, elastic_url: str
+) -> None:
+    """With its settings and commands, but for the addresses."""
+    monkeypatch.chdir(tmp_path)
+    of_packaged_models(Path("kb"), [("rose", picture("red"), "a red rose", "")])
+    found = blocks(DOCS / "how-to" / "scale-out.md")
+    [at] = [n for n, block in enumerate(found) if "mmrag import" in block.text]
+    settings = found[at - 1].text
+    for address, server in zip(re.findall(r"https?://\S+", settings), (milvus_uri, elastic_url), strict=True):
+        settings = settings.replace(address, server)
+    Path("servers.yaml").write_text(settings)
+    for program, *words in commands(found[at].text.replace("s3://backups/kb", "out")):
+        assert program == "mmrag"
+        moved = mmrag(*words)
+        assert moved.status == 0, moved.err
+    query = ("search", "a red rose", "--json")
+    before, after = (
+        mmrag(*query, "--index", "kb"),
+        mmrag(*query, "--index", "kb-server", "--config", "servers.yaml"),
+    )
+    ids = [[hit["id"] for hit in json.loads(answer.out)["hits"]] for answer in (before, after)]
+    assert ids[0] == ids[1] != []
+    assert not Path("kb-server/vectors").exists()
+    for server in Path("kb/vectors").glob("*"):
+        stop(server)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from typer.main import get_command
 
 import pipelines.core.index
 from pipelines import __version__, cli
-from pipelines.core.errors import StoreUnavailable
+from pipelines.core.errors import StoreLocked, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
@@ -318,6 +318,30 @@ def test_a_source_of_no_use_is_status_2_and_makes_no_index(tmp_path: Path, sourc
     assert answer.status == 2
     assert source in answer.err
     assert not (tmp_path / "kb").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--skip-locked"], ["--skip-locked", "--json"]])
+def test_an_index_that_is_being_written_fails_an_ingest_unless_that_is_to_be_skipped(
+    tmp_path: Path, options: list[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "red.png").write_bytes(picture())
+    with memory_index(tmp_path / "kb").write_lock():
+        answer = mmrag("ingest", tmp_path / "pictures", "--index", tmp_path / "kb", *options)
+    assert answer.status == (0 if options else 1)
+    said = "is being written by another process"
+    assert said in answer.err.splitlines()[-1]
+    assert said in json.loads(answer.out)["skipped"] if "--json" in options else answer.out == ""
+
+
+def test_a_store_that_is_locked_in_the_midst_of_an_ingest_fails_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise StoreLocked("the lexical store is being written by another process")
+
+    monkeypatch.setattr("pipelines.ingest.job.ingest", locked)
+    assert mmrag("ingest", tmp_path, "--index", tmp_path / "kb", "--skip-locked").status == 1
 
 
 def test_an_interruption_is_status_130(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:

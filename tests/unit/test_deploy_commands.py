@@ -22,11 +22,11 @@ def read(file: Path) -> Any:
     return yaml.safe_load(file.read_text())
 
 
-@pytest.mark.parametrize("file", ["base/ingest.yaml", "gpu/train.yaml"])
+@pytest.mark.parametrize("file", ["base/ingest.yaml", "base/schedule.yaml", "gpu/train.yaml"])
 def test_the_entrypoint_of_a_job(file: str) -> None:
-    command, otherwise, *_ = [
-        words for words in commands(read(KUBERAY / file)["spec"]["entrypoint"]) if words
-    ]
+    spec = read(KUBERAY / file)["spec"]
+    entrypoint = spec.get("jobTemplate", spec)["entrypoint"]
+    command, otherwise, *_ = [words for words in commands(entrypoint) if words]
     check(command)
     assert command[0] == "mmrag"
     assert otherwise == ["test", "$?", "-eq", "3"]
@@ -76,9 +76,12 @@ def test_the_endpoint_is_applied_after_an_ingest_that_is_complete(
     assert (done.returncode == 0) == applies == ("applied" in done.stdout)
 
 
-@pytest.mark.parametrize("page", ["deploy/README.md", "docs/how-to/scale-out.md", "docs/how-to/secure.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["deploy/kuberay/base/.env.example", "docs/how-to/scale-out.md", "docs/how-to/secure.md"],
+)
 def test_sample_keys_are_ones_that_the_server_takes(page: str) -> None:
-    told = re.findall(r"(?:API_KEYS|api-keys)='(\[.*\])'", (ROOT / page).read_text("utf-8"))
+    told = re.findall(r"API_KEYS='?(\[.*\])", (ROOT / page).read_text("utf-8"))
     assert told
     for keys in told:
         assert ServeConfig.model_validate({"api_keys": json.loads(keys)}).api_keys

@@ -208,6 +208,15 @@ def test_rules_and_panels_ask_for_what_is_exported(title, expression, exported):
     assert labels <= set.union(*(exported.get(name, {"job"}) for name in asked))
 
 
+def test_an_index_that_no_ingest_ever_brought_up_to_date_is_overdue_after_the_same_hours():
+    """Its series is absent, which no comparison sees. A server that has not run so long has time yet."""
+    late, absent, there = re.split(r"\b(?:or|and on\(\))\s", dict(expressions())["MmragIngestOverdue"])
+    hours = re.fullmatch(r"time\(\) - max\(mmrag_last_ingest_timestamp_seconds\) > (\d+) \* 3600\s+", late)
+    assert hours
+    assert absent == f"absent_over_time(mmrag_last_ingest_timestamp_seconds[{hours[1]}h]) "
+    assert there.strip() == f'up{{job="mmrag"}} offset {hours[1]}h == 1'
+
+
 def test_the_dashboard_shows_every_metric_in_panels_that_do_not_overlap(exported):
     panels = json.loads(DASHBOARD.read_text())["panels"]
     text = " ".join(target["expr"] for panel in panels for target in panel["targets"])

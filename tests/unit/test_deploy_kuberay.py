@@ -1,137 +1,22 @@
-"""deploy/kuberay: each file by itself, and what kustomize makes of them where there is one, or a kubectl.
-
-No package brings KubeRay's CRDs, of a megabyte each: the fields of ray.io/v1 that are used stand in `_RAY` as
-its CRDs of RayCronJob (commit 0074504f) and RayService (02a80a6f) have them; the values of `submissionMode`
-and `type` are its documentation's. Pods and Kubernetes' own kinds are checked against its published schemas.
-"""
+"""deploy/kuberay: each file by itself. What kustomize makes of them is in test_deploy_overlays.py."""
 
 from __future__ import annotations
 
-import copy
-import os
-import platform
 import re
-import shutil
-import subprocess
 import tomllib
-from collections.abc import Iterator
-from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
+from kuberay import KUBERAY, OVERLAYS, ROOT, SECRETS, checked, pods, read
 
 from pipelines.serve.config import ServeConfig
 from pipelines.settings import load_settings
 
-ROOT = Path(__file__).parents[2]
-KUBERAY = ROOT / "deploy" / "kuberay"
-OVERLAYS = ("cpu", "gpu")
-KUBERNETES = "1.37"
-SECRETS = {
-    "MMRAG_STORES__MILVUS__URI": "http://milvus:19530",
-    "MMRAG_STORES__MILVUS__TOKEN": "root:secret",
-    "MMRAG_STORES__ELASTIC__URL": "https://elastic:9200",
-    "MMRAG_STORES__ELASTIC__API_KEY": "secret",
-    "MMRAG_SERVE__API_KEYS": '[{"key": "long-enough", "tenant": null, "name": "someone"}]',
-}
-KUSTOMIZE = {"kubectl": ("kubectl", "kustomize"), "kustomize": ("kustomize", "build")}
-"""What renders an overlay, by the program."""
-PROGRAM = next(filter(shutil.which, KUSTOMIZE), None)
-EXPECTED = "CI" in os.environ and (platform.system(), platform.machine()) == ("Linux", "x86_64")
-"""Where .ci/run fetches kustomize, its lack is a failure: what nobody renders is not tested."""
-RENDERED = pytest.mark.skipif(
-    PROGRAM is None and not EXPECTED, reason="neither kubectl nor kustomize is installed"
-)
-
-_TEXT, _COUNT, _FLAG, _ANY = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}, {}
-
-
-def _fields(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
-
-
-_PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
-_WORKERS = _fields(
-    ("groupName", "minReplicas", "maxReplicas", "template"),
-    **dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), _COUNT),
-    groupName=_TEXT, rayStartParams=_PARAMETERS, template=_ANY,
-)  # fmt: skip
-_AUTOSCALER = _fields(
-    idleTimeoutSeconds=_COUNT, upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
-    version={"enum": ["v1", "v2"]}, securityContext=_ANY, resources=_ANY, env=_ANY,
-)  # fmt: skip
-_CLUSTER = _fields(
-    ("headGroupSpec",),
-    rayVersion=_TEXT, enableInTreeAutoscaling=_FLAG, autoscalerOptions=_AUTOSCALER,
-    authOptions=_fields(mode={"enum": ["disabled", "token"]}, secretName=_TEXT),
-    headGroupSpec=_fields(("template",), rayStartParams=_PARAMETERS, serviceType=_TEXT, template=_ANY),
-    workerGroupSpecs={"type": "array", "items": _WORKERS},
-)  # fmt: skip
-_JOB = _fields(
-    ("rayClusterSpec",),
-    **dict.fromkeys(("activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"), _COUNT),
-    entrypoint=_TEXT, runtimeEnvYAML=_TEXT, shutdownAfterJobFinishes=_FLAG, suspend=_FLAG,
-    rayClusterSpec=_CLUSTER,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-)  # fmt: skip
-_RAY = {
-    "RayJob": _JOB,
-    "RayCronJob": _fields(("schedule", "jobTemplate"), schedule=_TEXT, jobTemplate=_JOB),
-    "RayService": _fields(
-        ("rayClusterConfig",),
-        serveConfigV2=_TEXT, rayClusterConfig=_CLUSTER, excludeHeadPodFromServeSvc=_FLAG,
-        upgradeStrategy=_fields(type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]}),
-    ),
-}  # fmt: skip
-
-
-def read(file: Path) -> Any:
-    return yaml.safe_load(file.read_text())
-
 
 def kustomizations() -> list[Path]:
     return sorted(KUBERAY.rglob("kustomization.yaml"))
-
-
-@cache
-def rendered(overlay: str) -> list[dict[str, Any]]:
-    assert PROGRAM, "neither kubectl nor kustomize is installed: python3 scripts/kustomize.py build/bin"
-    done = subprocess.run([*KUSTOMIZE[PROGRAM], KUBERAY / overlay], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
-
-
-def clusters(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for spec in (one.get("spec", {}) for one in manifests):
-        job = spec.get("jobTemplate", spec)
-        found = job.get("rayClusterSpec") or spec.get("rayClusterConfig")
-        if found:
-            yield found
-
-
-def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
-    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
-
-
-def checked(manifest: dict[str, Any]) -> None:
-    """Raises ValidationError."""
-    if manifest["apiVersion"] != "ray.io/v1":
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-        return
-    jsonschema.validate(manifest["spec"], _RAY[manifest["kind"]])
-    for cluster in clusters([manifest]):
-        for template in pods(cluster):
-            pod = {
-                "apiVersion": "v1",
-                "kind": "PodTemplate",
-                "metadata": {"name": "pod"},
-                "template": template,
-            }
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("file", kustomizations(), ids=lambda file: file.parent.name)
@@ -143,7 +28,8 @@ def test_a_kustomization_names_files_that_are_there(file):
         *content.get("configurations", ()),
     ]
     generated = [one for maps in content.get("configMapGenerator", ()) for one in maps["files"]]
-    assert all((file.parent / path).exists() for path in (*listed, *generated))
+    yours = [f"{one}.example" for made in content.get("secretGenerator", ()) for one in made["envs"]]
+    assert all((file.parent / path).exists() for path in (*listed, *generated, *yours))
 
 
 def test_every_manifest_belongs_to_a_kustomization():
@@ -173,14 +59,21 @@ def test_patches_and_copies_find_the_manifest_that_they_are_for():
     ]
     wanted = [patch["target"] for one in components for patch in one.get("patches", ())]
     wanted += [copy["source"] for one in components for copy in one.get("replacements", ())]
-    assert len(wanted) == 4
+    assert len(wanted) == 3
     assert {(one["kind"], one["name"]) for one in wanted} <= names
 
 
-@pytest.mark.parametrize("file", ["base/ingest.yaml", "gpu/train.yaml"])
-def test_refused_rows_do_not_fail_a_job(file):
+JOBS = {
+    "ingest": read(KUBERAY / "base/ingest.yaml")["spec"],
+    "schedule": read(KUBERAY / "base/schedule.yaml")["spec"]["jobTemplate"],
+    "train": read(KUBERAY / "gpu/train.yaml")["spec"],
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_refused_rows_do_not_fail_a_job(job):
     """Exit status 3; a failed one is started again, with another cluster."""
-    assert read(KUBERAY / file)["spec"]["entrypoint"].endswith(" || test $? -eq 3")
+    assert JOBS[job]["entrypoint"].endswith(" || test $? -eq 3")
 
 
 def test_the_endpoint_is_that_of_serve_yaml_but_for_the_address_and_the_disk():
@@ -214,14 +107,25 @@ def test_ray_is_reached_by_itself_and_by_namespaces_that_are_named():
         assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "CHANGE"}
 
 
-def test_pods_are_given_longer_than_an_answer_takes():
+def test_an_answer_is_finished_before_ray_ends_and_ray_before_its_pod():
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
-        assert pod["spec"]["terminationGracePeriodSeconds"] > ServeConfig().deadline_s
+        told = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
+        drain_s = float(told["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert ServeConfig().deadline_s < drain_s < pod["spec"]["terminationGracePeriodSeconds"]
 
 
-def test_a_job_is_tried_again():
-    for file in ("base/ingest.yaml", "gpu/train.yaml"):
-        assert read(KUBERAY / file)["spec"]["backoffLimit"] > 0
+def test_the_variable_for_the_drain_is_one_that_ray_reads():
+    """By its source: the tests of this folder import no Ray."""
+    spec = find_spec("ray")
+    assert spec
+    assert spec.origin
+    constants = Path(spec.origin).with_name("_private") / "ray_constants.py"
+    assert '"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 30.0' in constants.read_text()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_is_tried_again(job):
+    assert JOBS[job]["backoffLimit"] > 0
 
 
 def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
@@ -238,11 +142,6 @@ def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
     jobs = [endpoint["relabelings"][0]["replacement"], static["labels"]["job"]]
     prometheus = read(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
     assert sorted(jobs) == sorted(job["job_name"] for job in prometheus)
-
-
-@RENDERED
-def test_what_is_scraped_lies_in_the_namespace_of_the_overlays():
-    assert {one["metadata"]["namespace"] for one in rendered("monitor")} == {"mmrag"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -287,13 +186,15 @@ def test_pods_are_not_told_of_services_in_variables_that_look_like_settings():
         assert pod["spec"]["enableServiceLinks"] is False
 
 
-def test_secrets_are_variables_of_mmrag_taken_from_a_secret():
+def test_every_pod_has_the_variables_of_the_secret():
+    [made] = read(KUBERAY / "base/kustomization.yaml")["secretGenerator"]
     for pod in pods(read(KUBERAY / "base/ingest.yaml")["spec"]["rayClusterSpec"]):
         container, _ = pod["spec"]["containers"]
-        assert {variable["name"] for variable in container["env"]} == set(SECRETS)
-        assert all(set(variable["valueFrom"]) == {"secretKeyRef"} for variable in container["env"])
-        # Others, such as a hub's token, come from one that need not be there.
-        assert container["envFrom"] == [{"secretRef": {"name": "mmrag-env", "optional": True}}]
+        assert container["envFrom"] == [{"secretRef": {"name": made["name"]}}]
+    assert all(name.startswith("MMRAG_") for name in SECRETS)
+    [file] = made["envs"]
+    assert file.startswith(".")  # else scripts/docs_pages.py would take it into the site
+    assert f"/deploy/kuberay/base/{file}" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_every_pod_may_be_given_a_ca_of_the_stores(tmp_path, monkeypatch):
@@ -358,60 +259,3 @@ def test_the_settings_load_with_server_stores_and_fit_into_the_first_nodes(overl
     engine = serve.transformers if overlay == "cpu" else serve.vllm
     parts = (serve.gateway, serve.retriever, serve.encoder, engine)
     assert sum(part.num_cpus * part.min_replicas for part in parts) <= cpus * workers["minReplicas"]
-
-
-@RENDERED
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_kustomize_makes_is_valid_and_one_cluster_everywhere(overlay):
-    manifests = rendered(overlay)
-    for manifest in manifests:
-        checked(manifest)
-        assert manifest["metadata"]["namespace"] == "mmrag"
-    described = list(clusters(manifests))
-    assert len(described) == {"cpu": 3, "gpu": 4}[overlay]
-    assert all(but_for_the_heads_size(one) == but_for_the_heads_size(described[0]) for one in described)
-    groups = [group["groupName"] for group in described[0]["workerGroupSpecs"]]
-    assert groups == (["cpu"] if overlay == "cpu" else ["cpu", "gpu"])
-
-
-@RENDERED
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_of_an_overlay_use_its_image_its_settings_and_its_volume(overlay):
-    manifests = rendered(overlay)
-    names = {one["kind"]: one["metadata"]["name"] for one in manifests}
-    for pod in (pod for cluster in clusters(manifests) for pod in pods(cluster)):
-        assert pod["spec"]["containers"][0]["image"].endswith(f"/mmrag:{overlay}")
-        data, settings, *_ = pod["spec"]["volumes"]
-        assert data["persistentVolumeClaim"]["claimName"] == names["PersistentVolumeClaim"]
-        assert settings["configMap"]["name"] == names["ConfigMap"] != "mmrag-settings"  # with its hash
-
-
-def but_for_the_heads_size(cluster: dict[str, Any]) -> dict[str, Any]:
-    other = copy.deepcopy(cluster)
-    del other["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]
-    return other
-
-
-@RENDERED
-def test_only_the_training_has_a_larger_head():
-    """Its driver merges the trained weights there."""
-    sizes = {
-        manifest["metadata"]["labels"]["app.kubernetes.io/component"]: pods(cluster)[0]["spec"]["containers"]
-        for manifest in rendered("gpu")
-        for cluster in clusters([manifest])
-    }
-    limits = {name: container["resources"]["limits"]["memory"] for name, (container, _) in sizes.items()}
-    assert limits == {"ingest": "8Gi", "serve": "8Gi", "train": "16Gi"}
-
-
-@RENDERED
-def test_only_nodes_with_a_gpu_ask_for_one():
-    cpu, gpu = next(clusters(rendered("gpu")))["workerGroupSpecs"]
-    asked = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in (cpu, gpu)]
-    assert ["nvidia.com/gpu" in limits for limits in asked] == [False, True]
-
-
-@RENDERED
-def test_the_schedule_repeats_the_first_ingest():
-    manifests = {one["kind"]: one for one in rendered("cpu")}
-    assert manifests["RayCronJob"]["spec"]["jobTemplate"] == manifests["RayJob"]["spec"]

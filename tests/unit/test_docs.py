@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_lines import check, commands
+from command_lines import check, commands, parsed
 from doc_blocks import COMMANDS, DOCS, MARKS, READ, ROOT, Block, blocks, runnable
 from pydantic import BaseModel
 from typer.main import get_command
@@ -24,6 +24,7 @@ from typer.main import get_command
 import pipelines
 from pipelines.cli import app
 from pipelines.core.errors import install_line
+from pipelines.core.index import IndexConfig, StoresConfig
 from pipelines.settings import Settings, load_settings
 
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -216,6 +217,19 @@ def test_make_quality_runs_what_a_page_has_its_figures_of_quality_from(page: Pat
     kinds = re.findall(r"--set (train\.aligner\.kind=\w+)", text)
     assert {*programs, *kinds} <= set(recipe[1].split())
     assert programs or page.parent.name != "benchmarks"
+
+
+def test_an_index_is_moved_to_servers_with_the_models_that_it_has(tmp_path: Path) -> None:
+    """Those of a default index: it is refused under any others."""
+    found = blocks(DOCS / "how-to" / "scale-out.md")
+    [at] = [n for n, block in enumerate(found) if "mmrag import" in block.text]
+    [command] = [words for words in commands(found[at].text) if words[1] == "import"]
+    assert str(parsed(command[1:])["config"]) == "servers.yaml"
+    (tmp_path / "servers.yaml").write_text(found[at - 1].text)
+    index = load_settings(tmp_path / "servers.yaml").index
+    assert index.stores.milvus
+    assert index.stores.elastic
+    assert index.model_copy(update={"stores": StoresConfig()}) == IndexConfig()
 
 
 # The two READMEs.

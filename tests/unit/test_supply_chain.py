@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import datetime
 import re
+import shlex
 import subprocess
 import tomllib
 from fnmatch import fnmatch
+from itertools import pairwise
 
 import pytest
 from doc_blocks import DOCS, ROOT
@@ -47,21 +49,32 @@ def listed() -> dict[str, tuple[str, str]]:
     return {name: (version, licence) for name, version, licence in rows}
 
 
-def test_the_sboms_are_of_what_is_installed_and_of_the_images_locks() -> None:
-    told = subprocess.run(["make", "--dry-run", "sbom"], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    lines = [line for line in told.stdout.replace("\\\n", " ").splitlines() if "cyclonedx-py" in line]
-    of_locks, of_environment = lines
-    assert of_locks.startswith("for lock in cpu gpu; do")
-    assert "--output-file dist/sbom-$lock.json requirements/constraints-$lock.txt" in of_locks
-    program, kind, *options = of_environment.split()
-    assert (program, kind, options[-1]) == (
-        "build/supply/bin/cyclonedx-py",
-        "environment",
-        ".venv/bin/python",
-    )
-    assert options[options.index("--output-file") + 1] == "dist/sbom.json"
-    assert "cyclonedx-bom" in pins("supply-tools.txt")
+def test_the_sboms_are_of_what_is_installed_here_and_in_the_images() -> None:
+    lines = make("--dry-run", "--always-make", "sbom").replace("\\\n", " ").splitlines()
+    told = [shlex.split(line) for line in lines if line.startswith("build/supply/bin/")]
+    compiled = {words[-1]: words for words in told if words[1:3] == ["pip", "compile"]}
+    described = {
+        words[words.index("--output-file") + 1]: words for words in told if "cyclonedx-py" in words[0]
+    }
+    assert described["dist/sbom.json"][1] == "environment"
+    assert described["dist/sbom.json"][-1] == ".venv/bin/python"
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+    for variant in ("cpu", "gpu"):
+        lock = f"requirements/constraints-{variant}.txt"
+        program, kind, *_, listed = described.pop(f"dist/sbom-{variant}.json")
+        assert (program, kind, listed) == (
+            "build/supply/bin/cyclonedx-py",
+            "requirements",
+            f"build/image-{variant}.txt",
+        )
+        words = compiled[listed]
+        [installed] = re.findall(rf"-c {lock} '\.\[(.+)\]'", dockerfile)
+        extras = [value for option, value in pairwise(words) if option == "--extra"]
+        assert extras == installed.split(",")
+        assert "dev" not in extras
+        assert words[words.index("--constraint") + 1] == lock
+    assert {*described} == {"dist/sbom.json"}
+    assert {"cyclonedx-bom", "uv"} <= pins("supply-tools.txt").keys()
 
 
 # The locks.

@@ -14,6 +14,8 @@ from small_index import PICTURES
 
 from pipelines.core.errors import BadExport
 from pipelines.core.index import Index
+from pipelines.core.last_ingest import FILE as LAST_INGEST
+from pipelines.core.last_ingest import keep, last_ingest, note_ingest
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import Reading, reading_path, save_reading
 from pipelines.core.retriever import Query, SearchConfig
@@ -83,6 +85,27 @@ def test_status_tells_the_same(remembering: Index, tmp_path: Path) -> None:
     assert expected["last_runs"] == [RUN | {"elapsed_s": 1.5}]
     own = {name: expected[name] for name in ("index", "bytes")}
     assert index_status(other) | own == expected
+
+
+def test_how_fresh_the_index_is_comes_back(remembering: Index, tmp_path: Path) -> None:
+    """Else nothing tells that a scheduled ingest has failed since."""
+    keep(remembering.directory, 1767225600.4)
+    assert last_ingest(moved(remembering, tmp_path).directory) == 1767225600
+
+
+def test_an_import_of_what_does_not_tell_it_makes_no_index_fresh(remembering: Index, tmp_path: Path) -> None:
+    note_ingest(remembering.directory)
+    export_index(remembering, str(tmp_path / "export"))
+    of_the_second_format(tmp_path / "export")
+    delete_documents(remembering, list(PICTURES))
+    import_index(remembering, str(tmp_path / "export"))
+    assert last_ingest(remembering.directory) is None
+
+
+@pytest.mark.parametrize("told", ["nan", "inf", "-1", "yesterday"])
+def test_a_damaged_time_costs_no_export(remembering: Index, tmp_path: Path, told: str) -> None:
+    (remembering.directory / LAST_INGEST).write_text(told)
+    assert last_ingest(moved(remembering, tmp_path).directory) is None
 
 
 def test_an_export_tells_nothing_of_deleted_documents(remembering: Index, tmp_path: Path) -> None:
