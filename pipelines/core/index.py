@@ -231,14 +231,9 @@ class Index:
 
     def reopened(self, *, writable: bool = False, building: bool = False) -> Self:
         """The generation that is read now, or the one that is being built, with the same models."""
-        return type(self)(
-            self.directory,
-            self.config,
-            writable=writable,
-            building=building,
-            encoder=self.encoder,
-            embedder=self.embedder,
-        )
+        other = type(self)(self.directory, self.config, writable=writable, building=building)
+        other.encoder, other.embedder = self.encoder, self.embedder
+        return other
 
     def retriever(
         self, config: SearchConfig, aligner: Aligner | None = None, watch: Watch = lambda branch, vector: None
