@@ -87,11 +87,11 @@ class Settings(BaseSettings):
         return IndexConfig(encoder=self.encoder, embedder=self.embedder, stores=self.stores)
 
 
-def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -> Settings:
+def load_settings(config: Path | str | None = None, assignments: Sequence[str] = ()) -> Settings:
     """The effective settings. `config`: a YAML file, or the name of a profile. Raises UsageError, naming each
     setting that is wrong."""
     _refuse_unknown(os.environ)
-    from_file = _read_yaml(config) if config else {}
+    from_file = _read_yaml(config)
 
     class Layered(Settings):
         @classmethod
@@ -164,10 +164,10 @@ def _unreadable() -> str:
     return told
 
 
-def origins(config: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:
+def origins(config: Path | str | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:
     """By dotted name, where each setting that was set comes from: the file, `environment`, or `--set`."""
     layers = {
-        str(config): _read_yaml(config) if config else {},
+        str(config): _read_yaml(config),
         "environment": EnvSettingsSource(Settings)(),
         "--set": _assigned(assignments),
     }
@@ -211,8 +211,10 @@ def _explained(error: Any) -> str:
     return "no such setting" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
-def _read_yaml(config: Path) -> dict[str, Any]:
-    path = _profile(config) or config
+def _read_yaml(config: Path | str | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    path = _profile(Path(config)) or Path(config)
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as exc:
