@@ -26,13 +26,14 @@ from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import MissingDependency, MmragError, UsageError, install_line
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
 from pipelines.core.identity import identity
-from pipelines.core.index import TEXT, VISUAL, IndexConfig, pinned
+from pipelines.core.index import IndexConfig, pinned
 from pipelines.core.local_models import find_model, weight_files
 from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest, home_of, named, standing
 from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
 from pipelines.core.ocr_config import OcrConfig
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.space import require_same_space
+from pipelines.core.store_places import TEXT, VISUAL
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.evaluate.config import JudgeConfig
 from pipelines.ingest.config import CaptionConfig

@@ -30,8 +30,9 @@ from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig
-from pipelines.core.index import IndexConfig, StoresConfig
+from pipelines.core.index import IndexConfig
 from pipelines.core.retriever import SearchConfig
+from pipelines.core.stores.config import StoresConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.ingest.config import IngestConfig
 from pipelines.serve.config import ServeConfig

@@ -22,13 +22,14 @@ from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import OtherIndex, StoreError, StoreUnavailable
 from pipelines.core.identity import FILE as IDENTITY
-from pipelines.core.index import VISUAL, StoresConfig
+from pipelines.core.store_places import VISUAL
 from pipelines.core.stores import config, milvus
 from pipelines.core.stores.config import (
     BUILD_PARAMETERS,
     LARGE_ROWS,
     ElasticConfig,
     MilvusConfig,
+    StoresConfig,
     parameters,
 )
 from pipelines.core.stores.embedded import attach
