@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.processes import kill, vector_servers
 from benchmarks.serve import MMRAG, corpus
 from benchmarks.stored import Rows, differences, stored
-from pipelines.core.index import Index, IndexConfig, StoresConfig
-from pipelines.core.stores.config import ElasticConfig, MilvusConfig
+from pipelines.core.index import Index, IndexConfig
+from pipelines.core.stores.config import ElasticConfig, MilvusConfig, StoresConfig
 
 _SERVER = """
 import sys, threading

@@ -18,25 +18,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipelines.core import embedder, encoder
+from pipelines.core import embedder, encoder, ocr
 from pipelines.core.adapter import base_identity, check, read_manifest
 from pipelines.core.aligner import PACKAGED, TINY_ALIGNER, AlignerConfig, MemoryAligner
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import MissingDependency, MmragError, UsageError, install_line
 from pipelines.core.generator import TINY_LLAVA, GeneratorConfig, ModelProfile, load_profile
-from pipelines.core.index import TEXT, VISUAL, IndexConfig, pinned
+from pipelines.core.identity import identity
+from pipelines.core.index import IndexConfig, pinned
 from pipelines.core.local_models import find_model, weight_files
 from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest, home_of, named, standing
 from pipelines.core.memory import gpus, host_memory, memory_needed, on_cpu, on_gpu
+from pipelines.core.ocr_config import OcrConfig
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.space import require_same_space
+from pipelines.core.store_places import TEXT, VISUAL
 from pipelines.core.stores.config import ElasticConfig, MilvusConfig
 from pipelines.evaluate.config import JudgeConfig
 from pipelines.ingest.config import CaptionConfig
 from pipelines.ingest.ledger import UNFINISHED as UNFINISHED_ROW
 from pipelines.ingest.ledger import Ledger
-from pipelines.serve.config import VllmConfig
+from pipelines.serve import traces
+from pipelines.serve.config import TraceConfig, VllmConfig
 from pipelines.serve.protection import access
 from pipelines.serve.vllm import on_cpus
 from pipelines.settings import Settings
@@ -94,15 +98,19 @@ def _looks(settings: Settings, index: Path) -> dict[str, Callable[[], str]]:
     """Each says what it found, or raises what is wrong."""
     milvus, elastic = settings.stores.milvus, settings.stores.elastic
     aligner, captions, judge = settings.search.aligner, settings.ingest.captions, settings.evaluate.judge
+    reads = {settings.ingest.ocr.kind, settings.search.ocr.kind} != {"none"}
+    spans = settings.serve.traces
     return {
         "vectors": lambda: _milvus(milvus, index) if milvus else _embedded(index, *_VECTORS),
         "words": lambda: _elastic(elastic, index) if elastic else _embedded(index, "lexical"),
         "encoder": lambda: _encoder(settings.encoder),
         "embedder": lambda: _embedder(settings.embedder),
         **({"aligner": lambda: _aligner(aligner)} if aligner.model else {}),
+        **({"ocr": lambda: _ocr(settings.ingest.ocr, settings.search.ocr)} if reads else {}),
         "index": lambda: _index(index, settings.index),
         "generator": lambda: _generator(settings.generator),
         "server": lambda: access(settings.serve),
+        **({"traces": lambda: _traces(spans)} if spans.sampling_ratio else {}),
         **({"captions": lambda: _captions(captions)} if captions else {}),
         **({"judge": lambda: _judge(judge)} if judge else {}),
         "memory": lambda: _memory(settings),
@@ -116,8 +124,8 @@ def _milvus(config: MilvusConfig, index: Path) -> str:
 
     generation, _ = standing(index)
     hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S)})
-    names = [named(base, generation) for base in (VISUAL, TEXT)]
-    missing = [config.prefix + name for name in names if not MilvusStore.exists(hurried, name)]
+    names, ours = [named(base, generation) for base in (VISUAL, TEXT)], identity(index)
+    missing = [config.prefix + name for name in names if not MilvusStore.exists(hurried, name, ours)]
     return f"{config.uri} answers{_not_yet(missing, index, 'stores.milvus.uri')}"
 
 
@@ -126,7 +134,7 @@ def _elastic(config: ElasticConfig, index: Path) -> str:
 
     name = named(TEXT, standing(index)[0])
     hurried = config.model_copy(update={"timeout_s": min(config.timeout_s, _STORE_S), "max_retries": 0})
-    missing = [] if ElasticStore.exists(hurried, name) else [config.prefix + name]
+    missing = [] if ElasticStore.exists(hurried, name, identity(index)) else [config.prefix + name]
     return f"{config.url} answers{_not_yet(missing, index, 'stores.elastic.url')}"
 
 
@@ -197,6 +205,17 @@ def _aligner(config: AlignerConfig) -> str:
         return _where(config.model, _found("search.aligner.model", config.model, config.revision))
     MemoryAligner.load(PACKAGED if config.model == TINY_ALIGNER else Path(config.model))
     return config.model
+
+
+def _ocr(corpus: OcrConfig, questions: OcrConfig) -> str:
+    for config in (corpus, questions):
+        ocr.require(config)
+    return f"{corpus.kind} for the corpus, {questions.kind} for questions' pictures"
+
+
+def _traces(config: TraceConfig) -> str:
+    traces.require(config)
+    return f"{config.sampling_ratio:g} of the requests, to {config.exporter}"
 
 
 def _found(setting: str, model: str, revision: str | None) -> Path | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from pipelines.core.addresses import index_directory
 from pipelines.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Assignments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
-IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
+IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.", callback=index_directory)]
 DEFAULT_INDEX = Path("mmrag-index")
 
 

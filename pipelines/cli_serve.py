@@ -23,6 +23,7 @@ from pipelines.cli_options import (
     print_json,
     question_query,
 )
+from pipelines.core.addresses import index_directory
 from pipelines.core.errors import BadImage, UsageError
 
 if TYPE_CHECKING:
@@ -62,10 +63,12 @@ def _chosen(host: str | None, port: int | None) -> list[str]:
 
 def application(args: dict[str, str]) -> Any:
     """For `serve deploy`: import_path `pipelines.cli_serve:application`, args `index` and `config`."""
+    config = Path(args["config"]) if "config" in args else None
+    index = index_directory(args.get("index", DEFAULT_INDEX))
+    parts = served_parts(effective_settings(config, None), index)
     from pipelines.serve.app import application as build
 
-    config = Path(args["config"]) if "config" in args else None
-    return build(served_parts(effective_settings(config, None), Path(args.get("index", DEFAULT_INDEX))))
+    return build(parts)
 
 
 def served_parts(settings: Settings, index: Path) -> Parts:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from pipelines.core import filters
+from pipelines.core.addresses import index_directory
 from pipelines.core.answer import Answerer, FindsHits, LocalSearcher, Question
 from pipelines.core.errors import BadImage, BadReading, UsageError
 from pipelines.core.index import Index
@@ -33,13 +34,13 @@ class KnowledgeBase:
     """An index directory and the settings that it is used with.
 
     Models and stores open with the first question and stay open: close it, or use it as a context. Safe to
-    search from several threads, also while the index is rebuilt; answers are written one after another.
+    use from several threads, also while one of them ingests; answers are written one after another.
     """
 
     def __init__(self, directory: Path | str, settings: Settings | None = None) -> None:
-        self.directory = Path(directory)
+        self.directory = index_directory(directory)
         self.settings = settings or load_settings()
-        self._turn = threading.Lock()
+        self._turn, self._swap = threading.Lock(), threading.Lock()
         self._forget()
 
     def ingest(
@@ -55,7 +56,7 @@ class KnowledgeBase:
         from pipelines.ingest.job import ingest
 
         if not rebuild:
-            self.close()  # it writes, and what was open would not see all of it
+            self.close()  # its workers load the models, too, and may need the memory
         summary = ingest(
             [str(source) for source in sources],
             self.directory,
@@ -128,10 +129,12 @@ class KnowledgeBase:
             raise BadImage(str(exc)) from exc
 
     def close(self) -> None:
-        """It opens anew with the next question."""
-        if self._live.made:
-            self._live().close()
-        self._forget()
+        """Once the questions that are being answered have been. It opens anew with the next one."""
+        with self._swap:
+            before = self._live
+            self._forget()
+        if before.made:
+            before().close()
 
     def __enter__(self) -> Self:
         return self
@@ -142,12 +145,11 @@ class KnowledgeBase:
         self.close()
 
     def _forget(self) -> None:
-        self._live = Lazy[LiveIndex](
+        live = Lazy[LiveIndex](
             lambda: LiveIndex(Index(self.directory, self.settings.index), self.settings.search)
         )
-        self._answerer = Lazy[Answerer](
-            lambda: local_answerer(self._live().index, self._live(), self.settings)
-        )
+        self._live = live
+        self._answerer = Lazy[Answerer](lambda: local_answerer(live().index, live(), self.settings))
 
     def _query(
         self, text: str | None, image: bytes | Path | None, mode: Mode, k: int, where: Where | None

@@ -30,8 +30,9 @@ from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig
-from pipelines.core.index import IndexConfig, StoresConfig
+from pipelines.core.index import IndexConfig
 from pipelines.core.retriever import SearchConfig
+from pipelines.core.stores.config import StoresConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.ingest.config import IngestConfig
 from pipelines.serve.config import ServeConfig
@@ -87,11 +88,11 @@ class Settings(BaseSettings):
         return IndexConfig(encoder=self.encoder, embedder=self.embedder, stores=self.stores)
 
 
-def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -> Settings:
+def load_settings(config: Path | str | None = None, assignments: Sequence[str] = ()) -> Settings:
     """The effective settings. `config`: a YAML file, or the name of a profile. Raises UsageError, naming each
     setting that is wrong."""
     _refuse_unknown(os.environ)
-    from_file = _read_yaml(config) if config else {}
+    from_file = _read_yaml(config)
 
     class Layered(Settings):
         @classmethod
@@ -164,10 +165,10 @@ def _unreadable() -> str:
     return told
 
 
-def origins(config: Path | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:
+def origins(config: Path | str | None = None, assignments: Sequence[str] = ()) -> dict[str, str]:
     """By dotted name, where each setting that was set comes from: the file, `environment`, or `--set`."""
     layers = {
-        str(config): _read_yaml(config) if config else {},
+        str(config): _read_yaml(config),
         "environment": EnvSettingsSource(Settings)(),
         "--set": _assigned(assignments),
     }
@@ -211,8 +212,10 @@ def _explained(error: Any) -> str:
     return "no such setting" if error["type"] == "extra_forbidden" else str(error["msg"])
 
 
-def _read_yaml(config: Path) -> dict[str, Any]:
-    path = _profile(config) or config
+def _read_yaml(config: Path | str | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    path = _profile(Path(config)) or Path(config)
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as exc:

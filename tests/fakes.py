@@ -25,6 +25,7 @@ from pipelines.core.index import Index, IndexConfig
 from pipelines.core.job_metrics import JobMetric
 from pipelines.core.manifest import named
 from pipelines.core.space import Space
+from pipelines.core.store_places import TEXT, VISUAL
 from pipelines.core.stores import Vectors
 from pipelines.core.types import Part, part_id
 from pipelines.ingest.sources import files
@@ -168,11 +169,9 @@ class ShelvedIndex(Index):
             raise StoreError(f"no {name}; run `mmrag ingest` first")
         return self.shelf.setdefault((self.directory, name), make())
 
-    def _drop_vectors(self, collection: str) -> None:
-        self.shelf.pop((self.directory, collection), None)
-
-    def _drop_lexical(self, generation: int) -> None:
-        self.shelf.pop((self.directory, named("lexical", generation)), None)
+    def drop(self, generation: int) -> None:
+        for base in (VISUAL, TEXT, "lexical"):
+            self.shelf.pop((self.directory, named(base, generation)), None)
 
     def names(self) -> set[str]:
         """The stores that there are."""

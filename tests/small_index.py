@@ -15,10 +15,11 @@ from fakes import ColourModel, WordEmbedder, chunk_part, image_part, picture
 from pipelines.core import images
 from pipelines.core.encoder import Encoder
 from pipelines.core.filters import parse
-from pipelines.core.index import Index, IndexConfig, StoresConfig
+from pipelines.core.index import Index, IndexConfig
 from pipelines.core.previews import save_preview
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
+from pipelines.core.stores.config import StoresConfig
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from pipelines.core.errors import UsageError
 
 # Up to the last "@" before a "/"; of a secret, which may hold a "/" itself, up to the last "@" of all. What
 # looks like a port is none where the scheme has no ports.
@@ -19,6 +22,7 @@ _USER = re.compile(
 # Of Azure, the only store that takes a secret there: a client's, and the signature of a SAS token.
 _OPTION = re.compile(r"(?<=[?&])(client_secret|sig)=[^&#\s]*", re.IGNORECASE)
 _HIDDEN = "***"
+_WITH_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/{1,2}(.*)", re.DOTALL)
 
 
 def masked(address: str) -> str:
@@ -37,6 +41,18 @@ def refuse_secret(address: str, error: type[Exception]) -> str:
             "what the store reads from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say"
         )
     return address
+
+
+def index_directory(name: str | Path) -> Path:
+    """The directory of an index, by its path. Raises UsageError for an address, also for what Path makes of
+    one: taken as a path, `s3://bucket/kb` would be `s3:/bucket/kb` in the working directory."""
+    if found := _WITH_SCHEME.fullmatch(str(name)):
+        address = masked(f"{found[1]}://{found[2]}")
+        raise UsageError(
+            f"index {address}: is an address, and an index is a directory: name one by its path, of this "
+            "machine's disk or mounted; `mmrag export` writes a copy of an index to an address"
+        )
+    return Path(name)
 
 
 def is_loopback(host: str) -> bool:

@@ -15,7 +15,6 @@ named with `_gN` at the end; all that goes by content hash is shared.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -31,33 +30,24 @@ from pipelines.core.aligner import Aligner, AlignerConfig, load_aligner
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder, EmbedderConfig, load_embedder
 from pipelines.core.encoder import Encoder, EncoderConfig, load_encoder
-from pipelines.core.errors import IndexLocked, StoreError, UsageError
+from pipelines.core.errors import IndexLocked, UsageError
 from pipelines.core.files import disk_errors
-from pipelines.core.identity import identity, make_identity
+from pipelines.core.identity import make_identity
 from pipelines.core.lazy import Lazy
-from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of, named
+from pipelines.core.manifest import NEXT, UNFINISHED, WRITTEN, Manifest, home_of
 from pipelines.core.near_duplicates import Likeness, load_likeness
 from pipelines.core.ocr import words_reader
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import load_reading
 from pipelines.core.retriever import Knowledge, Retriever, SearchConfig, Watch
 from pipelines.core.space import require_same_space
+from pipelines.core.store_places import TEXT, VISUAL, StorePlaces
 from pipelines.core.stores import LexicalStore, VectorStore
-from pipelines.core.stores.config import ElasticConfig, MilvusConfig
+from pipelines.core.stores.config import StoresConfig
 from pipelines.core.types import Line, Part
 
-VISUAL, TEXT = "visual_knowledge", "text_knowledge"
 _QUESTION_S = 2.0
 """A question waits no longer for a cache that others keep locked: its picture is soon encoded."""
-
-
-class StoresConfig(BaseModel):
-    """Server stores by address; what is left out is embedded in the index directory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    milvus: MilvusConfig | None = None
-    elastic: ElasticConfig | None = None
 
 
 class IndexConfig(BaseModel):
@@ -115,7 +105,7 @@ class Index:
         self.pinned = Lazy[IndexConfig](lambda: pinned(config, self._expected or self._written()))
         self.encoder = Lazy[Encoder](encoder or (lambda: load_encoder(self.pinned().encoder)))
         self.embedder = Lazy[Embedder](embedder or (lambda: load_embedder(self.pinned().embedder)))
-        self._servers: dict[str, str] = {}  # by collection, the URIs of those that are embedded
+        self._places = StorePlaces(self.directory, config.stores)
         self.visual = Lazy[VectorStore](
             lambda: self._vectors(VISUAL, self.met().space["dim"]), lambda _: self._is_served(VISUAL)
         )
@@ -231,14 +221,9 @@ class Index:
 
     def reopened(self, *, writable: bool = False, building: bool = False) -> Self:
         """The generation that is read now, or the one that is being built, with the same models."""
-        return type(self)(
-            self.directory,
-            self.config,
-            writable=writable,
-            building=building,
-            encoder=self.encoder,
-            embedder=self.embedder,
-        )
+        other = type(self)(self.directory, self.config, writable=writable, building=building)
+        other.encoder, other.embedder = self.encoder, self.embedder
+        return other
 
     def retriever(
         self, config: SearchConfig, aligner: Aligner | None = None, watch: Watch = lambda branch, vector: None
@@ -315,81 +300,21 @@ class Index:
         """Delete the stores of a generation. Only for the holder of the write lock, and never of the one that
         is read. May be repeated. Raises StoreUnavailable and StoreError.
         """
-        for base in (VISUAL, TEXT):
-            self._drop_vectors(named(base, generation))
-        self._drop_lexical(generation)
-
-    def _drop_vectors(self, collection: str) -> None:
-        if self.config.stores.milvus is not None:
-            from pipelines.core.stores.milvus import MilvusStore
-
-            MilvusStore.drop(self.config.stores.milvus, collection, identity(self.directory))
-        else:
-            from pipelines.core.stores.embedded import stop
-
-            stop(self.directory / "vectors" / collection)
-            _remove(self.directory / "vectors" / collection)
-
-    def _drop_lexical(self, generation: int) -> None:
-        if self.config.stores.elastic is not None:
-            from pipelines.core.stores.elastic import ElasticStore
-
-            ElasticStore.drop(self.config.stores.elastic, named(TEXT, generation), identity(self.directory))
-        else:
-            _remove(self.directory / named("lexical", generation))
-
-    def _vector_server(self, collection: str) -> MilvusConfig:
-        """The configured server; else an embedded one for each collection, for it works on one core."""
-        if self.config.stores.milvus is not None:
-            return self.config.stores.milvus
-        from pipelines.core.stores.embedded import attach
-
-        directory = self.directory / "vectors" / collection
-        if not (self.makes_stores or directory.is_dir()):
-            raise StoreError(f"{directory}: no vectors here; run `mmrag ingest` first")
-        self._servers[collection] = attach(directory)
-        return MilvusConfig(uri=self._servers[collection])
-
-    def _is_served(self, base: str) -> bool:
-        """Whether a collection's server is the one that was opened, as far as it is in our hands: an embedded
-        one that was killed is not, unless its data are gone, too."""
-        from pipelines.core.stores.embedded import serves
-
-        collection = named(base, self.met().generation)
-        uri, directory = self._servers.get(collection), self.directory / "vectors" / collection
-        return uri is None or not directory.is_dir() or serves(directory, uri)
+        self._places.drop(generation)
 
     def _vectors(self, base: str, dim: int) -> VectorStore:
-        from pipelines.core.stores.milvus import MilvusStore
-
-        collection = named(base, self.met().generation)
-        server = self._vector_server(collection)
+        generation, create, rows = self.met().generation, self.makes_stores, self.expected_rows
         # A reader makes nothing: what it does not find may have been dropped a moment ago.
-        store = MilvusStore.open(
-            server,
-            collection,
-            dim,
-            create=self.makes_stores,
-            expected_rows=self.expected_rows,
-            owner=identity(self.directory),
-        )
+        store = self._places.vectors(base, generation, dim, create=create, expected_rows=rows)
         return self._stack.enter_context(store)
 
     def _lexical(self) -> LexicalStore:
-        generation = self.met().generation
-        if self.config.stores.elastic is not None:
-            from pipelines.core.stores.elastic import ElasticStore
+        generation, create = self.met().generation, self.makes_stores
+        store = self._places.lexical(generation, writable=self.writable, create=create)
+        return self._stack.enter_context(store)
 
-            server, index = self.config.stores.elastic, named(TEXT, generation)
-            return self._stack.enter_context(
-                ElasticStore.open(server, index, create=self.makes_stores, owner=identity(self.directory))
-            )
-        from pipelines.core.stores.tantivy import TantivyStore
-
-        directory = self.directory / named("lexical", generation)
-        if self.writable and not self.makes_stores:
-            TantivyStore.open(directory, writable=False).close()  # raises where there is none
-        return self._stack.enter_context(TantivyStore.open(directory, writable=self.writable))
+    def _is_served(self, base: str) -> bool:
+        return self._places.is_served(base, self.met().generation)
 
     def cache(self, fingerprint: str, patience_s: float = 0.0) -> VectorCache:
         """The cached vectors of this fingerprint. `patience_s` is for others that keep the file locked
@@ -412,14 +337,3 @@ class Index:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _remove(directory: Path) -> None:
-    try:
-        shutil.rmtree(directory)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        raise StoreError(
-            f"{directory}: cannot be deleted ({exc.strerror}); run the same command again"
-        ) from exc

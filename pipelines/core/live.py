@@ -35,7 +35,7 @@ class _Opened:
 
 
 class LiveIndex:
-    """Searches an index, and follows its rebuilds. Safe to search from several threads; it closes `index`.
+    """Searches an index, and follows its rebuilds. Safe to use from several threads; it closes `index`.
 
     `aligner` stands for the configured one where it runs elsewhere.
     """
@@ -50,6 +50,7 @@ class LiveIndex:
         self._config, self._aligner, self._watch = config, aligner, watch
         self._lock = threading.Lock()
         self._opened = self._with_retriever(index)
+        self._is_closed = False
         self._seen: tuple[int, ...] = ()
         self._looked_s = float("-inf")
         self._note = self._refusal = ""
@@ -87,9 +88,10 @@ class LiveIndex:
         finally:
             with self._lock:
                 opened.searches -= 1
-                is_left = opened is not self._opened and not opened.searches
-            if is_left:
-                opened.index.close()
+                if opened is not self._opened:
+                    self._close_after_the_last(opened)
+                elif self._is_closed:
+                    self._go_over_to(opened.index.reopened())
 
     def look(self) -> None:
         """Look for a rebuild now, whenever the last look was."""
@@ -97,7 +99,10 @@ class LiveIndex:
             self._look()
 
     def close(self) -> None:
-        self.index.close()
+        """Once the searches that run have ended. One that comes later opens the index for itself alone."""
+        with self._lock:
+            self._is_closed = True
+            self._go_over_to(self.index.reopened())
 
     def _look(self) -> None:
         self._looked_s = time.monotonic()
@@ -125,9 +130,16 @@ class LiveIndex:
             else:
                 self._refusal = f"the index was rebuilt with other models; {_RESTART}: {exc}"
             return
+        self._go_over_to(index)
+
+    def _go_over_to(self, index: Index) -> None:
         before, self._opened = self._opened, self._with_retriever(index)
-        if not before.searches:
-            before.index.close()
+        self._close_after_the_last(before)
+
+    def _close_after_the_last(self, left: _Opened) -> None:
+        """It is called again when a search of it has ended."""
+        if not left.searches:
+            left.index.close()
 
     def _with_retriever(self, index: Index) -> _Opened:
         return _Opened(index, index.retriever(self._config, self._aligner, self._watch))

@@ -162,10 +162,10 @@ def _reasons() -> str:
 
 def _tracing(config: TraceConfig) -> TracingConfig:
     """Raises MissingDependency here, where the user reads it, rather than in every replica."""
-    enabled, path = config.sampling_ratio > 0, traces.OTLP if config.exporter == "otlp" else ""
-    if enabled and path:
-        traces.otlp()
-    return TracingConfig(enabled=enabled, exporter_import_path=path, sampling_ratio=config.sampling_ratio)
+    traces.require(config)
+    path = traces.OTLP if config.exporter == "otlp" else ""
+    ratio = config.sampling_ratio
+    return TracingConfig(enabled=ratio > 0, exporter_import_path=path, sampling_ratio=ratio)
 
 
 def _deployed(part: type[Any], name: str, config: Replicas, log: LoggingConfig, finish_s: float) -> Any:

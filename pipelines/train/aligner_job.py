@@ -13,6 +13,7 @@ from ray import train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
+from pipelines.core.addresses import index_directory
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import load_embedder
 from pipelines.core.encoder import load_encoder
@@ -75,7 +76,7 @@ def _checked(data: str, config: IndexConfig) -> tuple[str, IndexConfig]:
         if not read_rows(file):
             raise UsageError(f"{file} has no rows")
         return str(file), pinned(config, None)
-    directory = Path(data.removeprefix(INDEX_PREFIX)).resolve()
+    directory = index_directory(data.removeprefix(INDEX_PREFIX)).resolve()
     with Index(directory, config) as opened:
         opened.check_spaces()
         return INDEX_PREFIX + str(directory), opened.pinned()

@@ -20,7 +20,7 @@ from small_index import answers, filled
 from store_contract import DIM
 
 from pipelines.core.errors import StoreError, StoreUnavailable
-from pipelines.core.index import TEXT, VISUAL
+from pipelines.core.store_places import TEXT, VISUAL
 from pipelines.core.stores import embedded
 from pipelines.core.stores.config import MilvusConfig
 from pipelines.core.stores.milvus import MilvusStore
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.slow
 CLIENT = """
 import sys
 from pathlib import Path
-from pipelines.core.index import TEXT, VISUAL
 from pipelines.core.stores import embedded
 print(embedded.attach(Path(sys.argv[1]), idle_s=float(sys.argv[2])), flush=True)
 sys.stdin.read()

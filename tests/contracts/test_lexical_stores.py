@@ -152,7 +152,7 @@ class TestElastic(LexicalStoreContract):
         ElasticStore.drop(config, name, "/kb (1)")
         assert not ElasticStore.exists(config, name)
 
-    def test_anothers_index_is_neither_opened_nor_dropped(self, server: str) -> None:
+    def test_anothers_index_is_neither_opened_nor_dropped_nor_taken_for_ours(self, server: str) -> None:
         config, name = ElasticConfig(url=server), f"i{next(_NUMBER)}"
         with ElasticStore.open(config, name, owner="/知识 (1)") as store:
             self.put(store, [part("a")])
@@ -161,7 +161,10 @@ class TestElastic(LexicalStoreContract):
                     ElasticStore.open(config, name, owner=stranger)
                 with pytest.raises(OtherIndex, match=r"set another stores\.elastic\.prefix"):
                     ElasticStore.drop(config, name, stranger)
+                with pytest.raises(OtherIndex, match=r"set another stores\.elastic\.prefix"):
+                    ElasticStore.exists(config, name, stranger)
             ElasticStore.open(config, name, owner="/知识 (1)").close()
+            assert ElasticStore.exists(config, name, "/知识 (1)")
             assert store.count() == 1
         ElasticStore.drop(config, name, "/知识 (1)")
         assert not ElasticStore.exists(config, name)

@@ -28,13 +28,14 @@ from store_contract import DIM, VectorStoreContract
 
 from pipelines.core.errors import OtherIndex, StoreError, StoreUnavailable
 from pipelines.core.identity import FILE as IDENTITY
-from pipelines.core.index import VISUAL, StoresConfig
+from pipelines.core.store_places import VISUAL
 from pipelines.core.stores import config, milvus
 from pipelines.core.stores.config import (
     BUILD_PARAMETERS,
     LARGE_ROWS,
     ElasticConfig,
     MilvusConfig,
+    StoresConfig,
     parameters,
 )
 from pipelines.core.stores.embedded import attach, stop
@@ -169,7 +170,7 @@ class TestMilvusServer(_Milvus):
         with fresh_collection(server) as store, pytest.raises(MilvusException, match=str(milvus.MAX_K)):
             store._client.search(store._collection, [[1.0] * DIM], limit=milvus.MAX_K + 1)
 
-    def test_anothers_collection_is_neither_opened_nor_dropped(self, server: str) -> None:
+    def test_anothers_collection_is_neither_opened_nor_dropped_nor_taken_for_ours(self, server: str) -> None:
         config, name = MilvusConfig(uri=server), f"c{next(_NUMBER)}"
         with MilvusStore.open(config, name, DIM, owner="/知识 (1)") as store:
             self.put(store, [part("a")])
@@ -178,7 +179,10 @@ class TestMilvusServer(_Milvus):
                     MilvusStore.open(config, name, DIM, owner=stranger)
                 with pytest.raises(OtherIndex, match=r"set another stores\.milvus\.prefix"):
                     MilvusStore.drop(config, name, stranger)
+                with pytest.raises(OtherIndex, match=r"set another stores\.milvus\.prefix"):
+                    MilvusStore.exists(config, name, stranger)
             MilvusStore.open(config, name, DIM, owner="/知识 (1)").close()
+            assert MilvusStore.exists(config, name, "/知识 (1)")
             assert store.count() == 1
         MilvusStore.drop(config, name, "/知识 (1)")
         assert not MilvusStore.exists(config, name)

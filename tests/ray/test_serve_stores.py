@@ -16,7 +16,7 @@ from fakes import photograph, png
 from small_index import of_packaged_models
 
 from benchmarks.processes import kill, vector_servers
-from pipelines.core.index import StoresConfig
+from pipelines.core.stores.config import StoresConfig
 from pipelines.serve.client import served
 from tests.contracts.servers import elastic_server, free_port
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,11 +23,13 @@ from small_index import ledger_row
 import pipelines.serve.vllm
 from pipelines import checks
 from pipelines.checks import Check, run_checks
-from pipelines.core import embedder, encoder
+from pipelines.core import embedder, encoder, ocr
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
+from pipelines.core.identity import identity, make_identity
 from pipelines.core.manifest import UNFINISHED, WRITTEN, Manifest
 from pipelines.core.memory import Gpu
+from pipelines.core.stores import elastic, milvus
 from pipelines.core.stores.elastic import ElasticStore
 from pipelines.core.stores.milvus import MilvusStore
 from pipelines.ingest.ledger import SCHEMA, Ledger
@@ -153,8 +156,8 @@ def test_stores_of_a_later_generation_are_looked_for(kb: Path) -> None:
 def test_collections_that_a_server_lacks_are_a_problem_of_a_filled_index(
     kb: Path, monkeypatch: pytest.MonkeyPatch, filled: bool
 ) -> None:
-    monkeypatch.setattr(MilvusStore, "exists", lambda config, name: name == "text_knowledge")
-    monkeypatch.setattr(ElasticStore, "exists", lambda config, name: False)
+    monkeypatch.setattr(MilvusStore, "exists", lambda config, name, owner: name == "text_knowledge")
+    monkeypatch.setattr(ElasticStore, "exists", lambda config, name, owner: False)
     milvus = "stores.milvus={uri: 'http://m:1', prefix: team_}"
     elastic = "stores.elastic={url: 'http://e:1', prefix: t-}"
     seen = found(holding(kb) if filled else kb, milvus, elastic)
@@ -167,6 +170,82 @@ def test_collections_that_a_server_lacks_are_a_problem_of_a_filled_index(
     else:
         assert vectors == "http://m:1 answers; team_visual_knowledge will be made by the first ingest"
         assert words == "http://e:1 answers; t-text_knowledge will be made by the first ingest"
+
+
+class OwnedServer:
+    """A Milvus and an Elasticsearch that have every collection and index, as those of one owner."""
+
+    owner = "/srv/kb (1)"
+
+    def __init__(self) -> None:
+        self.indices = self
+
+    def has_collection(self, name: str, timeout: float) -> bool:
+        return True
+
+    def describe_collection(self, name: str, timeout: float) -> dict[str, str]:
+        return {"description": f"mmrag: {self.owner}"}
+
+    def exists(self, index: str) -> bool:
+        return True
+
+    def get_mapping(self, index: str) -> dict[str, Any]:
+        return {index: {"mappings": {"_meta": {"mmrag": self.owner}}}}
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> OwnedServer:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_collections_of_another_index_are_a_problem(kb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = OwnedServer()
+    monkeypatch.setattr(milvus, "_connect", lambda config: server)
+    monkeypatch.setattr(elastic, "_connect", lambda config: server)
+    make_identity(kb)
+    stores = ["stores.milvus.uri=http://m:1", "stores.elastic.url=http://e:1"]
+    for index in (kb, kb.parent / "made-anew"):
+        seen = found(index, *stores)
+        for part, setting in (("vectors", "stores.milvus.prefix"), ("words", "stores.elastic.prefix")):
+            assert not seen[part].ok
+            assert "belongs to the index /srv/kb (1), not to" in seen[part].detail
+            assert f"set another {setting}" in seen[part].detail
+    server.owner = identity(kb)
+    seen = found(kb, *stores)
+    assert seen["vectors"] == Check("vectors", True, "http://m:1 answers")
+    assert seen["words"] == Check("words", True, "http://e:1 answers")
+
+
+# Extras.
+
+
+@pytest.mark.parametrize("setting", ["ingest.ocr.kind=rapidocr", "search.ocr.kind=rapidocr"])
+def test_a_reader_of_pictures_that_is_not_installed_is_a_problem(
+    kb: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    assert found(kb, setting)["ocr"].ok
+    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+    problem = found(kb, setting)["ocr"]
+    assert not problem.ok
+    assert "'.[ocr]'" in problem.detail
+    assert "ocr" not in found(kb)
+
+
+def test_what_sends_spans_and_is_not_installed_is_a_problem(
+    kb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled, to_a_collector = "serve.traces.sampling_ratio=0.1", "serve.traces.exporter=otlp"
+    assert found(kb, sampled, to_a_collector)["traces"] == Check(
+        "traces", True, "0.1 of the requests, to otlp"
+    )
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    problem = found(kb, sampled, to_a_collector)["traces"]
+    assert not problem.ok
+    assert "'.[traces]'" in problem.detail
+    assert found(kb, sampled)["traces"] == Check("traces", True, "0.1 of the requests, to file")
+    assert "traces" not in found(kb, to_a_collector)  # nothing is sent
 
 
 # Memory.

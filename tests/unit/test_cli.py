@@ -23,7 +23,8 @@ from typer.main import get_command
 
 import pipelines.core.index
 from pipelines import __version__, cli
-from pipelines.core.errors import StoreLocked, StoreUnavailable
+from pipelines.cli_serve import application
+from pipelines.core.errors import StoreLocked, StoreUnavailable, UsageError
 from pipelines.core.index import Index
 from pipelines.core.types import store_key
 from pipelines.ingest.ledger import SCHEMA, Ledger
@@ -86,6 +87,33 @@ def test_a_line_of_help_ends_where_the_terminal_does(
     for line, following in pairwise(lines):
         if line and following:
             assert len(f"{line} {following.split()[0]}") > width - 2, line
+
+
+def takes(option: str, command: tuple[str, ...]) -> bool:
+    found: Any = get_command(cli.app)
+    for name in command:
+        found = found.commands[name]
+    return any(option in one.opts for one in found.params)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for command in names(get_command(cli.app)) if takes("--index", command)],
+    ids=" ".join,
+)
+def test_no_command_takes_an_address_for_its_index(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = mmrag(*command, "--index", "s3://bucket/kb")
+    assert (answer.status, answer.out) == (2, "")
+    assert "index s3://bucket/kb: is an address" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_application_of_serve_deploy_takes_none_either() -> None:
+    with pytest.raises(UsageError, match="index s3://bucket/kb: is an address"):
+        application({"index": "s3://bucket/kb"})
 
 
 def test_no_command_shows_the_help() -> None:

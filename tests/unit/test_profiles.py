@@ -46,6 +46,13 @@ def test_a_profile_loads_by_its_name(name: str) -> None:
     settings = load_settings(Path(name))
     assert (settings.stores.milvus is None) == (name == "local")
     assert bool(settings.ingest.ray_address) == (name == "cluster")
+    assert load_settings(name).model_dump() == settings.model_dump()
+    assert origins(name) == origins(Path(name))
+
+
+def test_a_file_loads_by_its_path_as_a_text() -> None:
+    Path("mine.yaml").write_text("search: {alpha_text: 0.5}")
+    assert load_settings("mine.yaml").search.alpha_text == 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from fakes import chunk_part, image_part, memory_index, picture
+from fakes import WordEmbedder, chunk_part, image_part, memory_index, picture, shelved_index
 from test_architecture import loaded_by
 
 import pipelines
@@ -90,6 +94,11 @@ def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     return KnowledgeBase(index.directory)
 
 
+def test_an_address_is_no_knowledge_base() -> None:
+    with pytest.raises(UsageError, match="index s3://bucket/kb: is an address"):
+        KnowledgeBase("s3://bucket/kb")
+
+
 def test_a_knowledge_base_searches_and_filters(kb: KnowledgeBase) -> None:
     with kb:
         assert [hit.id for hit in kb.search("red", where="year >= 2020").hits] == ["rose#img-0"]
@@ -102,6 +111,47 @@ def test_it_opens_anew_after_it_was_closed(kb: KnowledgeBase) -> None:
     for _ in range(2):
         assert kb.search("red", k=1).hits
         kb.close()
+
+
+def test_threads_search_on_while_one_ingests_and_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = WordEmbedder()
+    with shelved_index(tmp_path, embedder=words, writable=True) as index, index.write_lock():
+        index.create()
+        index.visual().upsert([image_part("rose")], index.encoder().encode_asked(picture("red")))
+        chunks = [chunk_part("rose", "a red rose", images=[0])]
+        index.text().upsert(chunks, words.embed_passages(["a red rose"]))
+        index.lexical().upsert(chunks)
+    monkeypatch.setattr(knowledge_base, "Index", lambda where, _: shelved_index(where, embedder=words))
+    kb, seen, stop = KnowledgeBase(tmp_path), list[str](), threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            result = kb.search("red")
+            assert result.degraded == ()
+            seen.extend(hit.id for hit in result.hits)
+
+    def see_more(*_: object, **__: object) -> None:
+        """Until all threads have searched, or one has failed."""
+        before = len(seen)
+        while len(seen) < before + 8 and not any(future.done() for future in searching):
+            stop.wait(0.002)
+
+    job = ModuleType("pipelines.ingest.job")  # the real one is on Ray
+    job.ingest = see_more  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, job.__name__, job)
+    with ThreadPoolExecutor(4) as pool:
+        searching = [pool.submit(search) for _ in range(4)]
+        for _ in range(10):
+            kb.ingest(["corpus"])
+            kb.close()
+            see_more()
+        stop.set()
+    for future in searching:
+        future.result()
+    assert set(seen) == {"rose#img-0"}
+    kb.close()
 
 
 def test_what_finds_no_evidence_is_answered_so(kb: KnowledgeBase) -> None:

@@ -109,3 +109,12 @@ class ElasticConfig(BaseModel):
         if self.api_key is not None and self.username is not None:
             raise ValueError("set api_key, or username and password, not both")
         return self
+
+
+class StoresConfig(BaseModel):
+    """Server stores by address; what is left out is embedded in the index directory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    milvus: MilvusConfig | None = None
+    elastic: ElasticConfig | None = None

@@ -123,10 +123,12 @@ class ElasticStore:
         return cls(client, config, name)
 
     @staticmethod
-    def exists(config: ElasticConfig, index: str) -> bool:
-        """Whether `prefix + index` is there. Raises StoreUnavailable and StoreError as `open` does."""
+    def exists(config: ElasticConfig, index: str, owner: str = "") -> bool:
+        """Whether `prefix + index` is there. Raises StoreUnavailable and StoreError as `open` does, and
+        OtherIndex when it is not `owner`'s."""
+        name = config.prefix + index
         with _connect(config) as client, _translated(config.url, "look"):
-            return bool(client.indices.exists(index=config.prefix + index))
+            return _is_there(client, config.url, name, owner)
 
     @staticmethod
     def drop(config: ElasticConfig, index: str, owner: str = "") -> None:
@@ -134,9 +136,7 @@ class ElasticStore:
         when it is not `owner`'s."""
         name = config.prefix + index
         with _connect(config) as client, _translated(config.url, f"drop index {name}"):
-            if client.indices.exists(index=name):
-                for mappings in _mappings(client, name):
-                    _require_own(mappings, config.url, name, owner)
+            if _is_there(client, config.url, name, owner):
                 client.indices.delete(index=name)
 
     def upsert(self, parts: Sequence[Part]) -> None:
@@ -316,6 +316,15 @@ def _create(client: Elasticsearch, name: str, owner: str) -> None:
 def _mappings(client: Elasticsearch, name: str) -> list[dict[str, Any]]:
     """Of the index; of each index, where the name is an alias."""
     return [found["mappings"] for found in client.indices.get_mapping(index=name).values()]
+
+
+def _is_there(client: Elasticsearch, url: str, name: str, owner: str) -> bool:
+    """Raises OtherIndex for one that is not `owner`'s."""
+    if not client.indices.exists(index=name):
+        return False
+    for mappings in _mappings(client, name):
+        _require_own(mappings, url, name, owner)
+    return True
 
 
 def _require_own(mappings: Mapping[str, Any], url: str, name: str, owner: str) -> None:

@@ -109,12 +109,13 @@ class MilvusStore:
         return cls(client, config, name, dim, index, rows)
 
     @staticmethod
-    def exists(config: MilvusConfig, collection: str) -> bool:
-        """Whether `prefix + collection` is there. Raises StoreUnavailable and StoreError as `open` does."""
-        client = _connect(config)
+    def exists(config: MilvusConfig, collection: str, owner: str = "") -> bool:
+        """Whether `prefix + collection` is there. Raises StoreUnavailable and StoreError as `open` does, and
+        OtherIndex when it is not `owner`'s."""
+        client, name = _connect(config), config.prefix + collection
         try:
             with translated(config.uri, "look"):
-                return bool(client.has_collection(config.prefix + collection, timeout=config.timeout_s))
+                return _is_there(client, config, name, owner)
         finally:
             client.close()
 
@@ -125,9 +126,7 @@ class MilvusStore:
         client, name = _connect(config), config.prefix + collection
         try:
             with translated(config.uri, f"drop collection {name}"):
-                if client.has_collection(name, timeout=config.timeout_s):
-                    described = client.describe_collection(name, timeout=config.timeout_s)
-                    _require_own(described, config.uri, name, owner)
+                if _is_there(client, config, name, owner):
                     client.drop_collection(name, timeout=config.timeout_s)
         finally:
             client.close()
@@ -335,6 +334,15 @@ def _create(client: MilvusClient, config: MilvusConfig, name: str, dim: int, row
     except MilvusException:
         if not client.has_collection(name, timeout=config.timeout_s):
             raise  # Otherwise another process was faster, and what it made is checked next.
+
+
+def _is_there(client: MilvusClient, config: MilvusConfig, name: str, owner: str) -> bool:
+    """Raises OtherIndex for one that is not `owner`'s."""
+    if not client.has_collection(name, timeout=config.timeout_s):
+        return False
+    described = client.describe_collection(name, timeout=config.timeout_s)
+    _require_own(described, config.uri, name, owner)
+    return True
 
 
 def _require_own(described: Mapping[str, Any], uri: str, name: str, owner: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pipelines.core.addresses import is_here, masked, refuse_secret
+from pipelines.core.addresses import index_directory, is_here, masked, refuse_secret
+from pipelines.core.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,23 @@ def test_other_addresses_pass(address: str) -> None:
 )
 def test_loopback_is_this_machine(url: str, here: bool) -> None:
     assert is_here(url) is here
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/kb", "gs://bucket", "hdfs://host:8020/kb", "file:///srv/kb"]
+)
+def test_an_address_is_no_index_directory_nor_is_what_path_makes_of_it(address: str) -> None:
+    for name in (address, Path(address)):
+        with pytest.raises(UsageError, match="is an address, and an index is a directory"):
+            index_directory(name)
+
+
+def test_of_an_address_that_is_refused_no_secret_is_told() -> None:
+    for name in ("s3://KEY:secret@bucket/kb", Path("s3://KEY:secret@bucket/kb")):
+        with pytest.raises(UsageError, match=r"index s3://\*\*\*@bucket/kb: is an address"):
+            index_directory(name)
+
+
+@pytest.mark.parametrize("name", ["kb", "./kb", "/mnt/s3/kb", "a:b", "kb/s3:/x", "C:/kb", "知识"])
+def test_any_path_is_an_index_directory(name: str) -> None:
+    assert index_directory(name) == Path(name)

@@ -126,6 +126,29 @@ def test_an_index_is_closed_after_its_last_search_and_not_before(kb: Path, reade
     assert closed == [0]
 
 
+def test_a_search_that_has_begun_ends_though_the_reader_is_closed_meanwhile(
+    kb: Path, reader: LiveIndex
+) -> None:
+    closed: list[str] = []
+    with reader.opened() as (index, retriever):
+        index._stack.callback(closed.append, "first")
+        reader.close()
+        assert closed == []
+        assert found(retriever.search(BOTH)) == {"of0"}
+    assert closed == ["first"]
+
+
+def test_a_search_that_comes_after_the_end_opens_the_index_for_itself(kb: Path, reader: LiveIndex) -> None:
+    closed: list[str] = []
+    reader.close()
+    for name in ("one", "two"):
+        with reader.opened() as (index, _):
+            index._stack.callback(closed.append, name)
+            assert found(reader.search(BOTH)) == {"of0"}
+            assert name not in closed
+        assert closed[-1] == name
+
+
 def test_other_metadata_types_are_no_other_generation(kb: Path, reader: LiveIndex) -> None:
     reader.search(BOTH)
     before = reader.index
