@@ -69,9 +69,10 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
     read; `out` is written whole or not at all."""
     lines = read_lines(questions)
     blocks = [
-        pa.table({"line": range(first + 1, first + len(some) + 1), "text": some})
+        pa.table(
+            dict(zip(("line", "text"), zip(*lines[first : first + _BLOCK_ROWS], strict=True), strict=True))
+        )
         for first in range(0, len(lines), _BLOCK_ROWS)
-        if (some := lines[first : first + _BLOCK_ROWS])
     ]
     counts = {"refused": 0, "failed": 0}
     progress("loading the models", 0, 0)
@@ -122,7 +123,7 @@ class AnswerQuestions:
         found: dict[str, Any] = {"id": str(line)}
         try:
             asked = parse_line(text)
-            found |= {"id": str(asked.id or line), "query": asked.query}
+            found |= {"id": asked.named(line), "query": asked.query}
             question = await asyncio.to_thread(self._question, asked)
             async for event in self._backend.answer(question):
                 if isinstance(event, Answer):
