@@ -69,10 +69,9 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
     read; `out` is written whole or not at all."""
     lines = read_lines(questions)
     blocks = [
-        pa.table(
-            dict(zip(("line", "text"), zip(*lines[first : first + _BLOCK_ROWS], strict=True), strict=True))
-        )
+        pa.table({"line": [number for number, _ in some], "text": [text for _, text in some]})
         for first in range(0, len(lines), _BLOCK_ROWS)
+        if (some := lines[first : first + _BLOCK_ROWS])
     ]
     counts = {"refused": 0, "failed": 0}
     progress("loading the models", 0, 0)

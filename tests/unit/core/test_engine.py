@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -141,15 +141,19 @@ def test_leaving_the_queue_does_not_wait_for_the_answer_at_hand(engine) -> None:
     watching = model.register_forward_hook(lambda *_: passes.append(1))
 
     async def leave() -> int:
-        async with aclosing(engine.stream(PROMPT, Sampling(300))) as first:
-            await anext(first)
-            second = asyncio.create_task(anext(engine.stream(PROMPT, GREEDY)))
-            await asyncio.sleep(0)  # it has asked for its turn
-            second.cancel()
-            await asyncio.wait([second])
-            left_after = len(passes)
-            async for _ in first:
+        async def read(stream: AsyncGenerator[str | Usage]) -> None:
+            async for _ in stream:
                 pass
+
+        first = asyncio.create_task(read(engine.stream(PROMPT, Sampling(300))))
+        while len(passes) < 5:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(read(engine.stream(PROMPT, GREEDY)))
+        await asyncio.sleep(0)  # it has asked for its turn
+        second.cancel()
+        await asyncio.wait([second])
+        left_after = len(passes)
+        await first
         return left_after
 
     left_after = asyncio.run(leave())
