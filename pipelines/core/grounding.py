@@ -26,8 +26,10 @@ _BOX = rf"\[{','.join([_NUMBER] * 4)}\]"
 _ONE = re.compile(_BOX)
 _GROUP = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*\]")
 
-# As Linux distributions and macOS name them; Pillow looks where the system keeps its fonts.
-_CHINESE_FONTS = (
+# European letters, then Chinese characters, as Linux distributions and macOS name the files; Pillow looks for
+# them where the system keeps its fonts.
+_FONTS = (
+    "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKsc-Regular.otf",
     "NotoSansSC-Regular.otf",
@@ -167,7 +169,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str] =
     drawn = image.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     line = max(2, round(max(drawn.size) / 300))
-    fonts = [font.font_variant(size=max(12, round(max(drawn.size) / 45))) for font in _fonts()]
+    size = max(12, round(max(drawn.size) / 45))
     for number, box in enumerate(boxes):
         colour = _COLOURS[number % len(_COLOURS)]
         left, right = sorted((box[0], box[2]))
@@ -175,21 +177,22 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str] =
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=line + 2)
         pen.rectangle((left, top, right, bottom), outline=colour, width=line)
         if number < len(labels) and labels[number]:
-            font = next((one for one in fonts if _can_draw(one, labels[number])), None)
-            label = labels[number] if font else str(number + 1)
-            _label(pen, label, (left, top), drawn.size, colour, font or fonts[0])
+            font = next((font for font in _fonts() if _can_draw(font, labels[number])), None)
+            label, font = (labels[number], font) if font else (str(number + 1), _fonts()[0])
+            _label(pen, label, (left, top), drawn.size, colour, font.font_variant(size=size))
     return drawn
 
 
 @cache
 def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
-    """Pillow's own, which has Latin letters, and one of this machine with Chinese characters, if there is."""
+    """Pillow's own, which has English letters, and those of this machine."""
     own = ImageFont.load_default(12)
     assert isinstance(own, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
-    for name in _CHINESE_FONTS:
+    fonts = [own]
+    for name in _FONTS:
         with suppress(OSError):  # it is not installed
-            return own, ImageFont.truetype(name)
-    return (own,)
+            fonts.append(ImageFont.truetype(name, 12))
+    return tuple(fonts)
 
 
 def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:

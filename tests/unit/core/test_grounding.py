@@ -183,7 +183,7 @@ def test_a_box_beyond_the_picture_or_upside_down_is_drawn_as_far_as_it_goes():
 @pytest.mark.parametrize(("fonts", "shown"), [((), "2"), ((str(CHINESE),), "水泵 A")])
 def test_a_label_that_no_font_can_draw_is_the_boxs_number(monkeypatch, fonts, shown):
     monkeypatch.setattr(grounding, "_fonts", grounding._fonts.__wrapped__)
-    monkeypatch.setattr(grounding, "_CHINESE_FONTS", ("NoSuchFont.ttf", *fonts))
+    monkeypatch.setattr(grounding, "_FONTS", ("NoSuchFont.ttf", *fonts))
     image, boxes = Image.new("L", (200, 100), 128), [(10, 10, 30, 30), (50, 40, 150, 90)]
     drawn = draw_boxes(image, boxes, ["", "水泵 A"])
     labels = [text for text in ("2", "水泵 A") if _labelled(image, boxes, text) == drawn.tobytes()]
