@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ class KnowledgeBase:
     def __init__(self, directory: Path | str, settings: Settings | None = None) -> None:
         self.directory = index_directory(directory)
         self.settings = settings or load_settings()
-        self._turn, self._swap = threading.Lock(), threading.Lock()
+        self._swap = threading.Lock()
         self._forget()
 
     def ingest(
@@ -96,8 +95,7 @@ class KnowledgeBase:
         """An answer from the index with its citations and boxes. Raises as `search` does. Within a running
         event loop, await `answerer().answer(...)` instead."""
         question = Question(self._query(text, image, mode, k, where))
-        with self._turn:
-            return asyncio.run(self._answerer().answer(question))
+        return asyncio.run(self._answerer().answer(question))
 
     def answerer(self) -> Answerer:
         """For streams, conversations and event loops: `await answerer.answer(Question(Query("Which one?")))`,

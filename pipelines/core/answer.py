@@ -18,7 +18,7 @@ from pipelines.core.prompts import NO_ANSWER, NO_QUESTION, Turn, language
 from pipelines.core.retriever import Query
 from pipelines.core.types import Answer, Citation, Hit, SearchResult, Usage
 
-_WHOLE_CHARACTERS = 2000
+_WHOLE_CHARACTERS = 2000  # of a follow-up with what it follows; a question alone is never cut
 
 
 class AnswerConfig(BaseModel):
@@ -130,8 +130,9 @@ class Answerer:
         query = question.query
         text = query.text
         if text and self._config.follow_up == "join":
-            earlier = [turn.text for turn in question.history if turn.role == "user"]
-            text = "\n".join([*earlier, text])[-_WHOLE_CHARACTERS:]
+            earlier = "".join(f"{turn.text}\n" for turn in question.history if turn.role == "user")
+            room = max(0, _WHOLE_CHARACTERS - len(text))
+            text = earlier[max(0, len(earlier) - room) :] + text
         return replace(query, text=text, k=min(query.k, self._config.evidence))
 
     def _show(self, question: Question, hits: Sequence[Hit]) -> Shown:

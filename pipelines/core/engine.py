@@ -9,6 +9,8 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,8 @@ class TransformersEngine:
     def __init__(self, config: GeneratorConfig) -> None:
         self._config = config
         self._loaded = Lazy(self._load)
-        self._turn = asyncio.Lock()
+        # Its one thread is whose turn it is, for all event loops: a lock of asyncio's belongs to one of them.
+        self._turns = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
 
     def load(self) -> None:
         self._loaded()
@@ -45,22 +48,23 @@ class TransformersEngine:
     async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[str | Usage]:
         """The answer in pieces, and what it took. Closing the generator ends the work after the token at
         hand."""
-        async with self._turn:
-            loop = asyncio.get_running_loop()
-            pieces: asyncio.Queue[str | None] = asyncio.Queue()
-            stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        stop = threading.Event()
 
-            def put(piece: str | None) -> None:
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        def put(piece: str) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-            work = asyncio.create_task(asyncio.to_thread(self._generate, prompt, sampling, put, stop))
-            work.add_done_callback(lambda _: pieces.put_nowait(None))
-            try:
-                while (piece := await pieces.get()) is not None:
-                    yield piece
-                yield await work
-            finally:
-                stop.set()
+        turn = self._turns.submit(copy_context().run, self._generate, prompt, sampling, put, stop)
+        work = asyncio.wrap_future(turn)
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            yield await work
+        finally:
+            stop.set()
+            if not turn.cancel():  # it has begun
                 await asyncio.wait([work])
 
     def _generate(

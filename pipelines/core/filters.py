@@ -122,16 +122,21 @@ def check(where: Filter, schema: Mapping[str, str]) -> None:
 
     `schema` maps the index's metadata fields to "str", "int", "float" or "bool".
     """
-    known = {**schema, **BUILTIN_FIELDS}
     for leaf in _leaves(where):
-        if leaf.field not in known:
-            raise FilterError(_unknown_field(leaf.field, known))
-        for value in leaf.values if isinstance(leaf, In) else (leaf.value,):
-            if _family(type(value).__name__) != _family(known[leaf.field]):
-                raise FilterError(
-                    f"filter: {leaf.field} holds {_PLURAL[_family(known[leaf.field])]}, "
-                    f"but is compared with {render_value(value)}"
-                )
+        if wrong := fault(leaf, schema):
+            raise FilterError(wrong)
+
+
+def fault(leaf: Comparison | In, schema: Mapping[str, str]) -> str:
+    """Why `check` refuses this comparison; empty where it does not."""
+    known = {**schema, **BUILTIN_FIELDS}
+    if leaf.field not in known:
+        return _unknown_field(leaf.field, known)
+    holds = _family(known[leaf.field])
+    for value in leaf.values if isinstance(leaf, In) else (leaf.value,):
+        if _family(type(value).__name__) != holds:
+            return f"filter: {leaf.field} holds {_PLURAL[holds]}, but is compared with {render_value(value)}"
+    return ""
 
 
 def render(where: Filter) -> str:

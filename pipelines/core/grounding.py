@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,6 +26,20 @@ _BOX = rf"\[{','.join([_NUMBER] * 4)}\]"
 _ONE = re.compile(_BOX)
 _GROUP = re.compile(rf"\[\s*{_BOX}(?:\s*,\s*{_BOX})*\s*\]")
 
+# European letters, then Chinese characters, as Linux distributions and macOS name the files; Pillow looks for
+# them where the system keeps its fonts.
+_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "NotoSansSC-Regular.otf",
+    "SourceHanSansSC-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+)
 _COLOURS = ("#e6194b", "#1f78d1", "#2e9e3f", "#b8509b", "#c76a00", "#008080")
 
 
@@ -146,11 +162,14 @@ def iou(one: Box, other: Box) -> float:
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str] = ()) -> Image.Image:
-    """A copy of the picture with the boxes (its own pixels) outlined and labelled, readable on any ground."""
+    """A copy of the picture with the boxes (its own pixels) outlined and labelled, readable on any ground.
+
+    A label that no font here can draw is the box's number, from 1.
+    """
     drawn = image.convert("RGB")
     pen = ImageDraw.Draw(drawn)
     line = max(2, round(max(drawn.size) / 300))
-    font = ImageFont.load_default(max(12, round(max(drawn.size) / 45)))
+    size = max(12, round(max(drawn.size) / 45))
     for number, box in enumerate(boxes):
         colour = _COLOURS[number % len(_COLOURS)]
         left, right = sorted((box[0], box[2]))
@@ -158,8 +177,33 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], labels: Sequence[str] =
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=line + 2)
         pen.rectangle((left, top, right, bottom), outline=colour, width=line)
         if number < len(labels) and labels[number]:
-            _label(pen, labels[number], (left, top), drawn.size, colour, font)
+            font = next((font for font in _fonts() if _can_draw(font, labels[number])), None)
+            label, font = (labels[number], font) if font else (str(number + 1), _fonts()[0])
+            _label(pen, label, (left, top), drawn.size, colour, font.font_variant(size=size))
     return drawn
+
+
+@cache
+def _fonts() -> tuple[ImageFont.FreeTypeFont, ...]:
+    """Pillow's own, which has English letters, and those of this machine."""
+    own = ImageFont.load_default(12)
+    assert isinstance(own, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
+    fonts = [own]
+    for name in _FONTS:
+        with suppress(OSError):  # it is not installed
+            fonts.append(ImageFont.truetype(name, 12))
+    return tuple(fonts)
+
+
+def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether the font has every character: one that it lacks is drawn as what no font has."""
+    lacking = _drawn(font, "\U0010ffff")
+    return all(character.isspace() or _drawn(font, character) != lacking for character in set(text))
+
+
+def _drawn(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
+    mask = font.getmask(character)
+    return mask.size, bytes(mask)
 
 
 def _label(
@@ -168,7 +212,7 @@ def _label(
     corner: tuple[float, float],
     size: tuple[int, int],
     colour: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     """White on the box's colour, above the box where there is room, else inside it."""
     x1, y1, x2, y2 = pen.textbbox((0, 0), text, font=font)

@@ -4,9 +4,12 @@ weights and runs no branch."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from pipelines.core.errors import StoreUnavailable
+from pipelines.core.filter_forms import without
+from pipelines.core.filters import Filter, matches
 from pipelines.core.fusion import Fused
 from pipelines.core.readings import lines_of
 from pipelines.core.stores import VectorStore
@@ -35,11 +38,11 @@ def best_of(searches: Sequence[Sequence[Found]], n: int) -> Sequence[Found]:
     return sorted(best.values(), key=lambda found: -found.score)[:n]
 
 
-def credited_ranks(results: Sequence[Found]) -> dict[str, int]:
+def credited_ranks(results: Sequence[Found], where: Filter | None = None) -> dict[str, int]:
     """Ranks by key of pictures and unlinked chunks: a linked chunk passes its rank to its pictures."""
     ranks: dict[str, int] = {}
     for rank, found in enumerate(results, start=1):
-        for key in found.part.image_keys or (found.part.key,):
+        for key in _pictures(found.part, where) or (found.part.key,):
             ranks.setdefault(key, rank)
     return ranks
 
@@ -50,14 +53,16 @@ def first_hits(
     k: int,
     know: Shown,
     like: Mapping[str, str],
+    where: Filter | None = None,
 ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
     """The first k fused items as hits, and what was missing for them.
 
-    A credited picture that no visual branch returned is fetched; where it was refused at ingest, or its store
-    is down, its chunk stands for itself. Of pictures with the same key in `like` the first is the one hit.
+    A credited picture that no visual branch returned is fetched; where it was refused at ingest, does not
+    match the filter, or its store is down, its chunk stands for itself, if that matches. Of pictures with the
+    same key in `like` the first is the one hit.
     """
     parts = {one.part.key: one.part for results in found.values() for one in results}
-    chunk_of = _credits(found)
+    chunk_of = _credits(found, where)
     own_scores = {branch: [one.score for one in results] for branch, results in found.items()}
     hits: dict[str, Hit] = {}  # by the key of what they look like
     unfetched: tuple[str, ...] = ()
@@ -70,7 +75,10 @@ def first_hits(
             except StoreUnavailable as exc:
                 unfetched = (f"pictures of passages: {exc}",)
         for one in page:
-            part = parts.get(one.item) or chunk_of[one.item]
+            candidates = filter(None, (parts.get(one.item), chunk_of.get(one.item)))
+            part = next((part for part in candidates if where is None or matches(where, part)), None)
+            if part is None:
+                continue
             shown = like.get(part.key, part.key)
             if shown not in hits and len(hits) < k:
                 scores = {branch: own_scores[branch][rank - 1] for branch, rank in one.ranks.items()}
@@ -80,12 +88,22 @@ def first_hits(
     return tuple(hits.values()), unfetched
 
 
-def _credits(found: Mapping[str, Sequence[Found]]) -> dict[str, Part]:
+def _pictures(chunk: Part, where: Filter | None) -> tuple[str, ...]:
+    """The keys of a chunk's pictures that the filter may keep. All that it reads of them stands in the chunk,
+    too, but for their `source`."""
+    decided = without(where, "source")
+    if decided is None:
+        return chunk.image_keys
+    pictures = (replace(chunk, kind="image", id=one) for one in chunk.image_ids)
+    return tuple(picture.key for picture in pictures if matches(decided, picture))
+
+
+def _credits(found: Mapping[str, Sequence[Found]], where: Filter | None) -> dict[str, Part]:
     """For each credited picture's key, the best-ranked chunk that credits it."""
     best: dict[str, tuple[int, Part]] = {}
     for results in found.values():
         for rank, result in enumerate(results, start=1):
-            for key in result.part.image_keys:
+            for key in _pictures(result.part, where):
                 if key not in best or rank < best[key][0]:
                     best[key] = (rank, result.part)
     return {key: part for key, (_, part) in best.items()}

@@ -28,6 +28,7 @@ from pipelines.core.characters import unfit
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
 from pipelines.core.errors import BadReading, StoreUnavailable, UsageError
+from pipelines.core.filter_forms import without
 from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, fuse, margins, reciprocal, side_weights
 from pipelines.core.hits import best_of, credited_ranks, first_hits
@@ -268,8 +269,10 @@ class Retriever:
         n = self._asked(query)
         know = self._knowledge
         text = query.text or ""
+        # Whatever `kind` is asked for: a passage may be credited to its pictures.
+        passages = without(query.where, "kind")
         if branch == "lexical":
-            return by_words_held(text, know.lexical().search(text, n, query.where))
+            return by_words_held(text, know.lexical().search(text, n, passages))
         if branch == "image_to_image":
             views_VD = self.pictures.vectors(query.image or b"")
             know.watch(branch, views_VD[0])
@@ -277,7 +280,7 @@ class Retriever:
         vector = self._text_of(text) if branch == "text" else self._visual_of(text)
         know.watch(branch, vector)
         if branch == "text":
-            found = know.text().search(vector, n, query.where)
+            found = know.text().search(vector, n, passages)
             floor = know.embedder().floor
             return [f for f in found if f.score >= floor]
         return know.visual().search(vector, n, query.where)
@@ -349,10 +352,10 @@ class Retriever:
         }
         text = {str(branch): shares.pop(branch) for branch in TEXT if branch in shares}
         weights = side_weights(self._alpha(query, list(found)), shares, text) | dict.fromkeys(replaced, 0.0)
-        ranks = {branch: credited_ranks(results) for branch, results in found.items()}
+        ranks = {branch: credited_ranks(results, query.where) for branch, results in found.items()}
         worth = {str(branch): self._worth(branch, runs) for branch in runs}
         like = self._knowledge.likeness() if self._config.near_duplicates == "collapse" else {}
-        return first_hits(fuse(ranks, weights, worth), found, query.k, self._knowledge, like)
+        return first_hits(fuse(ranks, weights, worth), found, query.k, self._knowledge, like, query.where)
 
     def _worth(self, branch: Branch, runs: Mapping[Branch, BranchRun]) -> list[float]:
         """What each rank of a branch is worth. An aligner gives an order alone: its ranks are worth what

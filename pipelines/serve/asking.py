@@ -146,7 +146,7 @@ class Asking:
         if body.k > config.max_k:
             raise UsageError(f"k is {body.k}; this server allows {config.max_k}")
         types = await self._backend.metadata_types() if body.filter is not None else {}
-        where = scoped(api.parse_filter(body.filter, types), caller.tenant)
+        where = scoped(api.parse_filter(body.filter, types, caller.tenant), caller.tenant)
         image = await self._picture(picture) if picture is not None else None
         query = Query(text, image, body.mode, body.k, where)
         plan(query)

@@ -69,7 +69,7 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
     read; `out` is written whole or not at all."""
     lines = read_lines(questions)
     blocks = [
-        pa.table({"line": range(first + 1, first + len(some) + 1), "text": some})
+        pa.table({"line": [number for number, _ in some], "text": [text for _, text in some]})
         for first in range(0, len(lines), _BLOCK_ROWS)
         if (some := lines[first : first + _BLOCK_ROWS])
     ]
@@ -122,7 +122,7 @@ class AnswerQuestions:
         found: dict[str, Any] = {"id": str(line)}
         try:
             asked = parse_line(text)
-            found |= {"id": str(asked.id or line), "query": asked.query}
+            found |= {"id": asked.named(line), "query": asked.query}
             question = await asyncio.to_thread(self._question, asked)
             async for event in self._backend.answer(question):
                 if isinstance(event, Answer):

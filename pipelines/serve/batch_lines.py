@@ -23,18 +23,24 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str | int = ""
+    id: str | int | None = None
     query: str | None = None
     image: str | None = None
     mode: Mode = "auto"
     k: int = 10
     filter: str | None = None
 
+    def named(self, line: int) -> str:
+        """Its id, or the number of its line."""
+        return str(line if self.id is None else self.id)
 
-def read_lines(questions: Path) -> list[str]:
-    """Those that are not blank. Raises UsageError for a file that cannot be read, or has none."""
+
+def read_lines(questions: Path) -> list[tuple[int, str]]:
+    """Those that are not blank, each with its number in the file, from 1. Raises UsageError for a file that
+    cannot be read, or has none."""
     try:
-        lines = [line for line in questions.read_text("utf-8-sig").split("\n") if line.strip()]
+        numbered = enumerate(questions.read_text("utf-8-sig").split("\n"), start=1)
+        lines = [(number, line) for number, line in numbered if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"--batch {questions}: {exc}") from exc
     if not lines:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import FastAPI, Request, Response, Security
+from fastapi import Depends, FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
@@ -27,7 +27,7 @@ from pipelines.serve.faults import Refusal
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.monitor import Monitor
 from pipelines.serve.protection import Admission, Hosts
-from pipelines.serve.shell import Addressed, Guarded, Observed
+from pipelines.serve.shell import Addressed, Guarded, Observed, caller_of
 
 __all__ = ["Backend", "Event", "Health", "create_app"]
 
@@ -103,13 +103,15 @@ def create_app(
 def _add_routes(app: FastAPI, endpoints: Endpoints, everywhere: Sequence[int], *, keyed: bool) -> None:
     """`everywhere`: the refusals that any request may meet."""
     met_by_all = _refusals(*everywhere)
+    # Every route asks who is let in, so that none answers whom the guard has not seen.
     key = [Security(HTTPBearer(auto_error=False, description="an API key"))] if keyed else []
+    seen = [Depends(_seen), *key]
 
     def v1(path: str, endpoint: Any, model: Any, *statuses: int, **options: Any) -> None:
         refusals = _refusals(*statuses, *((401,) if keyed else ()))
         responses = met_by_all | refusals | options.pop("responses", {})
         app.add_api_route(
-            f"/v1/{path}", endpoint, response_model=model, responses=responses, dependencies=key, **options
+            f"/v1/{path}", endpoint, response_model=model, responses=responses, dependencies=seen, **options
         )
 
     post = {"methods": ["POST"]}
@@ -140,6 +142,10 @@ def _add_routes(app: FastAPI, endpoints: Endpoints, everywhere: Sequence[int], *
     )
     plain: dict[int | str, dict[str, Any]] = {200: {"description": "Metrics", "content": {"text/plain": {}}}}
     app.add_api_route("/metrics", endpoints.metrics, response_class=Response, responses=met_by_all | plain)
+
+
+async def _seen(request: Request) -> None:
+    caller_of(request.scope)
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipelines.serve import faults
 from pipelines.serve.api import REQUEST_ID
 from pipelines.serve.config import ServeConfig
-from pipelines.serve.faults import Refusal, TooLarge, TooManyRequests, UploadTooSlow
+from pipelines.serve.faults import Refusal, TooLarge, TooManyRequests, Unauthorized, UploadTooSlow
 from pipelines.serve.logs import line
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.protection import EVERYONE, Caller, Hosts, Keyring, RateLimit, limited_as
@@ -39,8 +39,10 @@ _HEADERS: Final = {
 
 
 def caller_of(scope: Scope) -> Caller:
+    """Whom the guard let in. Raises Unauthorized where it did not run."""
     found = scope.get("state", {}).get("caller")
-    assert isinstance(found, Caller), "the guard did not run"
+    if not isinstance(found, Caller):
+        raise Unauthorized("this request was not checked for an API key")
     return found
 
 
@@ -127,7 +129,7 @@ class Guarded:
         self._max_bytes, self._upload_s = config.max_body_bytes, config.deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(GUARDED):
+        if scope["type"] != "http" or not _route_path(scope).startswith(GUARDED):
             await self._app(scope, receive, send)
             return
         try:
@@ -174,6 +176,12 @@ class Guarded:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._max_bytes:,} bytes")
+
+
+def _route_path(scope: Scope) -> str:
+    """The path as the routes have it: without the prefix that the app is mounted at, which ASGI leaves in."""
+    path, prefix = str(scope["path"]), scope.get("root_path", "")
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
 
 
 def _request_id(scope: Scope) -> str:

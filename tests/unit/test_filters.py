@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.core.errors import FilterError
+from pipelines.core.filter_forms import answerable, without
 from pipelines.core.filters import (
     MAX_DEPTH,
     MAX_LENGTH,
@@ -206,6 +207,36 @@ def test_check_accepts_known_fields_and_types() -> None:
 def test_check_refuses(text: str, message: str) -> None:
     with pytest.raises(FilterError, match=message):
         check(parse(text), {"year": "int", "flag": "bool"})
+
+
+@pytest.mark.parametrize("refused", ["nope == 1", 'year != "x"', "year in [1, true]", "nope not in [1]"])
+def test_what_check_refuses_is_false_for_who_may_not_learn_the_fields(refused: str) -> None:
+    schema, part = {"year": "int"}, Part("d#txt-0", "chunk", "d", "s", metadata={"year": 2020})
+    for text, holds in (
+        (refused, False),
+        (f"not {refused}", True),
+        (f"{refused} or year == 2020", True),
+        (f"{refused} and year == 2020", False),
+    ):
+        where = answerable(parse(text), schema)
+        check(where, schema)
+        assert matches(where, part) is holds
+    assert answerable(parse("not year > 1"), schema) == parse("not year > 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('kind == "image"', None),
+        ('kind == "image" and a == 1', "a == 1"),
+        ('kind == "image" and a == 1 and b == 1', "a == 1 and b == 1"),
+        ('kind == "image" or a == 1', None),
+        ('not (kind == "image" and a == 1) and b == 1', "b == 1"),
+        ("a == 1 or b == 1", "a == 1 or b == 1"),
+    ],
+)
+def test_a_filter_without_a_field_keeps_at_least_what_it_kept(text: str, left: str | None) -> None:
+    assert without(parse(text), "kind") == (parse(left) if left else None)
 
 
 _NAMES = st.text(st.characters(exclude_characters="`\n", exclude_categories=["Cs"]), min_size=1, max_size=8)

@@ -173,3 +173,16 @@ def test_closing_the_stream_ends_the_generation(profile) -> None:
 
     asyncio.run(leave())
     assert parrot.closed == 1
+
+
+def test_a_long_question_stays_whole_and_what_it_follows_is_cut(profile) -> None:
+    searcher = Searcher(HITS)
+    made = answerer(replace(profile, context=20_000), searcher, Parrot(["x"]))
+    asked = "Which voltage " + "v" * 1900
+    earlier = (Turn("user", "e" * 500), Turn("assistant", "no"))
+    ask(made, "Which pump? " + "p" * 7000)
+    ask(made, asked, history=earlier)
+    ask(made, "Which pump? " + "p" * 7000, history=earlier)
+    whole, followed, alone = (query.text for query in searcher.asked)
+    assert whole == alone == "Which pump? " + "p" * 7000
+    assert followed == "e" * (2000 - len(asked) - 1) + "\n" + asked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,38 @@ def test_leaving_ends_the_work(engine) -> None:
     left_after = len(passes)
     passes.clear()
     said(engine, PROMPT, Sampling(300))
+    watching.remove()
+    assert left_after < len(passes)
+
+
+def test_event_loops_of_several_threads_take_turns(engine) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(said, engine, PROMPT) for _ in range(3)]
+    assert {"".join(one.result()) for one in asked} == {"".join(said(engine, PROMPT))}
+
+
+def test_leaving_the_queue_does_not_wait_for_the_answer_at_hand(engine) -> None:
+    model, _ = engine._loaded()
+    passes: list[int] = []
+    watching = model.register_forward_hook(lambda *_: passes.append(1))
+
+    async def leave() -> int:
+        async def read(stream: AsyncGenerator[str | Usage]) -> None:
+            async for _ in stream:
+                pass
+
+        first = asyncio.create_task(read(engine.stream(PROMPT, Sampling(300))))
+        while len(passes) < 5:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(read(engine.stream(PROMPT, GREEDY)))
+        await asyncio.sleep(0)  # it has asked for its turn
+        second.cancel()
+        await asyncio.wait([second])
+        left_after = len(passes)
+        await first
+        return left_after
+
+    left_after = asyncio.run(leave())
     watching.remove()
     assert left_after < len(passes)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
+from pipelines.core import grounding
 from pipelines.core.grounding import (
     Frame,
     FrameConfig,
@@ -20,6 +23,8 @@ from pipelines.core.grounding import (
     parse_boxes,
 )
 from pipelines.core.images import Picture, fit_square
+
+CHINESE = files("pipelines.demo") / "fonts" / "NotoSansSC-subset.otf"
 
 # --- frames
 
@@ -173,6 +178,25 @@ def test_boxes_are_drawn_on_a_copy():
 
 def test_a_box_beyond_the_picture_or_upside_down_is_drawn_as_far_as_it_goes():
     draw_boxes(Image.new("L", (20, 10)), [(-50, -50, 500, 500), (15, 8, 5, 2)], ["", "x" * 500])
+
+
+@pytest.mark.parametrize(("fonts", "shown"), [((), "2"), ((str(CHINESE),), "水泵 A")])
+def test_a_label_that_no_font_can_draw_is_the_boxs_number(monkeypatch, fonts, shown):
+    monkeypatch.setattr(grounding, "_fonts", grounding._fonts.__wrapped__)
+    monkeypatch.setattr(grounding, "_FONTS", ("NoSuchFont.ttf", *fonts))
+    image, boxes = Image.new("L", (200, 100), 128), [(10, 10, 30, 30), (50, 40, 150, 90)]
+    drawn = draw_boxes(image, boxes, ["", "水泵 A"])
+    labels = [text for text in ("2", "水泵 A") if _labelled(image, boxes, text) == drawn.tobytes()]
+    assert labels == [shown]
+
+
+def _labelled(image, boxes, text):
+    """With a label in the font that the demo's drawings have Chinese characters from, or in Pillow's own."""
+    drawn = draw_boxes(image, boxes)
+    pen = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(12) if text.isascii() else ImageFont.truetype(str(CHINESE), 12)
+    grounding._label(pen, text, (50, 40), drawn.size, "#1f78d1", font)
+    return drawn.tobytes()
 
 
 # --- overlap

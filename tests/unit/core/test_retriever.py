@@ -278,6 +278,41 @@ def test_the_filter_is_pushed_into_every_branch(world: World) -> None:
         assert [found.part.document_id for found in run.found] == ["d4"], branch
 
 
+@pytest.fixture
+def meadow(world: World) -> World:
+    """Two pictures and their passages; and a passage of no picture."""
+    world.add_pictures(rose="red", night="green")
+    world.add_chunks(
+        chunk_part("rose", "a red rose", images=[0]),
+        chunk_part("night", "zebra one", 0, images=[0]),
+        chunk_part("night", "zebra two", 1, images=[0]),
+        chunk_part("note", "zebra"),
+    )
+    return world
+
+
+@pytest.mark.parametrize(
+    ("where", "wanted"),
+    [
+        ('kind == "chunk"', {"rose#txt-0", "night#txt-0", "night#txt-1", "note#txt-0"}),
+        ('not kind == "image"', {"rose#txt-0", "night#txt-0", "night#txt-1", "note#txt-0"}),
+        ('id == "night#txt-1"', {"night#txt-1"}),
+        ('id == "night#img-0"', {"night#img-0"}),
+        ('source == "/night.txt"', {"night#txt-0"}),
+        ('source == "/night.png"', {"night#img-0"}),
+        ('kind == "image" and document_id == "note"', set()),
+    ],
+)
+def test_every_hit_matches_the_filter_itself(meadow: World, where: str, wanted: set[str]) -> None:
+    assert set(ids(meadow.search("zebra", where=filters.parse(where)))) == wanted
+
+
+def test_words_find_pictures_where_pictures_alone_are_wanted(meadow: World) -> None:
+    first, second = meadow.search("zebra", where=filters.parse('kind == "image"')).hits
+    assert (first.id, first.text, second.id) == ("night#img-0", "zebra one", "rose#img-0")
+    assert {"text", "lexical"} <= set(first.sources)
+
+
 def test_equal_ids_of_two_tenants_never_meet(world: World) -> None:
     for tenant, colour in (("acme", "red"), ("umbrella", "blue")):
         world.add_picture(image_part("doc", tenant=tenant), colour)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipelines.core.errors import UsageError
-from pipelines.serve.batch_lines import parse_line
+from pipelines.serve.batch_lines import parse_line, read_lines
 
 
 def test_a_line_is_a_question_and_what_is_right_is_not_shown() -> None:
     asked = parse_line('{"id": 7, "query": "Which voltage?", "answers": ["24 V"]}')
     assert (asked.id, asked.query, asked.k) == (7, "Which voltage?", 10)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [('{"id": 0, "query": "x"}', "0"), ('{"id": "a", "query": "x"}', "a"), ('{"query": "x"}', "9")],
+)
+def test_a_question_goes_by_its_id_or_else_by_its_line(line: str, name: str) -> None:
+    assert parse_line(line).named(9) == name
+
+
+def test_lines_have_the_numbers_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text('\n{"query": "x"}\n  \n{"query": "y"}\n')
+    assert read_lines(tmp_path / "asked.jsonl") == [(2, '{"query": "x"}'), (4, '{"query": "y"}')]
 
 
 @pytest.mark.parametrize(

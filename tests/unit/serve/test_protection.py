@@ -6,10 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 from gateway_fakes import (
     CONTENT,
     OTHERS_CONTENT,
+    PARTS,
     ScriptedBackend,
     app_of,
     bearer,
@@ -20,7 +22,7 @@ from gateway_fakes import (
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message
 
-from pipelines.core.filters import Comparison, parse
+from pipelines.core.filters import Comparison, matches, parse
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import DeadlinePassed, Overloaded, TooManyRequests
 from pipelines.serve.protection import (
@@ -32,6 +34,7 @@ from pipelines.serve.protection import (
     patience,
     scoped,
 )
+from pipelines.serve.shell import Guarded
 
 pytestmark = pytest.mark.anyio
 
@@ -189,6 +192,43 @@ async def test_words_that_close_a_filter_are_no_filter(backend: ScriptedBackend)
         for where in ('tenant == "b" or true', 'year == 1) or (tenant == "b"'):
             body = {"query": "q", "filter": where}
             assert (await client.post("/v1/search", json=body, headers=authorized("anna"))).status_code == 400
+
+
+@pytest.mark.parametrize("where", ["nope == 1", 'year == "2021"', "yaer >= 2000", 'year != "x"'])
+async def test_a_filter_does_not_tell_a_tenant_what_fields_there_are(
+    backend: ScriptedBackend, where: str
+) -> None:
+    body = {"query": "q", "filter": where}
+    async with client_of(app_of(backend, api_keys=keys(anna="a", root=None))) as client:
+        for endpoint in ("search", "answer"):
+            found = await client.post(f"/v1/{endpoint}", json=body, headers=authorized("anna"))
+            assert found.status_code == 200
+        asked = [*backend.queries, *(question.query for question in backend.questions)]
+        assert [any(matches(one.where, part) for part in PARTS) for one in asked] == [False, False]
+        told = await client.post("/v1/search", json=body, headers=authorized("root"))
+    assert told.status_code == 400
+    assert "year" in told.json()["error"]["message"]
+
+
+async def test_under_a_prefix_the_guard_looks_at_the_route(backend: ScriptedBackend) -> None:
+    """Ray Serve leaves the path whole and says in `root_path` what of it is the prefix."""
+    app = app_of(backend, api_keys=keys(anna="a"))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, root_path="/kb")
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/kb") as client:
+        for headers, status in (({}, 401), (authorized("anna"), 200)):
+            assert (await client.get("/v1/models", headers=headers)).status_code == status
+            found = await client.post("/v1/search", json={"query": "q"}, headers=headers)
+            assert found.status_code == status
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_no_route_answers_whom_the_guard_has_not_seen(backend: ScriptedBackend) -> None:
+    app = app_of(backend)
+    app.user_middleware = [one for one in app.user_middleware if one.cls is not Guarded]
+    async with client_of(app) as client:
+        assert (await client.get("/v1/models")).status_code == 401
+        assert (await client.post("/v1/search", json={"query": "q"})).status_code == 401
+        assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_a_key_of_all_tenants_sees_all(backend: ScriptedBackend) -> None:
