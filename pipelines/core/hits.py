@@ -9,15 +9,12 @@ from typing import Protocol
 from pipelines.core.errors import StoreUnavailable
 from pipelines.core.fusion import Fused
 from pipelines.core.readings import lines_of
-from pipelines.core.stores import VectorStore
 from pipelines.core.types import Found, Hit, Line, Part
 
 
 class Shown(Protocol):
     """What is asked about parts that become hits."""
 
-    @property
-    def visual(self) -> Callable[[], VectorStore]: ...
     @property
     def image_uri(self) -> Callable[[Part], str]: ...
     @property
@@ -49,6 +46,7 @@ def first_hits(
     found: Mapping[str, Sequence[Found]],
     k: int,
     know: Shown,
+    fetch: Callable[[Sequence[str]], Mapping[str, Part]],
     like: Mapping[str, str],
 ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
     """The first k fused items as hits, and what was missing for them.
@@ -66,7 +64,7 @@ def first_hits(
         missing = [one.item for one in page if one.item not in parts]
         if missing and not unfetched:
             try:
-                parts |= know.visual().fetch(missing)
+                parts |= fetch(missing)
             except StoreUnavailable as exc:
                 unfetched = (f"pictures of passages: {exc}",)
         for one in page:

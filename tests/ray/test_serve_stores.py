@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fakes import photograph, png
+from shell import mmrag
 from small_index import of_packaged_models
 
 from benchmarks.processes import kill, vector_servers
@@ -82,6 +83,24 @@ def test_without_its_lexical_store_it_answers_and_says_so_until_it_is_back(serve
     server.start_words()
     server.until(lambda: server.search()["degraded"] == [], "all branches answer")
     server.until(lambda: server.health()["status"] == "ok", "its health is whole")
+
+
+def test_where_no_store_answers_it_does_not_start_and_says_why(tmp_path: Path) -> None:
+    nowhere = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    settings = [
+        f"stores.milvus.uri={nowhere[0]}",
+        f"stores.elastic.url={nowhere[1]}",
+        "stores.elastic.max_retries=0",
+        "generator.engine=transformers",
+        "serve.store_patience_s=0",
+        "serve.layout=compact",
+    ]
+    of_packaged_models(tmp_path / "kb", [("d0", png(photograph(0, 200)), "the red pump", "")])
+    ended = mmrag("serve", "--index", tmp_path / "kb", "--port", "0", *(f"--set={one}" for one in settings))
+    assert ended.returncode == 1, ended.stderr
+    assert "the server did not start: gateway: " in ended.stderr
+    assert "no branch could answer: text_to_image: " in ended.stderr
+    assert "ready: " not in ended.stderr
 
 
 def test_vector_servers_that_are_killed_are_started_anew(server: Served) -> None:
