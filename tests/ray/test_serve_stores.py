@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,13 +15,14 @@ from typing import Any
 import httpx
 import pytest
 from fakes import photograph, png
-from shell import mmrag
 from small_index import of_packaged_models
 
 from benchmarks.processes import kill, vector_servers
 from pipelines.core.index import StoresConfig
 from pipelines.serve.client import served
 from tests.contracts.servers import elastic_server, free_port
+
+MMRAG = str(Path(sys.executable).with_name("mmrag"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -96,7 +99,9 @@ def test_where_no_store_answers_it_does_not_start_and_says_why(tmp_path: Path) -
         "serve.layout=compact",
     ]
     of_packaged_models(tmp_path / "kb", [("d0", png(photograph(0, 200)), "the red pump", "")])
-    ended = mmrag("serve", "--index", tmp_path / "kb", "--port", "0", *(f"--set={one}" for one in settings))
+    asked = [MMRAG, "serve", "--index", str(tmp_path / "kb"), "--port", "0"]
+    asked += [f"--set={one}" for one in settings]
+    ended = subprocess.run(asked, capture_output=True, text=True, timeout=500)
     assert ended.returncode == 1, ended.stderr
     assert "the server did not start: gateway: " in ended.stderr
     assert "no branch could answer: text_to_image: " in ended.stderr
