@@ -82,7 +82,9 @@ class SearchConfig(BaseModel):
     )
     rank_constant: int = Field(RANK_CONSTANT, ge=0, description="of fusion by ranks: c of 1 / (c + rank)")
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
-    branch_timeout_s: float = Field(30.0, gt=0)
+    branch_timeout_s: float = Field(
+        30.0, gt=0, description="a later one is left out; the aligner after them has a quarter more at least"
+    )
     near_duplicates: Literal["show", "collapse"] = Field(
         "show", description="of pictures that look the same, as ingest reported, all or the best hit alone"
     )
