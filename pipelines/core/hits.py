@@ -12,15 +12,12 @@ from pipelines.core.filter_forms import without
 from pipelines.core.filters import Filter, matches
 from pipelines.core.fusion import Fused
 from pipelines.core.readings import lines_of
-from pipelines.core.stores import VectorStore
 from pipelines.core.types import Found, Hit, Line, Part
 
 
 class Shown(Protocol):
     """What is asked about parts that become hits."""
 
-    @property
-    def visual(self) -> Callable[[], VectorStore]: ...
     @property
     def image_uri(self) -> Callable[[Part], str]: ...
     @property
@@ -52,6 +49,7 @@ def first_hits(
     found: Mapping[str, Sequence[Found]],
     k: int,
     know: Shown,
+    fetch: Callable[[Sequence[str]], Mapping[str, Part]],
     like: Mapping[str, str],
     where: Filter | None = None,
 ) -> tuple[tuple[Hit, ...], tuple[str, ...]]:
@@ -71,7 +69,7 @@ def first_hits(
         missing = [one.item for one in page if one.item not in parts]
         if missing and not unfetched:
             try:
-                parts |= know.visual().fetch(missing)
+                parts |= fetch(missing)
             except StoreUnavailable as exc:
                 unfetched = (f"pictures of passages: {exc}",)
         for one in page:

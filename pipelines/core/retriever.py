@@ -9,13 +9,13 @@ is linked to with its own rank and score, so fusion runs over pictures and unlin
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal, TypeVar, get_args
+from functools import lru_cache, partial
+from typing import Final, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from pipelines.core.filter_forms import without
 from pipelines.core.filters import Filter
 from pipelines.core.fusion import RANK_CONSTANT, fuse, margins, reciprocal, side_weights
 from pipelines.core.hits import best_of, credited_ranks, first_hits
+from pipelines.core.lanes import Lanes
 from pipelines.core.ocr_config import QuestionOcrConfig
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.types import Found, Hit, Line, Part, SearchResult
@@ -39,8 +40,9 @@ from pipelines.core.words_held import by_words_held
 
 Mode = Literal["auto", "text", "image", "visually_similar"]
 Branch = Literal["image_to_image", "text_to_image", "text", "lexical", "aligner"]
-Step = Branch | Literal["reading"]
+Step = Literal[Branch, "reading"]
 """`reading` is OCR of the question's picture: told where it failed, and finds nothing by itself."""
+_PICTURES: Final = "pictures"  # of passages, which are fetched at the end
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 VISUAL: tuple[Branch, ...] = ("image_to_image", "text_to_image")
@@ -50,6 +52,12 @@ Run = TypeVar("Run")
 Watch = Callable[[Branch, NDArray[np.float32]], None]
 """Is shown the vector (D,) that a branch searches with, in the branch's thread."""
 _REMEMBERED_QUESTIONS = 128
+_THREADS: Final = 8
+"""Of each branch, and of what else waits for a store: one that hangs has these, and no others."""
+_PATIENCE: Final = 1 / 6
+"""Of `branch_timeout_s`: so long a call waits for a thread before those of its branch count as hanging."""
+_AFTER: Final = 1 / 4
+"""Of a search's time: what follows the branches has so much, also where one of them took all of it."""
 
 
 class SearchConfig(BaseModel):
@@ -75,7 +83,9 @@ class SearchConfig(BaseModel):
     )
     rank_constant: int = Field(RANK_CONSTANT, ge=0, description="of fusion by ranks: c of 1 / (c + rank)")
     candidates: int = Field(50, ge=1, le=MAX_K, description="asked of each branch, at least k")
-    branch_timeout_s: float = Field(30.0, gt=0)
+    branch_timeout_s: float = Field(
+        30.0, gt=0, description="a later one is left out; the aligner after them has a quarter more at least"
+    )
     near_duplicates: Literal["show", "collapse"] = Field(
         "show", description="of pictures that look the same, as ingest reported, all or the best hit alone"
     )
@@ -84,13 +94,19 @@ class SearchConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question: text, the bytes of a picture, or both."""
+    """A question: text, the bytes of a picture, or both.
+
+    `timeout_s`: of its branches, where it is less than the settings'. `is_probe`: no user asks it, and
+    `Knowledge.watch` is not shown it.
+    """
 
     text: str | None = None
     image: bytes | None = None
     mode: Mode = "auto"
     k: int = 10
     where: Filter | None = None
+    timeout_s: float = math.inf
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +177,13 @@ class Retriever:
         # A branch and the aligner want the same vectors of one question.
         self._visual_of = lru_cache(_REMEMBERED_QUESTIONS)(self._encode_text)
         self._text_of = lru_cache(_REMEMBERED_QUESTIONS)(self._embed_text)
-        self._pool = ThreadPoolExecutor(max_workers=4 * len(VISUAL + TEXT), thread_name_prefix="branch")
+        names = (*get_args(Step), _PICTURES)
+        self._lanes = Lanes(names, _THREADS, config.branch_timeout_s * _PATIENCE)
 
     def search(self, query: Query) -> SearchResult:
         """Hits for a query, best first.
 
-        A branch whose store is down, that runs out of time or cannot read the language is named in
+        A branch whose store is down or hangs, that runs out of time or cannot read the language is named in
         `degraded`; StoreUnavailable is raised when every branch failed. Raises UsageError, BadImage.
         """
         return self.fused(query, self.run_branches(query))
@@ -186,42 +203,42 @@ class Retriever:
     def run_branches(self, query: Query) -> dict[Step, BranchRun]:
         """Run the query's branches concurrently, each within the deadline; then the aligner's. Those that
         search words wait until its picture is read."""
-        deadline = time.monotonic() + self._config.branch_timeout_s
+        timeout_s = self._timeout_s(query)
+        deadline = time.monotonic() + timeout_s
         branches, runs = plan(query), dict[Step, BranchRun]()
-        reading = self._submit(self._read, query.image) if self._is_read(query) else None
+        reading = self._lanes.submit("reading", self._read, query.image) if self._is_read(query) else None
         futures = {
-            branch: self._submit(self.run_branch, branch, query)
+            branch: self._lanes.submit(branch, self.run_branch, branch, query)
             for branch in branches
             if not (reading and branch in TEXT)
         }
         if reading:
-            wait([reading], timeout=self._config.branch_timeout_s / 2)  # the rest is for what waits for it
-            words = self._collect(reading)
+            self._lanes.wait([reading], deadline - timeout_s / 2)  # the rest is for what waits for it
+            words = self._collect(reading, timeout_s)
             if isinstance(words, BranchRun):
                 runs["reading"], words = words, ""
             asked = replace(query, text=" ".join(filter(None, (words, query.text))))
             for branch in TEXT if words else (branch for branch in branches if branch in TEXT):
-                futures[branch] = self._submit(self.run_branch, branch, asked)
-        wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
-        runs |= {branch: self._collect(future) for branch, future in futures.items()}
+                futures[branch] = self._lanes.submit(branch, self.run_branch, branch, asked)
+        self._lanes.wait(futures.values(), deadline)
+        runs |= {branch: self._collect(future, timeout_s) for branch, future in futures.items()}
         if aligner := self._aligner_of(query):
-            aligned = self._submit(self._aligned, aligner, query.text or "", runs)
-            wait([aligned], timeout=max(0.0, deadline - time.monotonic()))
-            if run := self._collect(aligned):
+            aligned = self._lanes.submit("aligner", self._aligned, aligner, query.text or "", runs)
+            self._lanes.wait([aligned], max(deadline, time.monotonic() + timeout_s * _AFTER))
+            if run := self._collect(aligned, timeout_s):
                 runs["aligner"] = run
         return runs
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._lanes.close()
 
-    def _submit(self, call: Callable[..., Run], *arguments: Any) -> Future[Run]:
-        """In a thread of the pool, in the caller's context: what it logs and traces stays one request's."""
-        return self._pool.submit(copy_context().run, call, *arguments)
+    def _timeout_s(self, query: Query) -> float:
+        return min(query.timeout_s, self._config.branch_timeout_s)
 
-    def _collect(self, future: Future[Run]) -> Run | BranchRun:
+    def _collect(self, future: Future[Run], timeout_s: float) -> Run | BranchRun:
+        if future.cancelled():
+            return BranchRun((), 0.0, "still busy with earlier questions")
         if not future.done():
-            future.cancel()
-            timeout_s = self._config.branch_timeout_s
             return BranchRun((), timeout_s, f"no answer within {timeout_s:g} s")
         return future.result()
 
@@ -275,15 +292,19 @@ class Retriever:
             return by_words_held(text, know.lexical().search(text, n, passages))
         if branch == "image_to_image":
             views_VD = self.pictures.vectors(query.image or b"")
-            know.watch(branch, views_VD[0])
+            self._watch(branch, query, views_VD[0])
             return best_of([know.visual().search(view, n, query.where) for view in views_VD], n)
         vector = self._text_of(text) if branch == "text" else self._visual_of(text)
-        know.watch(branch, vector)
+        self._watch(branch, query, vector)
         if branch == "text":
             found = know.text().search(vector, n, passages)
             floor = know.embedder().floor
             return [f for f in found if f.score >= floor]
         return know.visual().search(vector, n, query.where)
+
+    def _watch(self, branch: Branch, query: Query, vector: NDArray[np.float32]) -> None:
+        if not query.is_probe:
+            self._knowledge.watch(branch, vector)
 
     def _aligner_of(self, query: Query) -> Aligner | None:
         """The aligner, if there is one and the query has a text and does not lean on its picture."""
@@ -355,7 +376,18 @@ class Retriever:
         ranks = {branch: credited_ranks(results, query.where) for branch, results in found.items()}
         worth = {str(branch): self._worth(branch, runs) for branch in runs}
         like = self._knowledge.likeness() if self._config.near_duplicates == "collapse" else {}
-        return first_hits(fuse(ranks, weights, worth), found, query.k, self._knowledge, like, query.where)
+        fetch = partial(self._pictures, within_s=self._timeout_s(query) * _AFTER)
+        fused = fuse(ranks, weights, worth)
+        return first_hits(fused, found, query.k, self._knowledge, fetch, like, query.where)
+
+    def _pictures(self, keys: Sequence[str], within_s: float) -> Mapping[str, Part]:
+        """Raises StoreUnavailable, at the latest after `within_s`: the store may be one that hangs."""
+        fetching = self._lanes.submit(_PICTURES, lambda: self._knowledge.visual().fetch(keys))
+        self._lanes.wait([fetching], time.monotonic() + within_s)
+        parts = self._collect(fetching, within_s)
+        if isinstance(parts, BranchRun):
+            raise StoreUnavailable(parts.failure)
+        return parts
 
     def _worth(self, branch: Branch, runs: Mapping[Branch, BranchRun]) -> list[float]:
         """What each rank of a branch is worth. An aligner gives an order alone: its ranks are worth what

@@ -28,11 +28,11 @@ from pipelines.core.errors import (
     UsageError,
 )
 from pipelines.core.files import replace_file
+from pipelines.core.patience import patiently
 from pipelines.core.plain import tidy
 from pipelines.core.space import digest
 from pipelines.core.types import Document, Passage
 from pipelines.ingest.config import CaptionConfig
-from pipelines.ingest.patience import patiently
 from pipelines.ingest.sources import UNAVAILABLE, Parsed, Rejected, read_bytes, stage_of
 from pipelines.ingest.sources.text import shorten
 from pipelines.ingest.tally import Count, uncounted

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 
 from pipelines.core.index import Index
+from pipelines.core.patience import patiently
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.patience import patiently
 
 _LOG = logging.getLogger(__name__)
 

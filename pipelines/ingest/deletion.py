@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from pipelines.core.errors import StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest
+from pipelines.core.patience import patiently
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import reading_path
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.ingest import near_duplicates
 from pipelines.ingest.captions import caption_path
 from pipelines.ingest.ledger import Ledger
-from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT
 
 _BATCH = 200

@@ -160,6 +160,8 @@ def ingest(
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
                 encode_s = _process(index, run, config, progress, threads_a_cpu)
+            elif not len(ledger):
+                _open_stores(index)  # of an index of nothing: searched, it finds nothing
         ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen, lost)
         compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
         differing = warn_of_disagreement(index, ledger, patience_s) if compared else []
@@ -204,8 +206,7 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, t
             f"the embedded stores live on one machine, but the Ray cluster has {len(nodes)} nodes; "
             "set stores.milvus and stores.elastic"
         )
-    for store in (index.visual, index.text, index.lexical):
-        store()  # here, before any work: a store that is down ends the job at once, and one creates it
+    _open_stores(index)
     captions.require(config.captions)
     parts = run.directory / "parts"
     _read(index, run, config, parts, progress)
@@ -224,6 +225,12 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, t
         _encode_and_write(index, run, config, parts, types, encoders)
     progress("encoding and writing", total, total)
     return time.perf_counter() - start
+
+
+def _open_stores(index: Index) -> None:
+    """Makes them, by one process and before any work; one that is down ends the job at once."""
+    for store in index.stores.values():
+        store()
 
 
 def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: Progress) -> None:

@@ -26,6 +26,7 @@ from pipelines.core.errors import PartsRefused
 from pipelines.core.files import replaced
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
+from pipelines.core.patience import patiently
 from pipelines.core.types import Part, store_key
 from pipelines.ingest import acknowledged, lost, near_duplicates
 from pipelines.ingest import ledger as ledgers
@@ -33,7 +34,6 @@ from pipelines.ingest.deletion import delete_from_stores, delete_replaced, delet
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.metrics import UPSERT_SECONDS, count_rows
-from pipelines.ingest.patience import patiently
 from pipelines.ingest.rows import DOCUMENT, refuse, row_part, table
 from pipelines.ingest.run import Run, unfinished_runs
 from pipelines.ingest.sources import UNAVAILABLE, Rejected

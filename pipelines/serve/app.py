@@ -14,10 +14,11 @@ from typing import Any
 from ray import serve
 from ray.serve.schema import LoggingConfig, TracingConfig
 
-from pipelines.core.errors import MmragError
+from pipelines.core.errors import MmragError, StoreUnavailable
 from pipelines.core.generator import TINY_LLAVA
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve import traces
+from pipelines.serve.backend import Health
 from pipelines.serve.config import Replicas, ServeConfig, TraceConfig
 from pipelines.serve.deployments import (
     Alignment,
@@ -27,10 +28,12 @@ from pipelines.serve.deployments import (
     Retriever,
     TransformersGenerator,
 )
+from pipelines.serve.handles import waited
 from pipelines.serve.haproxy import haproxy
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment, on_cpus
 
 NAME = "mmrag"
+_HEALTH_S = 30.0
 _LOG = logging.getLogger(__name__)
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -89,8 +92,28 @@ def run(parts: Parts, ready: Callable[[str], None]) -> None:
     """
     stop = threading.Event()
     with _stopped_by_signals(stop), serving(parts) as address:
-        ready(address)
+        if _healthy(stop):
+            ready(address)
         stop.wait()
+
+
+def _healthy(stop: threading.Event) -> bool:
+    """True once /healthz says 200; False where `stop` comes first. Meanwhile what it waits for is told."""
+    gateway, told = serve.get_app_handle(NAME), ""
+    while not stop.is_set():
+        try:
+            found: Health = waited(_HEALTH_S, gateway.health, who="the gateway")
+        except StoreUnavailable as exc:
+            lacking = str(exc)
+        else:
+            if found.ready:
+                return True
+            lacking = "; ".join(f"{part}: {state}" for part, state in found.parts.items() if state != "ok")
+        if lacking != told:
+            _LOG.warning("not ready yet: %s", lacking)
+            told = lacking
+        stop.wait(1)
+    return False
 
 
 @contextmanager

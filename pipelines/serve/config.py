@@ -206,6 +206,12 @@ class ServeConfig(BaseModel):
     deadline_s: float = Field(60.0, gt=0, description="for a request; then its work is cancelled: 503")
     max_concurrent: int = Field(32, ge=1, description="requests worked on at once, by one gateway")
     max_queued: int = Field(64, ge=0, description="requests that wait for one of those; more are shed: 503")
+    store_patience_s: float = Field(
+        30.0,
+        ge=0,
+        description="that a replica that starts waits for a store to answer; then it fails and is started "
+        "again, in a first deploy or an update twice at most",
+    )
     retry_after_s: int = Field(1, ge=1, description="what a 503 tells the client to wait")
 
     log: LogConfig = LogConfig()

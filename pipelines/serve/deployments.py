@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -26,11 +25,10 @@ from pipelines.core.aligner import Asked, Candidates
 from pipelines.core.answer import AnswerConfig, Answerer, Question
 from pipelines.core.encoder import Pixels, Vectors, load_encoder
 from pipelines.core.engine import TransformersEngine
-from pipelines.core.errors import BadImage, MmragError
+from pipelines.core.errors import BadImage
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
 from pipelines.core.index import Index, IndexConfig
 from pipelines.core.previews import Preview, preview_at, read_preview
-from pipelines.core.prompts import Turn
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import Hit, SearchResult, Usage
 from pipelines.serve.backend import Event, Health
@@ -46,6 +44,7 @@ from pipelines.serve.handles import (
     RemoteQuestions,
     RemoteSearcher,
 )
+from pipelines.serve.health import Probe
 from pipelines.serve.logs import join_serve, timed
 from pipelines.serve.retrieval import Retrieval
 
@@ -54,7 +53,6 @@ _LOG = logging.getLogger(__name__)
 Measured = tuple[str, list[Metric]]
 Vector = NDArray[np.float32]
 
-_PROBE_EVERY_S, _PROBE_TIMEOUT_S = 5.0, 20.0
 _MEASURED_TIMEOUT_S = 5.0
 
 
@@ -154,17 +152,20 @@ class Retriever(Retrieval):
         )
         remote = RemoteAligner(aligner, timeout_s) if aligner else None
         super().__init__(index, parts.search, parts.serve, remote)
+        self.wait_for_stores()
 
     def measured(self) -> Measured:
         return _measured(self.families())
 
 
 def local_retrieval(parts: Parts) -> Retrieval:
-    """With all models in this process, loaded."""
+    """With all models in this process, loaded. Raises as `Retrieval.wait_for_stores`."""
     index = Index(parts.index_dir, parts.index)
     index.check_spaces()
     _question_vectors(index, ["warm"])
-    return Retrieval(index, parts.search, parts.serve, index.aligner(parts.search.aligner))
+    retrieval = Retrieval(index, parts.search, parts.serve, index.aligner(parts.search.aligner))
+    retrieval.wait_for_stores()
+    return retrieval
 
 
 class TransformersGenerator:
@@ -196,8 +197,7 @@ class ServedBackend:
         self._answerer = Answerer(
             self._searcher, self._generator, self._preview, profile, parts.answer, parts.generator
         )
-        self._probe: tuple[float, Health] | None = None
-        self._probing = asyncio.Lock()
+        self._probe = Probe(searcher, self._generator)
 
     async def search(self, query: Query) -> SearchResult:
         return await self._searcher.search(query)
@@ -218,33 +218,7 @@ class ServedBackend:
         return [base, *(f"{base}:{name}" for name in self._parts.generator.adapters)]
 
     async def health(self) -> Health:
-        """What a question would meet; asked anew every few seconds at most."""
-        async with self._probing:
-            if self._probe is None or time.monotonic() - self._probe[0] > _PROBE_EVERY_S:
-                self._probe = (time.monotonic(), await self._probed())
-            return self._probe[1]
-
-    async def _probed(self) -> Health:
-        searched, said = await asyncio.gather(self._search_probe(), self._generator_probe())
-        ready = said == "ok" and any(state == "ok" for state in searched.values())
-        return Health(ready, searched | {"generator": said})
-
-    async def _search_probe(self) -> dict[str, str]:
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                result = await self._searcher.search(Query("picture", k=1))
-        except (MmragError, TimeoutError) as exc:
-            return {"retrieval": str(exc) or "no answer in time"}
-        return {"retrieval": "ok"} | dict(part.split(": ", 1) for part in result.degraded)
-
-    async def _generator_probe(self) -> str:
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                async for _ in self._generator.stream(Prompt((Turn("user", "?"),), ()), Sampling(1)):
-                    pass
-        except (MmragError, TimeoutError) as exc:
-            return str(exc) or "no answer in time"
-        return "ok"
+        return await self._probe.health()
 
     def _preview(self, hit: Hit) -> Preview | None:
         return preview_at(self._index.previews, hit.image_uri) if hit.image_uri else None
@@ -261,12 +235,16 @@ class Gateway:
         self._retrieval = searcher if isinstance(searcher, Retrieval) else None
         self._others = [retriever] if retriever else []
         backend = ServedBackend(parts, searcher, generator)
+        self._backend = backend
         self._app = create_app(
             backend, parts.serve, parts.generator.sampling, self._all_measured, adds_id=False
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
+
+    async def health(self) -> Health:
+        return await self._backend.health()
 
     async def close(self) -> None:
         """What is asked from now on is refused; returns when all that was asked before is answered."""

@@ -86,7 +86,7 @@ class RemoteQuestions:
                 self._calls.popitem(last=False)
         if is_new:
             try:
-                call.set_result(_waited(self._timeout_s, self._handle.question, text))
+                call.set_result(waited(self._timeout_s, self._handle.question, text))
             except BaseException as exc:
                 with self._lock:
                     self._calls.pop(text, None)
@@ -112,7 +112,7 @@ class RemoteEncoder(Encoder):
         return np.stack([self._visual(text) for text in texts])
 
     def encode_asked(self, data: bytes) -> Vectors:
-        found: Vectors | BadImage = _waited(self._timeout_s, self._handle.encode_picture, data)
+        found: Vectors | BadImage = waited(self._timeout_s, self._handle.encode_picture, data)
         if isinstance(found, BadImage):
             raise found
         return found
@@ -146,7 +146,7 @@ class RemoteAligner:
 
     def relevance(self, asked: Sequence[Asked], candidates: Sequence[Candidates]) -> list[Vectors]:
         return [
-            _waited(self._timeout_s, self._handle.relevance, one, who="the aligner")
+            waited(self._timeout_s, self._handle.relevance, one, who="the aligner")
             for one in zip(asked, candidates, strict=True)
         ]
 
@@ -199,11 +199,11 @@ class RemoteGenerator:
 
 
 def _described(handle: DeploymentHandle[Any], timeout_s: float) -> Described:
-    found: Described = _waited(timeout_s, handle.described)
+    found: Described = waited(timeout_s, handle.described)
     return found
 
 
-def _waited(timeout_s: float, method: Any, *arguments: Any, who: str = "the query encoder") -> Any:
+def waited(timeout_s: float, method: Any, *arguments: Any, who: str = "the query encoder") -> Any:
     """The result of a call, waited for by this thread."""
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:

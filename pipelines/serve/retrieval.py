@@ -16,6 +16,7 @@ from pipelines.core.aligner import Aligner
 from pipelines.core.index import Index
 from pipelines.core.last_ingest import last_ingest
 from pipelines.core.live import LiveIndex
+from pipelines.core.patience import patiently
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.types import SearchResult
 from pipelines.serve.config import ServeConfig
@@ -35,9 +36,17 @@ class Retrieval:
         self, index: Index, search: SearchConfig, serve: ServeConfig, aligner: Aligner | None = None
     ) -> None:
         self._directory = index.directory
+        self._patience_s = serve.store_patience_s
         self._drift = Drift(serve.monitor.drift_window, partial(sampled, index))
         self._live = LiveIndex(index, search, aligner, self._drift.add)
         self._threads = ThreadPoolExecutor(serve.retriever.max_ongoing_requests, "search")
+
+    def wait_for_stores(self) -> None:
+        """Returns once a branch answers: a replica that cannot search is not to take over from one that can.
+
+        Raises StoreUnavailable where none does for `serve.store_patience_s`, StoreError where one refuses.
+        """
+        patiently(lambda: self._live.search(Query("picture", k=1, is_probe=True)), self._patience_s)
 
     async def search(self, query: Query) -> SearchResult:
         with timed(_LOG, "search") as fields:

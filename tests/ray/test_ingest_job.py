@@ -162,6 +162,22 @@ def test_an_unchanged_corpus_encodes_nothing_and_needs_no_ray(
     assert made.contents() == contents
 
 
+def test_an_ingest_of_nothing_makes_an_index_that_finds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(job, "cluster")
+    made = workshop(tmp_path)
+    shutil.rmtree(made.corpus)
+    made.corpus.mkdir()
+    try:
+        assert made.ingest().documents == 0
+        with made.open() as index:
+            found = index.retriever(SearchConfig()).search(Query("red", image=png(photograph(0, 64))))
+    finally:
+        made.stop()
+    assert (found.hits, found.degraded) == ((), ())
+
+
 def test_a_locked_index_is_refused(first: First) -> None:
     made = first[0]
     with made.open() as index, index.write_lock(), pytest.raises(IndexLocked) as caught:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +21,8 @@ from benchmarks.processes import kill, vector_servers
 from pipelines.core.stores.config import StoresConfig
 from pipelines.serve.client import served
 from tests.contracts.servers import elastic_server, free_port
+
+MMRAG = str(Path(sys.executable).with_name("mmrag"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -82,6 +86,26 @@ def test_without_its_lexical_store_it_answers_and_says_so_until_it_is_back(serve
     server.start_words()
     server.until(lambda: server.search()["degraded"] == [], "all branches answer")
     server.until(lambda: server.health()["status"] == "ok", "its health is whole")
+
+
+def test_where_no_store_answers_it_does_not_start_and_says_why(tmp_path: Path) -> None:
+    nowhere = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    settings = [
+        f"stores.milvus.uri={nowhere[0]}",
+        f"stores.elastic.url={nowhere[1]}",
+        "stores.elastic.max_retries=0",
+        "generator.engine=transformers",
+        "serve.store_patience_s=0",
+        "serve.layout=compact",
+    ]
+    of_packaged_models(tmp_path / "kb", [("d0", png(photograph(0, 200)), "the red pump", "")])
+    asked = [MMRAG, "serve", "--index", str(tmp_path / "kb"), "--port", "0"]
+    asked += [f"--set={one}" for one in settings]
+    ended = subprocess.run(asked, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 1, ended.stderr
+    assert "the server did not start: gateway: " in ended.stderr
+    assert "no branch could answer: text_to_image: " in ended.stderr
+    assert "ready: " not in ended.stderr
 
 
 def test_vector_servers_that_are_killed_are_started_anew(server: Served) -> None:

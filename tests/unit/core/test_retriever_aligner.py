@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import Reversed
+from memory_stores import MemoryLexicalStore
 from retriever_world import RED, World
 
 from pipelines.core.aligner import AlignerConfig
 from pipelines.core.errors import StoreUnavailable
+from pipelines.core.types import Found
 
 
 @pytest.fixture
@@ -80,6 +82,27 @@ def test_a_candidate_whose_vector_is_not_there_keeps_the_encoders_place_behind(a
     assert [hit.sources["aligner"] for hit in hits if hit.id == "rose#img-0"] == [3]
     store.vectors = lambda keys: {}  # type: ignore[method-assign]
     assert aligned.search("red").hits[0].id == "rose#img-0"
+
+
+def test_a_branch_that_hangs_takes_no_time_of_the_aligner(aligned: World) -> None:
+    over = threading.Event()
+
+    class Hanging(MemoryLexicalStore):
+        def search(self, *args: Any, **kwargs: Any) -> list[Found]:
+            over.wait(60)
+            return []
+
+    class Thinking(Reversed):
+        def relevance(self, asked: Any, candidates: Any) -> Any:
+            over.wait(0.1)
+            return super().relevance(asked, candidates)
+
+    aligned.put(lexical=Hanging(), aligner=Thinking())
+    aligned.config = aligned.config.model_copy(update={"branch_timeout_s": 2.0})
+    result = aligned.search("red")
+    over.set()
+    assert result.degraded == ("lexical: no answer within 2 s",)
+    assert any("aligner" in hit.sources for hit in result.hits)
 
 
 def test_an_aligner_that_does_not_end_is_left_behind_at_the_deadline(aligned: World) -> None:

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import DownStore, chunk_part, picture
-from memory_stores import MemoryLexicalStore, MemoryVectorStore
+from memory_stores import MemoryVectorStore
 from retriever_world import World, ids
 
 from pipelines.core.cache import VectorCache
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable
 from pipelines.core.retriever import SearchConfig
 from pipelines.core.types import Found
+
+
+@pytest.fixture
+def over() -> Iterator[threading.Event]:
+    """Ends what hangs."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class Hanging(MemoryVectorStore):
+    def __init__(self, over: threading.Event) -> None:
+        super().__init__(dim=0)
+        self.over = over
+
+    def search(self, *args: Any, **kwargs: Any) -> list[Found]:
+        self.over.wait(60)
+        return []
+
+    fetch = search  # type: ignore[assignment]
 
 
 def test_a_branch_whose_store_is_down_is_named_and_the_others_answer(garden: World) -> None:
@@ -63,22 +85,50 @@ def test_a_store_that_refuses_the_search_is_an_error_not_a_degradation(garden: W
         garden.search("red")
 
 
-def test_a_branch_that_does_not_end_is_left_behind_at_the_deadline(garden: World) -> None:
-    ended = threading.Event()
-
-    class Stuck(MemoryLexicalStore):
-        def search(self, *args: Any) -> list[Found]:
-            ended.wait(30)
-            return []
-
-    garden.put(lexical=Stuck())
+def test_a_branch_that_does_not_end_is_left_behind_at_the_deadline(
+    garden: World, over: threading.Event
+) -> None:
+    garden.put(lexical=Hanging(over))
     garden.config = SearchConfig(branch_timeout_s=0.5)
-    try:
-        result = garden.search("red")
-    finally:
-        ended.set()
+    result = garden.search("red")
     assert result.degraded == ("lexical: no answer within 0.5 s",)
     assert ids(result)[0] == "rose#img-0"
+
+
+def test_a_store_that_hangs_takes_no_thread_of_the_others(garden: World, over: threading.Event) -> None:
+    garden.put(lexical=Hanging(over))
+    garden.config = SearchConfig(branch_timeout_s=0.3)
+    told = []
+    for _ in range(20):
+        result = garden.search("red")
+        assert ids(result)[0] == "rose#img-0"
+        told += result.degraded
+    assert told[0] == "lexical: no answer within 0.3 s"
+    assert told[-1] == "lexical: still busy with earlier questions"
+    assert len(told) == 20
+    over.set()
+    deadline = time.monotonic() + 60
+    while garden.search("red").degraded and time.monotonic() < deadline:
+        pass
+    assert garden.search("red").degraded == ()
+
+
+def test_a_picture_store_that_hangs_costs_pictures_and_not_the_answer(
+    garden: World, over: threading.Event
+) -> None:
+    garden.put(visual=Hanging(over))
+    garden.config = SearchConfig(branch_timeout_s=0.4)
+    result = garden.search("red")
+    assert ids(result)[:2] == ["rose#txt-0", "note#txt-0"]
+    assert result.degraded == (
+        "text_to_image: no answer within 0.4 s",
+        "pictures of passages: no answer within 0.1 s",
+    )
+
+
+def test_a_question_may_wait_less_than_the_settings_say(garden: World, over: threading.Event) -> None:
+    garden.put(lexical=Hanging(over))
+    assert garden.search("red", timeout_s=0.2).degraded == ("lexical: no answer within 0.2 s",)
 
 
 def test_a_language_that_the_text_tower_cannot_read_is_said_not_searched(garden: World) -> None:

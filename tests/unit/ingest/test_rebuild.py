@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from fakes import ShelvedIndex, chunk_part, image_part, shelved_index
 
+from pipelines.core import patience
 from pipelines.core.errors import MmragError, StoreUnavailable, UsageError
 from pipelines.core.manifest import Manifest
 from pipelines.core.previews import write_preview
 from pipelines.core.types import Part, store_key
-from pipelines.ingest import patience
 from pipelines.ingest.backup import export_index, import_index
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import make_plan

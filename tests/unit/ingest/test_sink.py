@@ -13,12 +13,13 @@ from fakes import DownStore, Recorded, chunk_part, image_part
 from memory_stores import MemoryLexicalStore
 from sink_runs import begun, entry, ids, ingest, ledger, letters, part_rows, planned, rows_of
 
+from pipelines.core import patience
 from pipelines.core.errors import PartsRefused, StoreError, StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.previews import write_preview
 from pipelines.core.readings import Reading, save_reading
 from pipelines.core.types import Part, store_key
-from pipelines.ingest import deletion, patience
+from pipelines.ingest import deletion
 from pipelines.ingest.captions import caption_path
 from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.metrics import count_refused

@@ -13,11 +13,11 @@ import pytest
 from fakes import DownStore
 from sink_runs import begun, entry, ids, ingest, ledger, letters, rows_of
 
+from pipelines.core import patience
 from pipelines.core.errors import MmragError
 from pipelines.core.index import Index
 from pipelines.core.stores.tantivy import TantivyStore
 from pipelines.core.types import Part, store_key
-from pipelines.ingest import patience
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.rows import refuse, table
 from pipelines.ingest.run import Run, unfinished_runs

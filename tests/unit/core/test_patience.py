@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.core import patience
 from pipelines.core.errors import StoreError, StoreUnavailable
-from pipelines.ingest import patience
-from pipelines.ingest.patience import patiently
+from pipelines.core.patience import patiently
 
 
 class Clock:
