@@ -29,6 +29,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.listed import ITEMS, Listed, in_order, spread, write_stream
+from pipelines.ingest.namesakes import Namesakes
 from pipelines.ingest.sources import Item, Listing, Rejected, SourceConfig, files, inside
 
 log = logging.getLogger(__name__)
@@ -270,6 +271,7 @@ class _Compare:
         met: set[str] = set()
         refused: list[Rejected] = []
         seen: dict[str, tuple[str, str]] = {}
+        namesakes = Namesakes(self.config)
         counts = {"new": 0, "changed": 0, "unchanged": 0, "known_rejected": 0}
 
         def is_needed(key: str, item: Item) -> bool:
@@ -277,8 +279,12 @@ class _Compare:
                 reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
                 refused.append(Rejected(item.document_id, item.address, "list", reason, item.scope))
                 return False
-            met.add(key)
             entry = entries.get(key)
+            if entry and (other := namesakes.of(item, entry["scope"])):
+                reason = _taken(item.document_id, other)
+                refused.append(Rejected(item.document_id, item.address, "list", reason, item.scope))
+                return False
+            met.add(key)
             if entry is None:
                 counts["new"] += 1
                 return True
@@ -314,6 +320,13 @@ class _Compare:
             known = self.held.bucket(bucket, self.listed.buckets, _COMPARED)
             is_listed = pc.is_in(known["document_key"], keys)
         return entries, self.missing.gone(known.filter(pc.invert(is_listed)))
+
+
+def _taken(document_id: str, other: str) -> str:
+    return (
+        f"the id {document_id!r} occurs in the index, of {other}, which is still there: rename one of the "
+        "folders, or name the one above both as SOURCE; to replace that document, move its file away"
+    )
 
 
 def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:
