@@ -90,6 +90,7 @@ def print_summary(summary: Summary, index: Path) -> None:
     if summary.gone:
         done = "deleted" if summary.pruned else "kept (--prune deletes them)"
         table.add_row("gone", f"{summary.gone:,} that their source holds no more: {done}")
+    _add_unclear(table, summary.unclear)
     table.add_row(
         "images", f"{summary.images:,} ({summary.encoded_images:,} encoded, the rest from the cache)"
     )
@@ -115,6 +116,12 @@ def print_summary(summary: Summary, index: Path) -> None:
     Console(soft_wrap=True, markup=False).print(table)  # a path may hold brackets
 
 
+def _add_unclear(table: Table, number: int) -> None:
+    if number:
+        said = "that are not listed, but kept: each may be a row of its source that cannot be read"
+        table.add_row("unclear", f"{number:,} {said}")
+
+
 def print_dry_run(would: DryRun) -> None:
     table = Table(show_header=False, box=None)
     table.add_row("new", f"{would.new:,} documents")
@@ -122,6 +129,7 @@ def print_dry_run(would: DryRun) -> None:
     table.add_row("unchanged", f"{would.unchanged:,}, with {would.known_rejected:,} parts refused before")
     deleted = f"{would.pruned:,} would be deleted" if would.pruned else "--prune would delete them"
     table.add_row("gone", f"{would.gone:,}" + (f"; {deleted}" if would.gone else ""))
+    _add_unclear(table, would.unclear)
     table.add_row("refused", f"{len(would.refused):,}")
     console = Console(soft_wrap=True)
     console.print(table)

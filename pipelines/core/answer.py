@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ from pipelines.core.evidence import LoadPreview, Shown, show
 from pipelines.core.generator import Generator, GeneratorConfig, ModelProfile, Sampling
 from pipelines.core.prompts import NO_ANSWER, NO_QUESTION, Turn, language
 from pipelines.core.retriever import Query
+from pipelines.core.switches import MAY_BE_OFF
 from pipelines.core.types import Answer, Citation, Hit, SearchResult, Usage
 
 _WHOLE_CHARACTERS = 2000  # of a follow-up with what it follows; a question alone is never cut
@@ -25,7 +26,7 @@ class AnswerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     evidence: int = Field(4, ge=1, le=50, description="hits that the generator is shown, at most")
-    follow_up: Literal["join", "off"] = Field(
+    follow_up: Annotated[Literal["join", "off"], MAY_BE_OFF] = Field(
         "join", description="join: a follow-up is searched together with the questions before it"
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.core.chat_config import ChatConfig, Secret
 from pipelines.core.ocr_config import OcrConfig
+from pipelines.core.switches import MAY_BE_OFF
 from pipelines.ingest.chunk import ChunkConfig
 from pipelines.ingest.sources import SourceConfig
 
@@ -71,7 +72,7 @@ class IngestConfig(BaseModel):
     store_patience_s: float = Field(
         300.0, ge=0, description="for a store that stops answering during the job; one that never did ends it"
     )
-    near_duplicates: Literal["report", "off"] = Field(
+    near_duplicates: Annotated[Literal["report", "off"], MAY_BE_OFF] = Field(
         "report", description="look for pictures that look the same: near-duplicates.parquet of the index"
     )
     near_duplicate_bits: int = Field(

@@ -24,7 +24,7 @@ class DryRun:
     """What a run would do, in documents. `refused` is only what listing refuses already.
 
     Of a rebuild `new`, `changed` and `unchanged` are of what an earlier one has made so far, and `gone` and
-    `pruned` of the index that is read: what the swap would delete.
+    `pruned` of the index that is read: what the swap would delete. `unclear`: as a `Summary` counts them.
     """
 
     new: int
@@ -35,6 +35,7 @@ class DryRun:
     pruned: int
     refused: tuple[Rejected, ...]
     unfinished_runs: tuple[str, ...]
+    unclear: int
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +53,7 @@ def dry_run(
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
     known = known_sources(directory) if prune and not rebuild else None
-    types = None if rebuild else metadata.known_types(directory)
+    types = metadata.known_types(directory)
     listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:
@@ -84,6 +85,7 @@ def dry_run(
         len(pruned),
         plan.refused,
         unfinished,
+        sum(plan.unclear.values()),
     )
 
 

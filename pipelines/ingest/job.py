@@ -19,7 +19,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -120,7 +120,7 @@ def ingest(
     """
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
-    types = None if rebuild else metadata.known_types(directory)
+    types = metadata.known_types(directory)
     listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     if rebuild:
@@ -159,7 +159,8 @@ def ingest(
                 threads_a_cpu = connected()
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
-                encode_s = _process(index, run, config, progress, threads_a_cpu)
+                replaced_types = types if rebuild else {}
+                encode_s = _process(index, run, config, progress, threads_a_cpu, replaced_types)
             elif not len(ledger):
                 _open_stores(index)  # of an index of nothing: searched, it finds nothing
         ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen, lost)
@@ -169,6 +170,8 @@ def ingest(
         alike = None
         if config.near_duplicates == "report":
             alike = near_duplicates.write_report(index.home, ledger, config.near_duplicate_bits)
+        else:
+            near_duplicates.drop_stale_report(index.home, ledger, config.near_duplicate_bits)
         summary = summarise(run, plan, finished, ledger, elapsed_s, encode_s, len(pruned), alike, differing)
         history.remember(index.directory, summary)
         refused.remember(index.home, listing.scopes, plan.refused)
@@ -198,7 +201,14 @@ def _each_bucket(
     return (row["plan"] for row in plans.iter_rows())
 
 
-def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, threads_a_cpu: int) -> float:
+def _process(
+    index: Index,
+    run: Run,
+    config: IngestConfig,
+    progress: Progress,
+    threads_a_cpu: int,
+    replaced_types: Mapping[str, str],
+) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
     nodes = node_cpus()
     if index.embedded and len(nodes) > 1:
@@ -210,7 +220,7 @@ def _process(index: Index, run: Run, config: IngestConfig, progress: Progress, t
     captions.require(config.captions)
     parts = run.directory / "parts"
     _read(index, run, config, parts, progress)
-    types = _extend_metadata_types(index, parts)
+    types = _extend_metadata_types(index, parts, replaced_types)
     total = pads.dataset(parts, format="parquet").count_rows()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     encoders = encoders_for(node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
@@ -345,13 +355,13 @@ def _load_encoder(config: IndexConfig, threads: int) -> Encoder:
     return load_encoder(config.encoder)
 
 
-def _extend_metadata_types(index: Index, parts: Path) -> dict[str, str]:
+def _extend_metadata_types(index: Index, parts: Path, replaced: Mapping[str, str]) -> dict[str, str]:
     documents = pads.dataset(parts, format="parquet").scanner(
         columns=["place", "metadata"], filter=pads.field("kind") == DOCUMENT
     )
     rows = (row for batch in documents.to_batches() for row in batch.to_pylist())
     placed = ((row["place"], json.loads(row["metadata"])) for row in rows)
-    types = metadata.extend(index.manifest().metadata_types, placed)
+    types = metadata.extend(index.manifest().metadata_types, placed, replaced)
     index.with_metadata_types(types)
     return types
 

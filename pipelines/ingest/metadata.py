@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pipelines.core.manifest import WRITTEN, Manifest
 from pipelines.core.types import Metadata, Scalar
@@ -22,17 +23,29 @@ def type_name(value: Scalar) -> str:
     return "number" if isinstance(value, int | float) else "str"
 
 
-def extend(types: Mapping[str, str], documents: Iterable[tuple[int, Metadata]]) -> dict[str, str]:
-    """`types` plus the fields that documents bring, each of the type that the first of them gives it.
+def extend(
+    types: Mapping[str, str],
+    documents: Iterable[tuple[int, Metadata]],
+    replaced: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """`types` plus the fields that documents bring, each of the type that the first of them gives it; where
+    they stand for those of an index that is `replaced`, of the type that it has there, if any value still is.
 
     They come with their places in the listing and in any order, as workers end in any order.
     """
     first: dict[str, tuple[int, int, str]] = {}
+    kept: dict[str, str] = {}
     for place, metadata in documents:
         for n, (field, value) in enumerate(metadata.items()):
-            if field not in types and (field not in first or place < first[field][0]):
-                first[field] = place, n, type_name(value)
-    return dict(types) | {field: first[field][-1] for field in sorted(first, key=first.__getitem__)}
+            if field in types:
+                continue
+            name = type_name(value)
+            if field not in first or place < first[field][0]:
+                first[field] = place, n, name
+            if name == replaced.get(field):
+                kept[field] = name
+    new = {field: first[field][-1] for field in sorted(first, key=first.__getitem__)}
+    return dict(types) | new | kept
 
 
 def conflict(metadata: Metadata, types: Mapping[str, str]) -> str:

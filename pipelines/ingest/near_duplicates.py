@@ -98,7 +98,7 @@ def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
 
     A report of this very ledger stands: the files of a ledger that changed have other names.
     """
-    made_of = digest({"rules": RULES, "max_bits": max_bits, "ledger": ledger.files})
+    made_of = _of(ledger, max_bits)
     if _made_of(home / REPORT) == made_of and (standing := read_report(home)):
         return standing
     rows = _standing(home, ledger).sort_by([("tenant", "ascending"), ("id", "ascending")])
@@ -107,6 +107,17 @@ def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
     report = pa.concat_tables([REPORT_SCHEMA.empty_table(), *(_alike(of, max_bits) for of in of_tenants)])
     _replace(report.replace_schema_metadata({_MADE_OF: made_of}), home / REPORT)
     return counted(report)
+
+
+def drop_stale_report(home: Path, ledger: Ledger, max_bits: int) -> None:
+    """Where no report is made any more: what an earlier one says of a ledger that changed since hides
+    pictures that are not alike any more."""
+    if _made_of(home / REPORT) != _of(ledger, max_bits):
+        (home / REPORT).unlink(missing_ok=True)
+
+
+def _of(ledger: Ledger, max_bits: int) -> str:
+    return digest({"rules": RULES, "max_bits": max_bits, "ledger": ledger.files})
 
 
 def _made_of(report: Path) -> str:

@@ -6,10 +6,11 @@ what changed, not with what is known. Knows no Ray and no store.
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,10 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.hashing import document_digest, document_stamp
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.listed import ITEMS, Listed, in_order, spread, write_stream
+from pipelines.ingest.namesakes import Namesakes
 from pipelines.ingest.sources import Item, Listing, Rejected, SourceConfig, files, inside
+
+log = logging.getLogger(__name__)
 
 _ROWS_PER_FILE = 1000
 _COMPARED = ["document_key", "document_id", "scope", "inputs", "stamp", "digest", "fingerprint", "rejected"]
@@ -41,7 +45,9 @@ class Plan:
 
     `gone` are the keys of known documents that their source no longer holds, by the source's address.
     `refused` is what listing refused. `seen` are unchanged documents of which the ledger has another scope or
-    stamp than (scope, stamp): another source holds them now, or their files were only touched.
+    stamp than (scope, stamp): another source holds them now, or their files were only touched. `unclear` are
+    how many were not listed, by source, but are not gone either: each may be what a row holds that cannot be
+    read.
     """
 
     new: int
@@ -51,6 +57,7 @@ class Plan:
     gone: Mapping[str, tuple[str, ...]]
     refused: tuple[Rejected, ...]
     seen: Mapping[str, tuple[str, str]]
+    unclear: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def to_do(self) -> int:
@@ -75,6 +82,7 @@ class Plan:
             gone={scope: tuple(keys) for scope, keys in gone.items()},
             refused=(*refused, *(bad for plan in plans for bad in plan.refused)),
             seen={key: found for plan in plans for key, found in plan.seen.items()},
+            unclear=sum((Counter(plan.unclear) for plan in plans), Counter[str]()),
         )
 
 
@@ -123,9 +131,21 @@ def make_plan(
         compare = _Compare(listed, ledger, held, fingerprint, needed, missing, retry_rejected, config)
         run = each if listed.held is None else map
         plan = Plan.of(list(run(compare, range(listed.buckets))), refused)
+        _warn_of_unclear(plan, missing)
         if out and plan.to_do:
             _write(in_order(sorted(needed.glob("*.arrows"))), out)
         return plan
+
+
+def _warn_of_unclear(plan: Plan, missing: _Missing) -> None:
+    for scope, number in plan.unclear.items():
+        log.warning(
+            "%s: %s of its documents are not listed any more, but are kept: what cannot be read at %s may be "
+            "any of them; put that right, or take it out, and they are gone",
+            scope,
+            f"{number:,}",
+            missing.unclear[scope],
+        )
 
 
 def known_sources(directory: Path) -> set[str]:
@@ -176,7 +196,7 @@ class _Missing:
     roots: Mapping[str, str] | None  # by source, the folder that its files are in
     refused_ids: frozenset[str]
     refused_places: frozenset[str]  # a folder among them hides what is in it, a side-car its picture
-    unclear: frozenset[str]
+    unclear: Mapping[str, str]  # by source, the first such row
     config: SourceConfig
 
     @classmethod
@@ -184,36 +204,43 @@ class _Missing:
         cls, scopes: Mapping[str, bool], refused: Sequence[Rejected], config: SourceConfig, whole: bool
     ) -> Self:
         if whole:
-            return cls(None, frozenset(), frozenset(), frozenset(), config)
+            return cls(None, frozenset(), frozenset(), {}, config)
         # What was refused under no id but its place could be any document of its manifest.
-        nameless = {bad.scope for bad in refused if f"/{bad.document_id}" in bad.source}
+        nameless = {bad.scope: bad.source for bad in reversed(refused) if _is_nameless(bad)}
         return cls(
             roots={scope: scope if is_folder else files.parent(scope) for scope, is_folder in scopes.items()},
             refused_ids=frozenset(bad.document_id for bad in refused),
             refused_places=frozenset(bad.source for bad in refused),
-            unclear=frozenset(scope for scope, is_folder in scopes.items() if not is_folder) & nameless,
+            unclear={scope: where for scope, where in nameless.items() if not scopes.get(scope, True)},
             config=config,
         )
 
-    def gone(self, unlisted: pa.Table) -> dict[str, tuple[str, ...]]:
-        """Of these rows of the ledger, the keys of those that are gone, by scope."""
+    def gone(self, unlisted: pa.Table) -> tuple[dict[str, tuple[str, ...]], Counter[str]]:
+        """Of these rows of the ledger, the keys of those that are gone, and how many may be an unclear row;
+        by scope."""
         if self.roots is not None:
             unlisted = unlisted.filter(pc.is_in(unlisted["scope"], pa.array(list(self.roots), pa.string())))
-        gone = defaultdict[str, list[str]](list)
+        gone, unclear = defaultdict[str, list[str]](list), Counter[str]()
         for row in unlisted.select(["document_key", "document_id", "inputs", "scope"]).to_pylist():
-            if not (self._is_hidden(row) and self._may_be_read(row)):
-                gone[row["scope"] or ""].append(row["document_key"])
-        return {scope: tuple(keys) for scope, keys in gone.items()}
+            scope = row["scope"] or ""
+            is_refused = self._is_refused(row)
+            if not (is_refused or scope in self.unclear) or not self._may_be_read(row):
+                gone[scope].append(row["document_key"])
+            elif not is_refused:
+                unclear[scope] += 1
+        return {scope: tuple(keys) for scope, keys in gone.items()}, unclear
 
-    def _is_hidden(self, row: Mapping[str, Any]) -> bool:
-        return (
-            row["document_id"] in self.refused_ids
-            or row["scope"] in self.unclear
-            or any(place in self.refused_places for file in row["inputs"] or () for place in _places(file))
+    def _is_refused(self, row: Mapping[str, Any]) -> bool:
+        return row["document_id"] in self.refused_ids or any(
+            place in self.refused_places for file in row["inputs"] or () for place in _places(file)
         )
 
     def _may_be_read(self, row: Mapping[str, Any]) -> bool:
         return self.roots is None or _allowed(row["inputs"] or (), self.roots[row["scope"]], self.config)
+
+
+def _is_nameless(bad: Rejected) -> bool:
+    return f"/{bad.document_id}" in bad.source
 
 
 def _allowed(addresses: Iterable[str], root: str, config: SourceConfig) -> bool:
@@ -240,10 +267,11 @@ class _Compare:
     config: SourceConfig
 
     def __call__(self, bucket: int) -> Plan:
-        entries, gone = self._known(bucket)
+        entries, (gone, unclear) = self._known(bucket)
         met: set[str] = set()
         refused: list[Rejected] = []
         seen: dict[str, tuple[str, str]] = {}
+        namesakes = Namesakes(self.config)
         counts = {"new": 0, "changed": 0, "unchanged": 0, "known_rejected": 0}
 
         def is_needed(key: str, item: Item) -> bool:
@@ -251,8 +279,12 @@ class _Compare:
                 reason = f"the id {item.document_id!r} occurs before in this run; the first one stands"
                 refused.append(Rejected(item.document_id, item.address, "list", reason, item.scope))
                 return False
-            met.add(key)
             entry = entries.get(key)
+            if entry and (other := namesakes.of(item, entry["scope"])):
+                reason = _taken(item.document_id, other)
+                refused.append(Rejected(item.document_id, item.address, "list", reason, item.scope))
+                return False
+            met.add(key)
             if entry is None:
                 counts["new"] += 1
                 return True
@@ -274,10 +306,12 @@ class _Compare:
 
         with replaced(self.needed / f"{bucket:05d}.arrows") as beside:
             write_stream(needed(), beside)
-        return Plan(**counts, gone=gone, refused=tuple(refused), seen=seen)
+        return Plan(**counts, gone=gone, refused=tuple(refused), seen=seen, unclear=unclear)
 
-    def _known(self, bucket: int) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
-        """What is known of a bucket's listed documents, by key, and which are gone."""
+    def _known(
+        self, bucket: int
+    ) -> tuple[dict[str, dict[str, Any]], tuple[dict[str, tuple[str, ...]], Counter[str]]]:
+        """What is known of a bucket's listed documents, by key, and of the others what `gone` tells."""
         keys = self.listed.keys(bucket)
         known = self.ledger.bucket(bucket, self.listed.buckets, _COMPARED)
         is_listed = pc.is_in(known["document_key"], keys)
@@ -286,6 +320,13 @@ class _Compare:
             known = self.held.bucket(bucket, self.listed.buckets, _COMPARED)
             is_listed = pc.is_in(known["document_key"], keys)
         return entries, self.missing.gone(known.filter(pc.invert(is_listed)))
+
+
+def _taken(document_id: str, other: str) -> str:
+    return (
+        f"the id {document_id!r} occurs in the index, of {other}, which is still there: rename one of the "
+        "folders, or name the one above both as SOURCE; to replace that document, move its file away"
+    )
 
 
 def _write(rows: Iterator[dict[str, Any]], out: Path) -> None:

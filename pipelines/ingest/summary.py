@@ -20,7 +20,8 @@ class Summary:
 
     Of all pictures of the index, `same_pictures` are the same file as an earlier one and `near_duplicates`
     look like one; None where that was not looked for. `differing_stores` hold another number of parts than
-    the ledger says, as far as the run has opened them.
+    the ledger says, as far as the run has opened them. `unclear` documents are neither listed nor gone: each
+    may be what a row of its source holds that cannot be read.
     """
 
     run: str
@@ -41,6 +42,7 @@ class Summary:
     same_pictures: int | None
     near_duplicates: int | None
     differing_stores: Sequence[str] = ()
+    unclear: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,6 +78,7 @@ def summarise(
         same_pictures=alike.same if alike else None,
         near_duplicates=alike.near if alike else None,
         differing_stores=differing_stores,
+        unclear=sum(plan.unclear.values()),
     )
 
 

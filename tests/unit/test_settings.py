@@ -49,6 +49,14 @@ def test_set_reads_its_value_as_yaml() -> None:
     assert settings.encoder.model == "/models/vit=b"
 
 
+def test_off_is_a_word_though_yaml_reads_it_as_false(config: Path) -> None:
+    config.write_text("answer: {follow_up: off}")
+    settings = load_settings(config, ["ingest.near_duplicates=off"])
+    assert (settings.answer.follow_up, settings.ingest.near_duplicates) == ("off", "off")
+    with pytest.raises(UsageError, match="'report' or 'off'"):
+        load_settings(None, ["ingest.near_duplicates=on"])
+
+
 def test_a_later_set_wins() -> None:
     assert load_settings(None, ["encoder.batch_size=1", "encoder.batch_size=2"]).encoder.batch_size == 2
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipelines.core.errors import BadPart, MissingDependency, SourceError
-from pipelines.ingest.sources import files, pdf
+from pipelines.ingest.metadata import type_name
+from pipelines.ingest.sources import files, pdf, rows
 from pipelines.ingest.sources.contents import opened, read_bytes
 from pipelines.ingest.sources.failures import stage_of
 from pipelines.ingest.sources.folder import (
@@ -106,16 +107,18 @@ def list_items(
 ) -> Listing:
     """Every document of the sources, in a stable order. Some may have the same (tenant, id).
 
-    Cells of a CSV, which has no types, are read as the `types` of metadata fields that the index has fixed.
+    Cells of a CSV, which has no types, are read as the `types` of metadata fields that the index has fixed,
+    or that a source before it fixes.
     A source that is missing holds nothing any more if its address is one of those `known` from before.
     Raises SourceError at once for another that is missing, and for one of no known form (MissingDependency
     where its form needs an extra). One that turns out to be unreadable while it streams is refused at the
     end; if none can be read, or a folder cannot be listed, or all must be read (`whole`), SourceError is
     raised.
     """
-    classified = dict(_classify(source, config, known, types or {}) for source in sources)
+    types = dict(types or {})
+    classified = dict(_classify(source, config, known, types) for source in sources)
     scopes = {address: lister is list_folder for address, lister in classified.items()}
-    return Listing(_listed(classified, config, whole), scopes)
+    return Listing(_listed(classified, config, whole, types), scopes)
 
 
 def parse(item: Item, config: SourceConfig) -> Parsed:
@@ -127,14 +130,18 @@ def parse(item: Item, config: SourceConfig) -> Parsed:
 
 
 def _listed(
-    classified: Mapping[str, _Lister], config: SourceConfig, whole: bool
+    classified: Mapping[str, _Lister], config: SourceConfig, whole: bool, types: dict[str, str]
 ) -> Iterator[Item | Rejected]:
     unreadable: dict[str, SourceError] = {}
+    untyped = sum(suffix(address) == ".csv" for address in classified)
     for address, lister in classified.items():
         is_empty = True
+        untyped -= suffix(address) == ".csv"
         try:
             for found in lister(address, config):
                 is_empty = False
+                if untyped and isinstance(found, Item):
+                    _fix_types(types, found)
                 yield replace(found, scope=address) if isinstance(found, Rejected) else found
         except SourceError as exc:
             if whole or lister is list_folder:
@@ -147,6 +154,12 @@ def _listed(
                 log.warning("%s: %s", address, "is gone" if lister is _list_gone else "holds no document")
     for address, error in unreadable.items():
         yield Rejected(files.base_name(address), address, "list", str(error), address)
+
+
+def _fix_types(types: dict[str, str], item: Item) -> None:
+    """As `metadata.extend` will: the first value of a field gives it its type."""
+    for name, value in rows.unpack(item.payload).metadata.items():
+        types.setdefault(name, type_name(value))
 
 
 def _list_gone(address: str, config: SourceConfig) -> Iterator[Item | Rejected]:

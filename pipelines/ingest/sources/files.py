@@ -287,6 +287,17 @@ def remote_is_folder(filesystem: Any, path: str, address: str) -> bool | None:
     return None if kind is arrow_fs.FileType.NotFound else kind is arrow_fs.FileType.Directory
 
 
+def is_there(address: str) -> bool:
+    """Whether anything is at a canonical address. A store that does not answer may hold it still."""
+    if not is_remote(address):
+        return os.path.lexists(address)
+    try:
+        filesystem, path = open_filesystem(address)
+        return remote_is_folder(filesystem, path, address) is not None
+    except SourceError:
+        return True
+
+
 def _info(filesystem: Any, path: str) -> arrow_fs.FileInfo:
     """What the store tells of a path. pyarrow's HDFS finds nothing where it cannot ask: not even the root."""
     info = filesystem.get_file_info(path)

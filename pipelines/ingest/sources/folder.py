@@ -8,7 +8,8 @@ picture. In both a PDF is a document. A `.json` without a picture and files of o
 Hidden names are skipped.
 
 An id is the file's path below the folder, behind the folder's own name: two folders that both hold
-`1.png` stay apart, whether they are read in one run or in two.
+`1.png` stay apart. Of two of one name the first stands, whether they are read in one run or in two
+(`plan`, `namesakes`).
 """
 
 from __future__ import annotations

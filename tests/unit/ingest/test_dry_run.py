@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from fakes import shelved_index
 
+from pipelines.console import print_dry_run
 from pipelines.core.errors import MmragError, SourceError, UsageError
 from pipelines.core.index import IndexConfig
 from pipelines.core.types import store_key
@@ -133,3 +134,14 @@ def test_a_large_source_that_is_gone_is_taken_for_an_accident(kb: Path) -> None:
         pruned(kb, "gone.tar")
     config = IngestConfig(max_pruned_fraction=1)
     assert dry_run([str(kb.parent / "gone.tar")], kb, IndexConfig(), config, prune=True).pruned == 101
+
+
+def test_documents_that_may_be_a_row_that_cannot_be_read_are_told(
+    kb: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (kb.parent / "m.jsonl").write_text('{"id": "x", "text": "The hole spacing is 48 mm."}\n{"id": "y", \n')
+    listed_in(kb, "m.jsonl", *"xyz")
+    would = pruned(kb, "m.jsonl")
+    assert (would.gone, would.pruned, would.unclear, len(would.refused)) == (0, 0, 2, 1)
+    print_dry_run(would)
+    assert "2 that are not listed, but kept" in capsys.readouterr().out

@@ -29,6 +29,13 @@ def test_the_first_document_with_a_field_fixes_its_type() -> None:
     assert extend({}, documents) == {"year": "number", "brand": "str"}
 
 
+def test_a_rebuild_keeps_the_types_of_the_index_but_where_all_values_are_of_others() -> None:
+    documents = [(0, {"year": "n/a", "code": 7, "new": 1}), (1, {"year": 2020, "code": 8, "new": "x"})]
+    replaced = {"year": "number", "code": "str", "elsewhere": "bool"}
+    for order in permutations(documents):
+        assert extend({}, order, replaced) == {"year": "number", "code": "number", "new": "number"}
+
+
 def test_the_first_is_that_of_the_listing_in_whatever_order_the_workers_ended() -> None:
     documents = [(0, {"year": 2020}), (1, {"year": "2021", "brand": "A", "new": True}), (7, {"brand": 3})]
     for order in permutations(documents):

@@ -22,6 +22,7 @@ from pipelines.ingest import near_duplicates
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.near_duplicates import (
     Alike,
+    drop_stale_report,
     first_alike,
     pictures_of,
     read_report,
@@ -210,6 +211,21 @@ def test_a_change_of_the_ledger_makes_another_report(tmp_path: Path) -> None:
     assert write_report(tmp_path, ledger_of(tmp_path, first), 4).near == 1
     pruned = Ledger.load(tmp_path).changed(gone=[store_key("", "b")])
     assert write_report(tmp_path, pruned, 4) == Alike(0, 0)
+
+
+def test_a_report_of_another_ledger_is_dropped_where_none_is_made(tmp_path: Path) -> None:
+    """Else a picture that was replaced meanwhile would stay hidden behind what the old one looked like."""
+    first = acks(("a", "A", 0b0), ("b", "B", 0b11))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
+    ledger = ledger_of(tmp_path, first)
+    write_report(tmp_path, ledger, 4)
+    drop_stale_report(tmp_path, ledger, 4)
+    assert len(load_likeness(tmp_path).first_of) == 1
+    again = acks(("b", "another", 2**40 - 1))
+    keep(tmp_path, again, ledger)
+    drop_stale_report(tmp_path, ledger_of(tmp_path, again), 4)
+    assert (load_likeness(tmp_path).first_of, read_report(tmp_path)) == ({}, None)
+    drop_stale_report(tmp_path, ledger, 4)  # there is none
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet"])

@@ -408,7 +408,9 @@ def test_a_side_car_that_cannot_be_read_hides_the_document_that_it_names(tmp_pat
     assert planned_gone(listing([bad], tmp_path), scoped_ledger(named)) == {}
 
 
-def test_a_row_that_cannot_be_read_could_be_any_of_its_manifest(tmp_path: Path, files: list[Path]) -> None:
+def test_a_row_that_cannot_be_read_could_be_any_of_its_manifest(
+    tmp_path: Path, files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
     manifest = tmp_path / "m.jsonl"
     rows = [item(f, scope=str(manifest)) for f in files]
     broken = Rejected("m.jsonl:2", f"{manifest}:2", "list", "m.jsonl:2: is not JSON", str(manifest))
@@ -416,7 +418,12 @@ def test_a_row_that_cannot_be_read_could_be_any_of_its_manifest(tmp_path: Path, 
         "new", f"{manifest}:2", "list", "m.jsonl:2: has neither text nor a picture", str(manifest)
     )
     ledger = scoped_ledger(*rows)
-    assert planned_gone(listing([rows[0], broken], manifest, folders=False), ledger) == {}
+    plan = make_plan(listing([rows[0], broken], manifest, folders=False), ledger, "f1")
+    assert (plan.gone, plan.unclear) == ({}, {str(manifest): 2})
+    assert f"{manifest}: 2 of its documents are not listed any more, but are kept" in caplog.text
+    assert f"cannot be read at {manifest}:2" in caplog.text
+    all_there = make_plan(listing([*rows, broken], manifest, folders=False), ledger, "f1")
+    assert (all_there.gone, all_there.unclear) == ({}, {})
     assert planned_gone(listing([rows[0], named], manifest, folders=False), ledger) == {
         str(manifest): keys("b", "c")
     }

@@ -291,6 +291,19 @@ def test_csv_columns_keep_the_types_that_the_index_has_fixed(folder: Path) -> No
     ]
 
 
+@pytest.mark.parametrize("first", ["a.csv", "a.jsonl"])
+def test_a_csv_is_read_as_the_types_that_the_sources_before_it_fix(folder: Path, first: str) -> None:
+    """One cell that is no number costs its own row, in the first ingest of the sources as in a later one."""
+    written = {"a.csv": "id,text,year\n0,t,2009\n", "a.jsonl": '{"id": "0", "text": "t", "year": 2009}\n'}
+    (folder / first).write_text(written[first])
+    (folder / "b.csv").write_text("id,text,year,code\n1,t,2010,7\n2,t,n/a,8\n3,t,2011,9\n")
+    (folder / "c.csv").write_text("id,text,code\n4,t,x\n5,t,10\n")
+    found = list_items([str(folder / name) for name in (first, "b.csv", "c.csv")], CONFIG)
+    _, *others = (parse(item, CONFIG).document.metadata for item in found if isinstance(item, Item))
+    assert [row.get("year") for row in others[:3]] == [2010, "n/a", 2011]
+    assert [row.get("code") for row in others] == [7, 8, 9, "x", 10]
+
+
 @pytest.mark.parametrize(
     ("cells", "values"),
     [
