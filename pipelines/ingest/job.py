@@ -43,12 +43,13 @@ from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ocr import require as require_ocr
 from pipelines.core.ray_metrics import record
-from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
+from pipelines.ingest import captions, history, lost, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.cluster_job import ACTOR, TASK, cluster, in_our_words, node_cpus
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.counts import warn_of_disagreement
 from pipelines.ingest.encoders import Encoders, encoders_for
 from pipelines.ingest.in_hand import InHand
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import DOCUMENTS_WAITING, ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
@@ -126,12 +127,12 @@ def ingest(
     if rebuild:
         Manifest.load(directory)  # before the lock, which would make the directory
     with Index(directory, index_config, writable=True, building=rebuild) as index, index.write_lock():
-        lost, patience_s = config.max_pruned_fraction, config.store_patience_s
-        live = begin(index, listing.scopes, lost, patience_s) if rebuild else None
+        max_lost, patience_s = config.max_pruned_fraction, config.store_patience_s
+        live = begin(index, listing.scopes, max_lost, patience_s) if rebuild else None
         if live is None:
             index.create()
         drop_replaced(index, patience_s)
-        ledger = recover(index, patience_s)
+        ledger = recover(index, patience_s, live)
         run = Run(index.home, _run_name(), fingerprint_of(index, config))
         run.begin()
         progress("looking for changes", 0, 0)
@@ -159,11 +160,14 @@ def ingest(
                 threads_a_cpu = connected()
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
+                had = ledger if live is None else live
                 replaced_types = types if rebuild else {}
-                encode_s = _process(index, run, config, progress, threads_a_cpu, replaced_types)
+                encode_s = _process(index, run, config, progress, threads_a_cpu, had, replaced_types)
             elif not len(ledger):
                 _open_stores(index)  # of an index of nothing: searched, it finds nothing
-        ledger, finished = finish(index, run, ledger, plan.refused, pruned, patience_s, plan.seen, lost)
+        ledger, finished = finish(
+            index, run, ledger, plan.refused, pruned, patience_s, plan.seen, max_lost, replaced=live
+        )
         compared = live is None and (plan.to_do or pruned)  # a swap compares itself; else no store is open
         differing = warn_of_disagreement(index, ledger, patience_s) if compared else []
         elapsed_s = time.perf_counter() - start
@@ -183,7 +187,7 @@ def ingest(
             )
         check_rejected(summary.index, refused.standing(index.home), config.max_rejected_fraction)
         if live is not None:
-            gone = swap(index, live, ledger, lost, patience_s)
+            gone = swap(index, live, ledger, max_lost, patience_s)
             summary = replace(summary, gone=gone, pruned=gone)
         note_ingest(index.directory)
     return summary
@@ -207,6 +211,7 @@ def _process(
     config: IngestConfig,
     progress: Progress,
     threads_a_cpu: int,
+    had: Ledger,
     replaced_types: Mapping[str, str],
 ) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
@@ -221,6 +226,7 @@ def _process(
     parts = run.directory / "parts"
     _read(index, run, config, parts, progress)
     types = _extend_metadata_types(index, parts, replaced_types)
+    held = lost.held(parts, had, config.max_pruned_fraction)
     total = pads.dataset(parts, format="parquet").count_rows()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     encoders = encoders_for(node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
@@ -232,7 +238,7 @@ def _process(
         record(ROWS_WAITING, total - done)
 
     with _every_second(report):
-        _encode_and_write(index, run, config, parts, types, encoders)
+        _encode_and_write(index, run, config, parts, CheckParts(types, held), encoders)
     progress("encoding and writing", total, total)
     return time.perf_counter() - start
 
@@ -279,7 +285,7 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
 
 
 def _encode_and_write(
-    index: Index, run: Run, config: IngestConfig, parts: Path, types: dict[str, str], encoders: Encoders
+    index: Index, run: Run, config: IngestConfig, parts: Path, check: CheckParts, encoders: Encoders
 ) -> None:
     encoder = index.encoder()
     fingerprints = encoder.cache_key, index.embedder().space.fingerprint, perceptual_hash.RULES
@@ -292,7 +298,7 @@ def _encode_and_write(
     rows = (
         ray.data.read_parquet(str(parts), schema=SCHEMA)
         .repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
-        .map_batches(CheckParts(types), batch_format="pyarrow", **TASK)
+        .map_batches(check, batch_format="pyarrow", **TASK)
         .map_batches(
             LoadPictures(
                 encoder.scales,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from pipelines.ingest import acknowledged
 from pipelines.ingest.ledger import Ledger
@@ -29,6 +31,21 @@ class Kept:
 
 
 _NONE: Final = Kept()
+_IS_GOOD_PICTURE: Final = (pc.field("kind") == "image") & pc.field("stage").is_null()
+
+
+def held(parts: Path, known: Ledger, max_fraction: float) -> frozenset[str]:
+    """Of the documents that were read, as rows under `parts`, those of which a picture may return, or is
+    AWAY, and which have fewer left than they had: these would be written in the places of those."""
+    rows = pads.dataset(parts, format="parquet")
+    stages = [UNAVAILABLE] if max_fraction >= 1 else [UNAVAILABLE, AWAY]
+    found = rows.to_table(columns=["document_key"], filter=pc.field("stage").isin(stages))
+    before = known.rows_of(set(found["document_key"].to_pylist()), ["document_key", "images"])
+    keys = before["document_key"].combine_chunks()
+    is_left = _IS_GOOD_PICTURE & pc.field("document_key").isin(keys)
+    left = Counter(rows.to_table(columns=["document_key"], filter=is_left)["document_key"].to_pylist())
+    had = zip(keys.to_pylist(), before["images"].to_pylist(), strict=True)
+    return frozenset(key for key, images in had if left[key] < images)
 
 
 def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:
@@ -65,9 +82,8 @@ def _keys_of(refused: pa.Table, stage: str) -> set[str]:
 
 
 def _pictures_left(run: Run, document_keys: pa.Array) -> Counter[str]:
-    is_good = (pc.field("kind") == "image") & pc.field("stage").is_null()
     of_these = pc.field("document_key").isin(document_keys)
-    good = acknowledged.rows_where(run, is_good & of_these, ["document_key", "key", "kind", "stage"])
+    good = acknowledged.rows_where(run, _IS_GOOD_PICTURE & of_these, ["document_key", "key", "kind", "stage"])
     once = good.group_by(["document_key", "key"]).aggregate([])  # a write may be acknowledged twice
     return Counter(once["document_key"].to_pylist())
 

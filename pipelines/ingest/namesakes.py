@@ -28,7 +28,8 @@ class Namesakes:
             return ""
         for root in (scope, files.parent(scope)):
             place = f"{root}/{below}"
-            if files.base_name(root) == name and root != item.root and self._stands(place, scope):
+            is_other = files.base_name(root) == name and not files.is_same(root, item.root)
+            if is_other and self._stands(place, scope):
                 return place
         return ""
 

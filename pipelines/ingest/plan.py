@@ -289,7 +289,10 @@ class _Compare:
                 counts["new"] += 1
                 return True
             stamp = _unchanged_stamp(item, entry, self.fingerprint, self.config)
-            if stamp is None or (self.retry_rejected and entry["rejected"]):
+            # A row without files of its own names the one that it stands in as its source.
+            is_alone = item.form == "row" and not item.inputs
+            has_moved = is_alone and entry["scope"] not in (item.scope, None)
+            if stamp is None or has_moved or (self.retry_rejected and entry["rejected"]):
                 counts["changed"] += 1
                 return True
             counts["unchanged"] += 1

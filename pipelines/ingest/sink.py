@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.core import files
 from pipelines.core.errors import PartsRefused
-from pipelines.core.files import replaced
 from pipelines.core.index import Index
 from pipelines.core.job_metrics import Record, timed, unrecorded
 from pipelines.core.patience import patiently
@@ -44,12 +44,13 @@ _PLANNED = ["document_id", "tenant", "address", "scope", "inputs"]
 DEAD_LETTERS = pa.schema([(name, pa.string()) for name in ("document_id", "source", "stage", "reason")])
 
 
-def recover(index: Index, patience_s: float = 0.0) -> Ledger:
+def recover(index: Index, patience_s: float = 0.0, replaced: Ledger | None = None) -> Ledger:
     """The ledger, with what runs that were cut short had finished. Only for the holder of the write lock.
-    Raises StoreUnavailable where there were some and a store does not answer for `patience_s`."""
+    `replaced`: that of the index that a rebuild replaces. Raises StoreUnavailable where there were some and a
+    store does not answer for `patience_s`."""
     ledger = Ledger.load(index.home).fitted()
     for dead in unfinished_runs(index.home):
-        ledger, _ = finish(index, dead, ledger, patience_s=patience_s)
+        ledger, _ = finish(index, dead, ledger, patience_s=patience_s, replaced=replaced)
     shutil.rmtree(index.home / "runs", ignore_errors=True)  # runs that had hardly begun, or nearly ended
     return ledger
 
@@ -147,6 +148,7 @@ def finish(
     patience_s: float = 0.0,
     seen: Mapping[str, tuple[str, str]] | None = None,
     max_lost_fraction: float = 0.0,
+    replaced: Ledger | None = None,
 ) -> tuple[Ledger, Finished]:
     """Close a run: flush, delete stale parts, write dead letters, then the ledger. Returns the new one.
     Raises StoreUnavailable where a store does not answer for `patience_s`.
@@ -154,13 +156,13 @@ def finish(
     A document of which some parts were not acknowledged stands there as unfinished; those whose keys are
     `pruned` are deleted everywhere, and others were `seen` with another (scope, stamp). What is kept of
     pictures goes with the last part that has them. Documents that would lose pictures by accident (`lost`)
-    stay as they are, unfinished.
+    stay as they are, unfinished; in a rebuild, what they had is in the ledger that is `replaced`.
     """
     letters = [(r.document_id, r.source, r.stage, r.reason) for r in refused]
     done, keys, pictures, did = [ledgers.NO_ROWS], [], [], _Did()
     if run.acknowledged():
         flush(index, patience_s)
-    kept = lost.kept(run, known, max_lost_fraction)
+    kept = lost.kept(run, known if replaced is None else replaced, max_lost_fraction)
     for acks in acknowledged.shares(run):
         documents = _documents(acks, run, kept.keys)
         delete_stale(index, acks, known, documents, patience_s)
@@ -258,7 +260,7 @@ def _unfinished_rows(items: pa.Table, run: Run, known: Ledger) -> pa.Table:
 def _write_dead_letters(folder: Path, run: Run, letters: Sequence[tuple[str, ...]]) -> None:
     folder.mkdir(exist_ok=True)
     columns = [pa.array(column, pa.string()) for column in zip(*letters, strict=True)]
-    with replaced(folder / f"{run.name}.parquet", durable=True) as beside:
+    with files.replaced(folder / f"{run.name}.parquet", durable=True) as beside:
         pq.write_table(pa.table(columns, schema=DEAD_LETTERS), beside)
 
 

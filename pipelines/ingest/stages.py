@@ -38,11 +38,14 @@ from pipelines.ingest.metadata import conflict
 from pipelines.ingest.metrics import ENCODE_SECONDS
 from pipelines.ingest.rows import DOCUMENT, Row, part_row, refuse, row_part, table
 from pipelines.ingest.sources import (
+    AWAY,
     RULES,
+    UNAVAILABLE,
     Item,
     Parsed,
     Rejected,
     SourceConfig,
+    files,
     inside,
     parse,
     read_bytes,
@@ -201,14 +204,19 @@ def _document_part(document: Document, n: int) -> Row:
 class CheckParts:
     """Refuse the parts that the index cannot keep: metadata of another type, or a field beyond the limits.
 
-    A store would refuse the whole batch for one such part.
+    A store would refuse the whole batch for one such part. Of documents that are `held` as they are in the
+    index only what was refused goes on.
     """
 
-    def __init__(self, types: Mapping[str, str]) -> None:
-        self._types = types
+    def __init__(self, types: Mapping[str, str], held: Collection[str] = frozenset()) -> None:
+        self._types, self._held = types, held
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return table(self._checked(row) for row in batch.to_pylist())
+        rows = batch.to_pylist()
+        return table(self._checked(row) for row in rows if row["reason"] or not self._is_held(row))
+
+    def _is_held(self, row: Row) -> bool:
+        return row["document_key"] in self._held
 
     def _checked(self, row: Row) -> Row:
         if row["reason"] is not None or row["kind"] == DOCUMENT:
@@ -266,7 +274,10 @@ class LoadPictures:
         except BadImage as exc:
             loaded = refuse(row, "decode", f"{row['address']}: {exc}")
         except BadPart as exc:
-            loaded = refuse(row, stage_of(exc, "read"), str(exc))
+            stage = stage_of(exc, "read")
+            if stage == AWAY and not files.is_remote(row["address"]):
+                stage = UNAVAILABLE  # it was there when its document was read, in this run
+            loaded = refuse(row, stage, str(exc))
         return loaded | {"reading": None, "load_s": time.perf_counter() - start}
 
     def _read(self, row: Row, new: dict[str, Array]) -> Row:

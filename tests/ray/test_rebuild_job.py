@@ -16,7 +16,7 @@ from fakes import photograph, png
 from ingest_workshop import Workshop, workshop
 
 from pipelines.core import live
-from pipelines.core.errors import SpaceMismatch
+from pipelines.core.errors import MmragError, SpaceMismatch
 from pipelines.core.live import LiveIndex
 from pipelines.core.manifest import Manifest
 from pipelines.core.retriever import Query
@@ -136,3 +136,28 @@ def test_an_index_is_rebuilt_under_its_readers(made: Workshop, local_ray: None) 
     assert not (made.directory / "lexical_g1").exists()
     with made.open() as late, pytest.raises(SpaceMismatch):
         late.retriever(made.settings.search).search(ONE)
+
+
+def test_pictures_of_a_disk_that_is_away_stay(made: Workshop, local_ray: None, tmp_path: Path) -> None:
+    rows = tmp_path / "rows" / "m.jsonl"
+    disk = rows.parent / "disk"
+    disk.mkdir(parents=True)
+    (disk / "a.png").write_bytes(png(photograph(0, 64)))
+    (rows.parent / "b.png").write_bytes(png(photograph(1, 64)))
+    rows.write_text(
+        '{"id": "d", "images": ["disk/a.png", "b.png"], "text": "Two."}\n{"id": "e", "text": "One."}\n'
+    )
+    shop = replace(made, corpus=rows)
+    shop.ingest()
+    before = shop.contents()
+    disk.rename(tmp_path / "away")
+    for rebuild in (False, True):
+        with pytest.raises(MmragError, match="1 documents would lose pictures"):
+            shop.ingest(rebuild=rebuild)
+        now = shop.contents()
+        assert (now["pictures"], now["chunks"]) == (before["pictures"], before["chunks"])
+    assert Manifest.load(shop.directory).generation == 0
+    (tmp_path / "away").rename(disk)
+    shop.ingest(rebuild=True)
+    assert shop.contents()["pictures"] == before["pictures"]
+    assert Manifest.load(shop.directory).generation == 1

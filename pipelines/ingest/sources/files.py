@@ -298,6 +298,16 @@ def is_there(address: str) -> bool:
         return True
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether both name one file or folder, be it by a link or another mount."""
+    if one == other:
+        return True
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121
+    except OSError:
+        return False
+
+
 def _info(filesystem: Any, path: str) -> arrow_fs.FileInfo:
     """What the store tells of a path. pyarrow's HDFS finds nothing where it cannot ask: not even the root."""
     info = filesystem.get_file_info(path)

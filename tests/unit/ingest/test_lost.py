@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fakes import image_part
 from sink_runs import begun, entry, ids, ingest, ledger, part_rows, rows_of
 
 from pipelines.core.index import Index
+from pipelines.core.types import store_key
 from pipelines.ingest import lost
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.rows import refuse, table
 from pipelines.ingest.sink import Finished, finish, recover, write_rows
 from pipelines.ingest.sources import AWAY, FORBIDDEN, UNAVAILABLE
@@ -98,3 +102,36 @@ def test_pictures_that_may_not_be_read_any_more_go_however_many_they_are(index: 
     done = again(index, *(without_picture(document, FORBIDDEN) for document in MANY))
     assert ids(index.visual()) == []
     assert (done.kept, done.documents, done.unfinished) == ("", len(MANY), 0)
+
+
+def read(folder: Path, *rows: list[dict[str, Any]]) -> Path:
+    """As the job leaves what it has read of documents."""
+    folder.mkdir()
+    pq.write_table(table(row for batch in rows for row in batch), folder / "0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(("stage", "is_held"), [(AWAY, True), (UNAVAILABLE, True), ("parse", False)])
+def test_what_is_left_of_a_document_does_not_take_the_place_of_what_is_away(
+    index: Index, tmp_path: Path, stage: str, is_held: bool
+) -> None:
+    ingest(index, rows_of("known"))
+    parts = read(tmp_path / "parts", without_picture("known", stage), without_picture("new", stage))
+    keys = {store_key("", "known")} if is_held else set()
+    assert lost.held(parts, ledger(index), 0.5) == keys
+    assert lost.held(parts, ledger(index), 1) == (keys if stage == UNAVAILABLE else set())
+
+
+def test_a_document_that_has_as_many_pictures_as_before_is_not_held(index: Index, tmp_path: Path) -> None:
+    ingest(index, rows_of("a"))
+    lacking = refuse(part_rows(image_part("a", 1)), AWAY, "does not exist")
+    assert not lost.held(read(tmp_path / "parts", [*rows_of("a"), lacking]), ledger(index), 0.5)
+
+
+def test_a_rebuild_keeps_the_pictures_that_the_index_it_replaces_has(index: Index, tmp_path: Path) -> None:
+    ingest(index, rows_of("known"))
+    run = begun(index, "known", name="run-2")
+    write_rows(table(without_picture("known", AWAY)), index, run)
+    done = finish(index, run, Ledger(tmp_path / "half-made"), replaced=ledger(index))[1]
+    assert done.unfinished == 1
+    assert "1 documents would lose pictures" in done.kept

@@ -104,6 +104,19 @@ def test_a_file_that_another_source_lists_too_is_the_same_document(tmp_path: Pat
     assert (plan.unchanged, plan.refused) == (1, ())
 
 
+def test_one_folder_under_two_names_is_one(tmp_path: Path) -> None:
+    old, link = pictures(tmp_path / "2023" / "scans"), tmp_path / "links"
+    ledger = ingested(Ledger(tmp_path / "kb"), old)
+    link.symlink_to(tmp_path / "2023")
+    assert (
+        Namesakes(SourceConfig()).of(
+            Item("picture", "scans/a.png", f"{link}/scans/a.png", f"{link}/scans", f"{link}/scans"), str(old)
+        )
+        == ""
+    )
+    assert planned(ledger, link / "scans").refused == ()
+
+
 def test_an_id_that_somebody_gave_is_replaced_as_he_says(tmp_path: Path) -> None:
     old, new = pictures(tmp_path / "2023" / "scans"), tmp_path / "2024" / "scans"
     ledger = ingested(Ledger(tmp_path / "kb"), old)

@@ -202,6 +202,19 @@ def test_another_row_form_or_tenant_is_a_change(
     assert planned(tmp_path, [item(files[0], **change)], ledger)[1] == ["a"]
 
 
+def test_a_text_whose_row_stands_in_another_file_now_is_a_change(tmp_path: Path, files: list[Path]) -> None:
+    row = item(
+        tmp_path / "old.jsonl", form="row", document_id="a", payload=b"{}", inputs=(), scope="/old.jsonl"
+    )
+    known = scoped_ledger(row)
+    assert planned(tmp_path, [row], known)[0].unchanged == 1
+    moved = replace(row, address="/new.jsonl", scope="/new.jsonl")
+    assert planned(tmp_path, [moved], known)[0].changed == 1
+    shown = item(files[0], scope="/old.jsonl")
+    plan = planned(tmp_path, [replace(shown, scope="/new.jsonl")], scoped_ledger(shown))[0]
+    assert (plan.changed, plan.unchanged) == (0, 1)
+
+
 def test_another_fingerprint_makes_everything_to_do(tmp_path: Path, files: list[Path]) -> None:
     items = [item(f) for f in files]
     assert planned(tmp_path, items, ledger_of(*items), "f2")[1] == ["a", "b", "c"]

@@ -29,7 +29,7 @@ from pipelines.ingest.hashing import document_digest
 from pipelines.ingest.in_hand import KILLS, InHand
 from pipelines.ingest.listed import ITEMS
 from pipelines.ingest.rows import DOCUMENT, SCHEMA, part_row, row_part, table
-from pipelines.ingest.sources import AWAY, Item, SourceConfig, list_items
+from pipelines.ingest.sources import AWAY, UNAVAILABLE, Item, SourceConfig, list_items
 from pipelines.ingest.stages import CheckParts, Encode, LoadPictures, ParseItems, split_pixels
 
 SCALES = (2, 4)
@@ -238,7 +238,14 @@ def test_a_picture_that_vanished_is_refused_by_name(machine: Machine) -> None:
         assert "gone.png" in row["reason"]
         stages.append(row["stage"])
         (machine.folder / "other.png").write_bytes(picture("blue"))
-    assert stages == [AWAY, "read"]  # with all of its folder, or alone
+    assert stages == [UNAVAILABLE, "read"]  # with all of its folder, in this very run, or alone
+
+
+def test_of_a_document_that_is_held_only_what_is_refused_goes_on() -> None:
+    rows = [image_row("/a.png"), image_row("/b.png", stage=AWAY, reason="gone"), image_row("/c.png")]
+    held, other = rows[0]["document_key"], {**rows[2], "document_key": "other"}
+    left = CheckParts({}, {held})(table([*rows[:2], other])).to_pylist()
+    assert [row["address"] for row in left] == ["/b.png", "/c.png"]
 
 
 def test_a_stage_leaves_rows_alone_that_an_earlier_one_refused(machine: Machine) -> None:
