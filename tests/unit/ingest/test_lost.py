@@ -122,10 +122,15 @@ def test_what_is_left_of_a_document_does_not_take_the_place_of_what_is_away(
     assert lost.held(parts, ledger(index), 1) == (keys if stage == UNAVAILABLE else set())
 
 
-def test_a_document_that_has_as_many_pictures_as_before_is_not_held(index: Index, tmp_path: Path) -> None:
-    ingest(index, rows_of("a"))
-    lacking = refuse(part_rows(image_part("a", 1)), AWAY, "does not exist")
-    assert not lost.held(read(tmp_path / "parts", [*rows_of("a"), lacking]), ledger(index), 0.5)
+def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index, tmp_path: Path) -> None:
+    now = {}
+    for document in ("whole", "lacking"):
+        image, chunk, described = rows_of(document)
+        away = refuse(part_rows(image_part(document, 1)), AWAY, "does not exist")
+        now[document] = [image, chunk, away, described | {"num_parts": 3}]
+    ingest(index, rows_of("whole"), now["lacking"])
+    parts = read(tmp_path / "parts", *now.values())
+    assert lost.held(parts, ledger(index), 0.5) == {store_key("", "whole")}
 
 
 def test_a_rebuild_keeps_the_pictures_that_the_index_it_replaces_has(index: Index, tmp_path: Path) -> None:
