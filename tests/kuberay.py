@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 KUBERAY = ROOT / "deploy" / "kuberay"
 OVERLAYS = ("cpu", "gpu")
 KUBERNETES = "1.37"
-EXAMPLE = (KUBERAY / "base/.env.example").read_text()
+EXAMPLE = (KUBERAY / "base/.env.example").read_text().replace("CHANGE", "filled-in")
 SECRETS = dict(
     line.split("=", 1) for line in EXAMPLE.splitlines() if line.strip() and not line.startswith("#")
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +19,7 @@ from pipelines.ingest import acknowledged
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.plan import FEW_DOCUMENTS
 from pipelines.ingest.run import Run
-from pipelines.ingest.sources import AWAY, FORBIDDEN, UNAVAILABLE
+from pipelines.ingest.sources import AWAY, FORBIDDEN, UNAVAILABLE, inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +35,19 @@ _IS_GOOD_PICTURE: Final = (pc.field("kind") == "image") & pc.field("stage").is_n
 
 
 def held(parts: Path, known: Ledger, max_fraction: float) -> frozenset[str]:
-    """Of the documents that were read, as rows under `parts`, those of which a picture that they had may
-    return, or is AWAY: what is left would be written in the places of those."""
+    """Of the documents that were read, as rows under `parts`, those of which a picture may return, or is
+    AWAY, and which have fewer left of the files that they had: others would be written in their places."""
     rows = pads.dataset(parts, format="parquet")
     stages = [UNAVAILABLE] if max_fraction >= 1 else [UNAVAILABLE, AWAY]
     found = rows.to_table(columns=["document_key"], filter=pc.field("stage").isin(stages))
-    before = known.rows_of(set(found["document_key"].to_pylist()), ["document_key", "images", "rejected"])
-    keys = before["document_key"].combine_chunks()
-    is_left = _IS_GOOD_PICTURE & pc.field("document_key").isin(keys)
-    left = Counter(rows.to_table(columns=["document_key"], filter=is_left)["document_key"].to_pylist())
-    return frozenset(
-        row["document_key"] for row in before.to_pylist() if _had_more(row, left[row["document_key"]])
-    )
-
-
-def _had_more(before: dict[str, Any], pictures: int) -> bool:
-    """Whether the document had a picture that is missing now: surely where it had all that it names. Where
-    something of it was refused, too, that may be what is missing, unless it has fewer than before."""
-    return bool(before["images"]) and (not before["rejected"] or pictures < before["images"])
+    before = known.rows_of(set(found["document_key"].to_pylist()), ["document_key", "images", "inputs"])
+    had = {row["document_key"]: row for row in before.to_pylist()}
+    is_left = _IS_GOOD_PICTURE & pc.field("document_key").isin(pa.array(had, pa.string()))
+    left = Counter[str]()
+    for row in rows.to_table(columns=["document_key", "address"], filter=is_left).to_pylist():
+        key = row["document_key"]
+        left[key] += inside.depends_on(row["address"]) in had[key]["inputs"]
+    return frozenset(key for key, row in had.items() if left[key] < row["images"])
 
 
 def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:
@@ -65,7 +60,7 @@ def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:
     refused = acknowledged.rows_where(run, pc.field("stage").is_valid(), ["document_key", "stage"])
     away, forbidden, waiting = (_keys_of(refused, stage) for stage in (AWAY, FORBIDDEN, UNAVAILABLE))
     keys = set(refused["document_key"].to_pylist()) - waiting
-    before = known.rows_of(keys, ["document_key", "scope", "images", "rejected"])
+    before = known.rows_of(keys, ["document_key", "scope", "images"])
     before = before.filter(pc.greater(before["images"], 0))
     if not len(before):
         return _NONE
@@ -74,7 +69,7 @@ def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:
     lost = defaultdict[str, list[str]](list)
     for row in before.to_pylist():
         key, images = row["document_key"], left[row["document_key"]]
-        if key in away and _had_more(row, images):
+        if key in away and images < row["images"]:
             held.add(key)
         if not images and key not in forbidden:
             lost[row["scope"] or ""].append(key)

@@ -40,7 +40,8 @@ class Namesakes:
         return self._is_there[scope] and (is_inside or self._found(place))
 
     def _found(self, address: str) -> bool:
-        if files.is_remote(address) and not any(map(address.startswith, self._config.allowed_addresses)):
+        allowed = self._config.allowed_addresses  # each ends in a slash
+        if files.is_remote(address) and not any(map(f"{address}/".startswith, allowed)):
             return False
         return files.is_there(address)
 

@@ -78,7 +78,7 @@ def test_the_endpoint_is_applied_after_an_ingest_that_is_complete(
 
 @pytest.mark.parametrize(
     "page",
-    ["deploy/kuberay/base/.env.example", "docs/how-to/scale-out.md", "docs/how-to/secure.md"],
+    ["docs/how-to/scale-out.md", "docs/how-to/secure.md"],
 )
 def test_sample_keys_are_ones_that_the_server_takes(page: str) -> None:
     told = re.findall(r"API_KEYS='?(\[.*\])", (ROOT / page).read_text("utf-8"))

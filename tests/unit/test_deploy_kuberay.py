@@ -11,6 +11,7 @@ import pytest
 import yaml
 from kuberay import KUBERAY, OVERLAYS, ROOT, SECRETS, checked, pods, read
 
+from pipelines.core.errors import UsageError
 from pipelines.serve.config import ServeConfig
 from pipelines.settings import load_settings
 
@@ -259,3 +260,11 @@ def test_the_settings_load_with_server_stores_and_fit_into_the_first_nodes(overl
     engine = serve.transformers if overlay == "cpu" else serve.vllm
     parts = (serve.gateway, serve.retriever, serve.encoder, engine)
     assert sum(part.num_cpus * part.min_replicas for part in parts) <= cpus * workers["minReplicas"]
+
+
+def test_the_key_of_the_example_is_refused_until_it_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in (KUBERAY / "base/.env.example").read_text().splitlines():
+        if line.startswith("MMRAG_SERVE__API_KEYS"):
+            monkeypatch.setenv(*line.split("=", 1))
+    with pytest.raises(UsageError, match=r"api_keys\.0\.key"):
+        load_settings()

@@ -51,7 +51,7 @@ def test_the_secret_holds_the_lines_of_its_file_as_they_stand():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_changed_key_rolls_the_endpoint_and_reaches_every_job(overlay):
     """KubeRay makes a second cluster where the first one's description changed."""
-    before, after = rendered(overlay), rendered(overlay, EXAMPLE.replace("change-me-please", "another-key"))
+    before, after = rendered(overlay), rendered(overlay, EXAMPLE.replace('"filled-in"', '"another-key"'))
     names = [{one["kind"]: one["metadata"]["name"] for one in found} for found in (before, after)]
     assert {kind for kind, name in names[0].items() if names[1][kind] != name} == {"Secret"}
     for found, named in zip((before, after), names, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from fakes import image_part
-from sink_runs import begun, entry, ids, ingest, ledger, part_rows, rows_of
+from sink_runs import begun, document_row, entry, ids, ingest, ledger, part_rows, rows_of
 
 from pipelines.core.index import Index
 from pipelines.core.types import store_key
@@ -122,15 +122,24 @@ def test_what_is_left_of_a_document_does_not_take_the_place_of_what_is_away(
     assert lost.held(parts, ledger(index), 1) == (keys if stage == UNAVAILABLE else set())
 
 
+def of_files(document: str, *files: str, away: str = "") -> list[dict[str, Any]]:
+    """A document of the pictures in these files, of which one may be AWAY: it is told after the others."""
+    there = [file for file in files if file != away]
+    rows = [part_rows(image_part(document, n), address=file) for n, file in enumerate(there)]
+    if away:
+        rows.append(refuse(part_rows(image_part(document, len(there))), AWAY, "does not exist"))
+    return [*rows, document_row(document, len(rows)) | {"inputs": list(files)}]
+
+
 def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index, tmp_path: Path) -> None:
-    now = {}
-    for document in ("whole", "lacking"):
-        image, chunk, described = rows_of(document)
-        away = refuse(part_rows(image_part(document, 1)), AWAY, "does not exist")
-        now[document] = [image, chunk, away, described | {"num_parts": 3}]
-    ingest(index, rows_of("whole"), now["lacking"])
-    parts = read(tmp_path / "parts", *now.values())
-    assert lost.held(parts, ledger(index), 0.5) == {store_key("", "whole")}
+    ingest(
+        index,
+        of_files("lost", "/a", "/b"),
+        of_files("grown", "/b"),
+        of_files("lacking", "/a", "/b", away="/a"),
+    )
+    now = [of_files(document, "/a", "/b", "/c", away="/a") for document in ("lost", "grown", "lacking")]
+    assert lost.held(read(tmp_path / "parts", *now), ledger(index), 0.5) == {store_key("", "lost")}
 
 
 def test_a_rebuild_keeps_the_pictures_that_the_index_it_replaces_has(index: Index, tmp_path: Path) -> None:

@@ -145,3 +145,10 @@ def test_a_source_is_looked_for_once_and_one_that_may_not_be_read_is_not_asked(
         item = Item("picture", name, f"/new/{name}", "/new/scans", "/new/scans")
         assert [namesakes.of(item, scope) for scope in ("/old/scans", "s3://old/scans")] == ["", ""]
     assert asked == ["/old/scans"]
+
+
+def test_a_store_that_may_be_read_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "is_there", lambda address: True)
+    item = Item("picture", "scans/a.png", "s3://new/scans/a.png", "s3://new/scans", "s3://new/scans")
+    namesakes = Namesakes(SourceConfig(allowed_addresses=("s3://old/scans/", "s3://new/scans/")))
+    assert namesakes.of(item, "s3://old/scans") == "s3://old/scans/a.png"
