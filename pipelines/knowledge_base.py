@@ -34,7 +34,8 @@ class KnowledgeBase:
     """An index directory and the settings that it is used with.
 
     Models and stores open with the first question and stay open: close it, or use it as a context. Safe to
-    use from several threads, also while one of them ingests; answers are written one after another.
+    use from several threads, also while one of them ingests; answers are written one after another, but
+    beside those that a close has left to their end.
     """
 
     def __init__(self, directory: Path | str, settings: Settings | None = None) -> None:
@@ -67,7 +68,7 @@ class KnowledgeBase:
             rebuild=rebuild,
         )
         if self._live.made:
-            self._live().look()
+            self._opened().look()
         return summary
 
     def search(
@@ -82,7 +83,7 @@ class KnowledgeBase:
         """Pictures and passages for a text, a picture, or both. `where` is a filter as `--filter` takes it,
         or a value for each field that must equal it, taken literally: the way for values that users type.
         Raises UsageError, BadImage, StoreUnavailable."""
-        return self._live().search(self._query(text, image, mode, k, where))
+        return self._opened().search(self._query(text, image, mode, k, where))
 
     def ask(
         self,
@@ -96,17 +97,18 @@ class KnowledgeBase:
         """An answer from the index with its citations and boxes. Raises as `search` does. Within a running
         event loop, await `answerer().answer(...)` instead."""
         question = Question(self._query(text, image, mode, k, where))
-        return asyncio.run(self._answerer().answer(question))
+        return asyncio.run(self.answerer().answer(question))
 
     def answerer(self) -> Answerer:
         """For streams, conversations and event loops: `await answerer.answer(Question(Query("Which one?")))`,
         or `answerer.stream`, whose events are `Retrieved`, then `Said`, and an `Answer` at the end."""
-        return self._answerer()
+        with self._swap:
+            return self._answerer()
 
     def picture(self, hit: Hit) -> bytes | None:
         """The upright JPEG that the index keeps of a hit's picture, its long side at most 1,536 pixels; None
         for a passage."""
-        preview = _preview(self._live().index, hit)
+        preview = _preview(self._opened().index, hit)
         return preview.data if preview else None
 
     def marked(
@@ -114,7 +116,7 @@ class KnowledgeBase:
     ) -> dict[Literal["query"] | int, Image.Image]:
         """The pictures that an answer has boxes on, with these drawn: that of evidence n by its number, and
         as "query" the question's own, which is to be given again as `image`. Raises BadImage."""
-        shown = annotated_pictures(answer_dict(answer), _bytes_of(image), self._live().index.previews)
+        shown = annotated_pictures(answer_dict(answer), _bytes_of(image), self._opened().index.previews)
         return {which: picture for which, picture in shown if picture}
 
     def read(self, image: bytes | Path) -> tuple[Line, ...]:
@@ -134,6 +136,10 @@ class KnowledgeBase:
             self._forget()
         if before.made:
             before().close()
+
+    def _opened(self) -> LiveIndex:
+        with self._swap:  # else a close would not see what is just being made
+            return self._live()
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +162,7 @@ class KnowledgeBase:
         parsed = None
         if where is not None:
             parsed = filters.parse(where) if isinstance(where, str) else filters.all_equal(where)
-            filters.check(parsed, self._live().index.manifest().metadata_types)
+            filters.check(parsed, self._opened().index.manifest().metadata_types)
         return Query(text, _bytes_of(image), mode, k, parsed)
 
 

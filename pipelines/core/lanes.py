@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 class Lanes:
-    """Each has so many threads. What they cannot take up at once waits, at most for `patience_s`: threads
-    that take up nothing for so long hang. A call that is refused is a cancelled future."""
+    """Each has so many threads. What they cannot take up at once waits for them until its deadline; where
+    each has been at one call for longer than `hanging_s`, a new call is refused: a cancelled future."""
 
-    def __init__(self, names: Iterable[str], threads: int, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, names: Iterable[str], threads: int, hanging_s: float) -> None:
+        self._hanging_s = hanging_s
         self._lanes = {name: _Lane(name, threads) for name in names}
 
     def submit(self, name: str, call: Callable[..., T], *arguments: Any) -> Future[T]:
         """In the caller's context: what it logs and traces stays one request's."""
         lane = self._lanes[name]
-        if lane.idle_s > self._patience_s:
+        if lane.idle_s > self._hanging_s:
             refused = Future[T]()
             refused.cancel()
             return refused
@@ -31,10 +31,8 @@ class Lanes:
 
     def wait(self, futures: Collection[Future[Any]], deadline: float) -> None:
         """Until they are done, or the deadline. One that no thread has taken up by then is cancelled."""
-        left_s = max(0.0, deadline - time.monotonic())
-        late = wait(futures, timeout=min(left_s, self._patience_s)).not_done
-        begun = [future for future in late if not future.cancel()]
-        wait(begun, timeout=max(0.0, deadline - time.monotonic()))
+        for late in wait(futures, timeout=max(0.0, deadline - time.monotonic())).not_done:
+            late.cancel()
 
     def close(self) -> None:
         for lane in self._lanes.values():

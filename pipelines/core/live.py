@@ -51,6 +51,7 @@ class LiveIndex:
         self._lock = threading.Lock()
         self._opened = self._with_retriever(index)
         self._is_closed = False
+        self._left: list[_Opened] = []
         self._seen: tuple[int, ...] = ()
         self._looked_s = float("-inf")
         self._note = self._refusal = ""
@@ -76,7 +77,7 @@ class LiveIndex:
     @contextmanager
     def opened(self) -> Iterator[tuple[Index, Retriever]]:
         """The index as it is now, which is not closed before the block ends."""
-        with self._lock:
+        with self._locked():
             if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
                 self._look()
             if self._refusal:
@@ -86,21 +87,19 @@ class LiveIndex:
         try:
             yield opened.index, opened.retriever
         finally:
-            with self._lock:
+            with self._locked():
                 opened.searches -= 1
-                if opened is not self._opened:
-                    self._close_after_the_last(opened)
-                elif self._is_closed:
+                if self._is_closed and opened is self._opened:
                     self._go_over_to(opened.index.reopened())
 
     def look(self) -> None:
         """Look for a rebuild now, whenever the last look was."""
-        with self._lock:
+        with self._locked():
             self._look()
 
     def close(self) -> None:
         """Once the searches that run have ended. One that comes later opens the index for itself alone."""
-        with self._lock:
+        with self._locked():
             self._is_closed = True
             self._go_over_to(self.index.reopened())
 
@@ -133,13 +132,23 @@ class LiveIndex:
         self._go_over_to(index)
 
     def _go_over_to(self, index: Index) -> None:
-        before, self._opened = self._opened, self._with_retriever(index)
-        self._close_after_the_last(before)
+        self._left.append(self._opened)
+        self._opened = self._with_retriever(index)
 
-    def _close_after_the_last(self, left: _Opened) -> None:
-        """It is called again when a search of it has ended."""
-        if not left.searches:
-            left.index.close()
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """What was left and is searched no more is closed once the lock is released: a store may be slow."""
+        ended: list[_Opened] = []
+        try:
+            with self._lock:
+                try:
+                    yield
+                finally:
+                    ended = [left for left in self._left if not left.searches]
+                    self._left = [left for left in self._left if left.searches]
+        finally:
+            for left in ended:
+                left.index.close()
 
     def _with_retriever(self, index: Index) -> _Opened:
         return _Opened(index, index.retriever(self._config, self._aligner, self._watch))

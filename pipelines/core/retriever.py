@@ -52,10 +52,9 @@ Run = TypeVar("Run")
 Watch = Callable[[Branch, NDArray[np.float32]], None]
 """Is shown the vector (D,) that a branch searches with, in the branch's thread."""
 _REMEMBERED_QUESTIONS = 128
-_THREADS: Final = 8
-"""Of each branch, and of what else waits for a store: one that hangs has these, and no others."""
-_PATIENCE: Final = 1 / 6
-"""Of `branch_timeout_s`: so long a call waits for a thread before those of its branch count as hanging."""
+_THREADS: Final = 32
+"""Of each branch, and of what else waits for a store: one that hangs has these, and no others. As many as a
+server lets questions in (`serve.max_concurrent`), so that one waits for a store and not for a thread."""
 _AFTER: Final = 1 / 4
 """Of a search's time: what follows the branches has so much, also where one of them took all of it."""
 
@@ -178,7 +177,7 @@ class Retriever:
         self._visual_of = lru_cache(_REMEMBERED_QUESTIONS)(self._encode_text)
         self._text_of = lru_cache(_REMEMBERED_QUESTIONS)(self._embed_text)
         names = (*get_args(Step), _PICTURES)
-        self._lanes = Lanes(names, _THREADS, config.branch_timeout_s * _PATIENCE)
+        self._lanes = Lanes(names, _THREADS, config.branch_timeout_s)
 
     def search(self, query: Query) -> SearchResult:
         """Hits for a query, best first.

@@ -7,14 +7,16 @@ import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig, TracingConfig
 
-from pipelines.core.errors import MmragError, StoreUnavailable
+from pipelines.core.errors import MmragError
 from pipelines.core.generator import TINY_LLAVA
 from pipelines.core.ray_runtime import ray_runtime
 from pipelines.serve import traces
@@ -86,39 +88,39 @@ def reserved(parts: Parts) -> dict[str, int]:
 
 
 def run(parts: Parts, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; answers that are being written are finished.
+    """Serve until SIGINT or SIGTERM; answers that are being written are finished. Before it is ready, either
+    ends the start.
 
     `ready` is told the address once questions can be asked. Raises MmragError when a part cannot start.
     """
-    stop = threading.Event()
-    with _stopped_by_signals(stop), serving(parts) as address:
-        if _healthy(stop):
-            ready(address)
+    with suppress(_Stopped), _raised_by_signals() as stop, serving(parts) as address:
+        _wait_until_healthy()
+        stop.is_awaited = True
+        ready(address)
         stop.wait()
 
 
-def _healthy(stop: threading.Event) -> bool:
-    """True once /healthz says 200; False where `stop` comes first. Meanwhile what it waits for is told."""
+def _wait_until_healthy() -> None:
+    """Until /healthz says 200. Meanwhile what it waits for is told."""
     gateway, told = serve.get_app_handle(NAME), ""
-    while not stop.is_set():
+    while True:
         try:
             found: Health = waited(_HEALTH_S, gateway.health, who="the gateway")
-        except StoreUnavailable as exc:
+        except (MmragError, RayError) as exc:
             lacking = str(exc)
         else:
             if found.ready:
-                return True
+                return
             lacking = "; ".join(f"{part}: {state}" for part, state in found.parts.items() if state != "ok")
         if lacking != told:
             _LOG.warning("not ready yet: %s", lacking)
             told = lacking
-        stop.wait(1)
-    return False
+        time.sleep(1)
 
 
 @contextmanager
 def serving(parts: Parts) -> Iterator[str]:
-    """The server, up and ready, at the address that this yields. Raises MmragError if a part cannot start."""
+    """The server, started, at the address that this yields. Raises MmragError if a part cannot start."""
     host, port = parts.serve.host, parts.serve.port or _free_port(parts.serve.host)
     with deployed(parts, (host, port)):
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -126,7 +128,7 @@ def serving(parts: Parts) -> Iterator[str]:
 
 @contextmanager
 def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[None]:
-    """The application, up and ready; without an address it is reached by handles only. Raises MmragError when
+    """The application, started; without an address it is reached by handles only. Raises MmragError when
     a part cannot start, or this machine lacks GPUs for it; for what a cluster lacks it waits, and says so."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Replicas wait for one another most of the time: they fit on a laptop of two cores.
@@ -218,12 +220,27 @@ def _reservation(config: Replicas) -> dict[str, Any]:
     return reserved
 
 
+class _Stopped(BaseException):  # as KeyboardInterrupt is: nothing that catches errors is to catch it
+    """A signal came before the server was ready."""
+
+
+class _Stop(threading.Event):
+    is_awaited = False
+
+    def on_signal(self, *_: object) -> None:
+        """Raises _Stopped, once, where nobody waits for it yet."""
+        is_first = not self.is_set()
+        self.set()
+        if is_first and not self.is_awaited:
+            raise _Stopped
+
+
 @contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+def _raised_by_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from pipelines import (
 )
 from pipelines.core import images
 from pipelines.core.index import Index
+from pipelines.core.live import LiveIndex
 from pipelines.core.previews import save_preview
 from pipelines.core.types import PlacedBox
 
@@ -124,6 +126,18 @@ def test_threads_search_on_while_one_ingests_and_closes(
         index.text().upsert(chunks, words.embed_passages(["a red rose"]))
         index.lexical().upsert(chunks)
     monkeypatch.setattr(knowledge_base, "Index", lambda where, _: shelved_index(where, embedder=words))
+    made, closed = list[LiveIndex](), list[LiveIndex]()
+
+    class Watched(LiveIndex):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+        def close(self) -> None:
+            super().close()
+            closed.append(self)
+
+    monkeypatch.setattr(knowledge_base, "LiveIndex", Watched)
     kb, seen, stop = KnowledgeBase(tmp_path), list[str](), threading.Event()
 
     def search() -> None:
@@ -152,6 +166,7 @@ def test_threads_search_on_while_one_ingests_and_closes(
         future.result()
     assert set(seen) == {"rose#img-0"}
     kb.close()
+    assert len(closed) == len(made) == len({*closed, *made}) > 1
 
 
 def test_what_finds_no_evidence_is_answered_so(kb: KnowledgeBase) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.core.lanes import Lanes
 
-PATIENCE_S = 0.1
+HANGING_S = 0.1
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def over() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def lanes() -> Iterator[Lanes]:
-    made = Lanes(("a", "b"), 2, PATIENCE_S)
+    made = Lanes(("a", "b"), 2, HANGING_S)
     yield made
     made.close()
 
@@ -42,9 +42,9 @@ def test_what_no_thread_takes_up_is_cancelled_and_what_comes_after_is_refused_at
 ) -> None:
     hanging = [lanes.submit("a", over.wait, 60) for _ in range(2)]
     waiting = lanes.submit("a", int)
-    lanes.wait([waiting], in_a_minute())
+    lanes.wait([waiting], time.monotonic() + HANGING_S)
     assert waiting.cancelled()
-    over.wait(PATIENCE_S)
+    over.wait(HANGING_S)
     assert lanes.submit("a", int).cancelled()
     over.set()
     lanes.wait(hanging, in_a_minute())
@@ -58,7 +58,13 @@ def test_calls_that_end_let_those_in_that_wait(lanes: Lanes) -> None:
     assert [one.result() for one in calls] == list(range(100))
 
 
+def test_a_lane_that_is_slow_and_busy_gives_up_no_call(lanes: Lanes) -> None:
+    calls = [lanes.submit("a", time.sleep, HANGING_S * 0.6) for _ in range(8)]
+    lanes.wait(calls, in_a_minute())
+    assert not [call for call in calls if call.cancelled()]
+
+
 def test_a_call_that_goes_on_is_left_behind_at_the_deadline(lanes: Lanes, over: threading.Event) -> None:
     late = lanes.submit("a", over.wait, 60)
-    lanes.wait([late], time.monotonic() + 2 * PATIENCE_S)
+    lanes.wait([late], time.monotonic() + 2 * HANGING_S)
     assert late.running()

@@ -126,6 +126,20 @@ def test_an_index_is_closed_after_its_last_search_and_not_before(kb: Path, reade
     assert closed == [0]
 
 
+def test_a_store_that_is_slow_to_close_holds_up_no_search(kb: Path, reader: LiveIndex) -> None:
+    others: list[set[str]] = []
+
+    def close() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            others.append(found(pool.submit(reader.search, BOTH).result(60)))
+
+    with reader.opened() as (index, _):
+        index.close = close  # type: ignore[method-assign]
+        build(kb)
+    reader.search(BOTH)
+    assert others == [{"of1"}]
+
+
 def test_a_search_that_has_begun_ends_though_the_reader_is_closed_meanwhile(
     kb: Path, reader: LiveIndex
 ) -> None:

@@ -13,6 +13,7 @@ from fakes import DownStore, chunk_part, picture
 from memory_stores import MemoryVectorStore
 from retriever_world import World, ids
 
+from pipelines.core import retriever
 from pipelines.core.cache import VectorCache
 from pipelines.core.errors import BadImage, StoreError, StoreUnavailable
 from pipelines.core.retriever import SearchConfig
@@ -95,7 +96,10 @@ def test_a_branch_that_does_not_end_is_left_behind_at_the_deadline(
     assert ids(result)[0] == "rose#img-0"
 
 
-def test_a_store_that_hangs_takes_no_thread_of_the_others(garden: World, over: threading.Event) -> None:
+def test_a_store_that_hangs_takes_no_thread_of_the_others(
+    garden: World, over: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retriever, "_THREADS", 8)
     garden.put(lexical=Hanging(over))
     garden.config = SearchConfig(branch_timeout_s=0.3)
     told = []
