@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import inspect
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,9 +145,10 @@ def data_uri(data: bytes, media_type: str = "image/png") -> str:
 
 
 async def until(condition: Any) -> None:
-    """Waits, for two seconds at most."""
-    for _ in range(400):
-        if condition():
+    """Waits, for 30 seconds at most. What is asked for may be awaitable."""
+    for _ in range(6000):
+        found = condition()
+        if await found if inspect.isawaitable(found) else found:
             return
         await asyncio.sleep(0.005)
     raise AssertionError("it did not come to pass")

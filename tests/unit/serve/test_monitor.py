@@ -136,14 +136,16 @@ async def test_every_kind_of_answer_is_measured(tmp_path: Path) -> None:
     app = app_of(ScriptedBackend(), monitor={"sample": 1, "file": file})
     said = {"messages": [{"role": "user", "content": "q"}]}
     async with client_of(app) as client:
+
+        async def counted() -> bool:  # after its line is written
+            return 'mmrag_sampled_answers_total{result="measured"} 2.0' in (await client.get("/metrics")).text
+
         for number, body in enumerate((said, said | {"stream": True})):
             headers = {"X-Request-Id": f"r-{number}"}
             await client.post("/v1/chat/completions", json=body, headers=headers)
         await client.post("/v1/search", json={"query": "q"})
-        await until(lambda: len(lines(file)) == 2)
-        assert [line["request_id"] for line in lines(file)] == ["r-0", "r-1"]
-        found = (await client.get("/metrics")).text
-    assert 'mmrag_sampled_answers_total{result="measured"} 2.0' in found
+        await until(counted)
+    assert [line["request_id"] for line in lines(file)] == ["r-0", "r-1"]
 
 
 async def test_nothing_is_measured_unless_it_is_asked_for() -> None:
