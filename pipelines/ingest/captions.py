@@ -86,7 +86,7 @@ class CaptionPictures:
 
     def __call__(self, batch: Sequence[Parsed]) -> list[Parsed]:
         """Raises ModelUnavailable where the captioner stops answering for `patience_s`, and UsageError."""
-        addresses = list(dict.fromkeys(a for parsed in batch for _, a in self._wanted(parsed.document)))
+        addresses = list(dict.fromkeys(a for parsed in batch for _, a in self._wanted(parsed)))
         if not addresses:
             return list(batch)
         with Chat(self._config) as chat, ThreadPoolExecutor(self._at_once) as pool:
@@ -94,9 +94,9 @@ class CaptionPictures:
             said = dict(zip(addresses, pool.map(captioner, addresses), strict=True))
         return [self._captioned(parsed, said) for parsed in batch]
 
-    def _wanted(self, document: Document) -> Iterator[tuple[int, str]]:
-        for ordinal, address in enumerate(document.images):
-            if self._config.pictures == "all" or not _own_caption(document, ordinal):
+    def _wanted(self, parsed: Parsed) -> Iterator[tuple[int, str]]:
+        for ordinal, address in parsed.pictures():
+            if self._config.pictures == "all" or not _own_caption(parsed.document, ordinal):
                 yield ordinal, address
 
     def _captioned(self, parsed: Parsed, said: dict[str, str | BadPart]) -> Parsed:
@@ -104,7 +104,7 @@ class CaptionPictures:
         captions = [_own_caption(document, ordinal) for ordinal in range(len(document.images))]
         passages: list[Passage] = []
         refused: list[Rejected] = []
-        for ordinal, address in self._wanted(document):
+        for ordinal, address in self._wanted(parsed):
             caption = said[address]
             if isinstance(caption, BadPart):
                 stage = "caption" if isinstance(caption, BadCaption) else UNAVAILABLE

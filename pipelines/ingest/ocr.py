@@ -63,7 +63,7 @@ class ReadPictures:
         document = parsed.document
         passages: list[Passage] = []
         refused: list[Rejected] = []
-        for ordinal, address in enumerate(document.images):
+        for ordinal, address in parsed.pictures():
             if document.readings and document.readings[ordinal]:
                 continue
             try:

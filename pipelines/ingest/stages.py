@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,26 +119,26 @@ class ParseItems:
 
     def _rows(self, read: _Read, parsed: Parsed) -> list[Row]:
         document = parsed.document
-        parts = [*_picture_rows(document), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
-        for n, bad in enumerate(parsed.rejected):
+        parts = [*_picture_rows(parsed), *(part_row(chunk) for chunk in chunks(document, self._chunking))]
+        for n, bad in enumerate(one for one in parsed.rejected if not one.picture):
             parts.append(refuse(_document_part(document, n), bad.stage, bad.reason))
         if not parts:
             parts.append(refuse(_document_part(document, 0), "parse", "it holds neither text nor a picture"))
         return [
             *parts,
-            self._document_row(read.item, document, parsed.wanted, read.before)
+            self._document_row(read.item, parsed, read.before)
             | {"num_parts": len(parts), "place": read.place},
         ]
 
     def _document_row(
         self,
         item: Item,
-        document: Document,
-        wanted: Sequence[str],
+        parsed: Parsed,
         before: Mapping[str, tuple[str, str]],
     ) -> Row:
-        shown = (inside.depends_on(address) for address in document.images)
-        inputs = list(dict.fromkeys((*item.inputs, *shown, *wanted)))
+        document = parsed.document
+        shown = (inside.depends_on(address) for _, address in parsed.pictures())
+        inputs = list(dict.fromkeys((*item.inputs, *shown, *parsed.wanted)))
         stamp = document_stamp(item, inputs, {address: stamp for address, (stamp, _) in before.items()})
         hashed = {address: sha for address, (_, sha) in before.items()}
         digest = document_digest(item, inputs, hashed, self._sources.largest_bytes)
@@ -173,26 +173,25 @@ def _picture_by_picture(parsed: Parsed, own: int) -> Parsed:
     return replace(parsed, document=replace(document, passages=(*document.passages[:own], *added)))
 
 
-def _picture_rows(document: Document) -> list[Row]:
+def _picture_rows(parsed: Parsed) -> Iterator[Row]:
+    document, missing = parsed.document, parsed.missing()
     captions = document.captions or ("",) * len(document.images)
     readings = document.readings or ((),) * len(document.images)
     pictures = zip(document.images, captions, readings, strict=True)
-    return [
-        part_row(
-            Part(
-                id=part_id(document.id, "image", n),
-                kind="image",
-                document_id=document.id,
-                source=address,
-                text=caption,
-                metadata=document.metadata,
-                tenant=document.tenant,
-            ),
-            address=address,
-            reading=format_reading(Reading(RULES, lines)) if lines else None,
+    for n, (address, caption, lines) in enumerate(pictures):
+        part = Part(
+            id=part_id(document.id, "image", n),
+            kind="image",
+            document_id=document.id,
+            source=address,
+            text=caption,
+            metadata=document.metadata,
+            tenant=document.tenant,
         )
-        for n, (address, caption, lines) in enumerate(pictures)
-    ]
+        reading = format_reading(Reading(RULES, lines)) if lines else None
+        row = part_row(part, address=address, reading=reading)
+        bad = missing.get(address)
+        yield refuse(row, bad.stage, bad.reason) if bad else row
 
 
 def _document_part(document: Document, n: int) -> Row:
@@ -204,19 +203,14 @@ def _document_part(document: Document, n: int) -> Row:
 class CheckParts:
     """Refuse the parts that the index cannot keep: metadata of another type, or a field beyond the limits.
 
-    A store would refuse the whole batch for one such part. Of documents that are `held` as they are in the
-    index only what was refused goes on.
+    A store would refuse the whole batch for one such part.
     """
 
-    def __init__(self, types: Mapping[str, str], held: Collection[str] = frozenset()) -> None:
-        self._types, self._held = types, held
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self._types = types
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        return table(self._checked(row) for row in rows if row["reason"] or not self._is_held(row))
-
-    def _is_held(self, row: Row) -> bool:
-        return row["document_key"] in self._held
+        return table(map(self._checked, batch.to_pylist()))
 
     def _checked(self, row: Row) -> Row:
         if row["reason"] is not None or row["kind"] == DOCUMENT:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from pyarrow import ArrowException
 
 from pipelines.core.errors import BadPart, NotAllowed
-from pipelines.ingest.sources.records import AWAY, FORBIDDEN, UNAVAILABLE
+from pipelines.ingest.sources.records import AWAY, FORBIDDEN, MAY_RETURN, UNAVAILABLE, Item, Rejected
 
 UNREADABLE: Final = (OSError, ArrowException, NotImplementedError)
 """What Python and pyarrow raise where a file cannot be read."""
@@ -96,6 +96,12 @@ def stage_of(exc: BadPart, stage: str) -> str:
     if _is_away(exc):
         return AWAY
     return UNAVAILABLE if passes(exc) else stage
+
+
+def rejected_picture(item: Item, exc: BadPart, source: str, address: str) -> Rejected:
+    """Of a document that names a picture at `address`, "" where that is none, what is told of it."""
+    stage = stage_of(exc, "parse")
+    return Rejected(item.document_id, source, stage, str(exc), picture=address if stage in MAY_RETURN else "")
 
 
 def retried(read: Callable[[], T]) -> T:

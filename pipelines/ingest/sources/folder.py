@@ -22,7 +22,7 @@ from pathlib import PurePosixPath
 
 from pipelines.core.errors import BadPart, BadText, SourceError
 from pipelines.ingest.sources import files, pdf, rows
-from pipelines.ingest.sources.failures import passes, stage_of
+from pipelines.ingest.sources.failures import passes, rejected_picture
 from pipelines.ingest.sources.records import Form, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.walk import Directory, Refused, address_of, walk
 
@@ -244,8 +244,10 @@ def parse_picture(item: Item, config: SourceConfig) -> Parsed:
             elif suffix(address) != ".json":  # which is in the payload
                 texts.append(files.read_text(address, config.max_text_bytes))
         except BadPart as exc:
-            stage = stage_of(exc, "parse")
-            rejected.append(Rejected(item.document_id, address, stage, str(exc)))
+            own = address if address == picture else ""
+            rejected.append(bad := rejected_picture(item, exc, address, own))
+            if bad.picture:
+                images.append(bad.picture)
     return rows.assemble(item, row, images, texts, rejected)
 
 

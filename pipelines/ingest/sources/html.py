@@ -21,8 +21,8 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.types import Document, Scalar
 from pipelines.ingest.sources import files
 from pipelines.ingest.sources.blocks import Blocks
-from pipelines.ingest.sources.failures import stage_of
-from pipelines.ingest.sources.records import FORBIDDEN, MAY_RETURN, Item, Parsed, Rejected, SourceConfig
+from pipelines.ingest.sources.failures import rejected_picture
+from pipelines.ingest.sources.records import FORBIDDEN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import decode
 
 _SKIPPED = frozenset(
@@ -79,9 +79,9 @@ def parse_html(item: Item, config: SourceConfig) -> Parsed:
     page.read()
     passages, captions = page.blocks.finish(page.title)
     rejected = tuple(page.rejected.values())
-    stages = {one.stage for one in rejected}
-    if not passages and not page.images and not stages & MAY_RETURN:
-        raise (NotAllowed if FORBIDDEN in stages else BadText)(f"{name}: holds neither text nor pictures")
+    if not passages and not page.images:
+        is_forbidden = any(one.stage == FORBIDDEN for one in rejected)
+        raise (NotAllowed if is_forbidden else BadText)(f"{name}: holds neither text nor pictures")
     metadata: dict[str, Scalar] = {}
     if page.title:
         metadata["title"] = page.title
@@ -131,7 +131,7 @@ class _Page:
         self._config = config
         self._base = _base_folder(root, item)
         self._caption: etree._Element | None = None  # the one that is open: blocks inside it are not its end
-        self._addresses: dict[str, str] = {}  # by what the page writes
+        self._addresses: dict[str, str] = {}  # by what the page writes; "" of those that are no use
         self._ordinals: dict[str, int] = {}
         self.blocks = Blocks()
         self.images: list[str] = []
@@ -199,29 +199,30 @@ class _Page:
         src = (element.get("src") or "").strip()
         if not src or src.startswith("data:"):
             src = (element.get("data-src") or src).strip()  # lazy loading puts a spacer into src
-        if not src or src in self.rejected or _is_decoration(element, src):
+        if not src or _is_decoration(element, src):
             return
         if src not in self._addresses:
-            try:
-                self._addresses[src] = self._usable(src)
-            except BadPart as exc:
-                stage = stage_of(exc, "parse")
-                self.rejected[src] = Rejected(self._item.document_id, self._item.address, stage, str(exc))
-                return
+            self._addresses[src] = self._address(src)
         address = self._addresses[src]
+        if not address:
+            return
         if address not in self._ordinals:
             self._ordinals[address] = len(self.images)
             self.images.append(address)
         self.blocks.picture(self._ordinals[address], _described(element))
 
-    def _usable(self, src: str) -> str:
-        address = self._resolve(src)
+    def _address(self, src: str) -> str:
+        """Of the picture; "" where it cannot be used, for good."""
+        address = ""
         try:
+            address = self._resolve(src)
             files.check(address, src, self._config)
-        except BadPart:
-            self.wanted.append(address)
-            raise
-        return address
+            return address
+        except BadPart as exc:
+            if address:
+                self.wanted.append(address)
+            self.rejected[src] = bad = rejected_picture(self._item, exc, self._item.address, address)
+            return bad.picture
 
     def _resolve(self, src: str) -> str:
         if src.startswith("data:"):

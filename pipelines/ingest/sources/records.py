@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -106,7 +107,8 @@ however many there are: that was asked for."""
 class Rejected:
     """A document, or a part of one, that cannot be used, and why: a line for the dead letters.
 
-    `scope` is the SOURCE where listing refused it.
+    `scope` is the SOURCE where listing refused it. `picture` is the address of a picture that may return: it
+    stands among the document's all the same, so that the others keep their ordinals.
     """
 
     document_id: str
@@ -114,6 +116,7 @@ class Rejected:
     stage: str
     reason: str
     scope: str = ""
+    picture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +130,12 @@ class Parsed:
     document: Document
     rejected: tuple[Rejected, ...] = ()
     wanted: tuple[str, ...] = ()
+
+    def missing(self) -> dict[str, Rejected]:
+        """Of the document's pictures those that may return, by address."""
+        return {one.picture: one for one in self.rejected if one.picture}
+
+    def pictures(self) -> Iterator[tuple[int, str]]:
+        """The ordinals and addresses of the others."""
+        missing = self.missing()
+        return ((n, address) for n, address in enumerate(self.document.images) if address not in missing)

@@ -24,7 +24,7 @@ from pipelines.core.plain import storable, tidy
 from pipelines.core.prompts import IMAGE_TOKEN
 from pipelines.core.types import Document, Metadata, Passage, Scalar
 from pipelines.ingest.sources import files, inside
-from pipelines.ingest.sources.failures import stage_of
+from pipelines.ingest.sources.failures import rejected_picture
 from pipelines.ingest.sources.records import FORBIDDEN, MAY_RETURN, Item, Parsed, Rejected, SourceConfig
 from pipelines.ingest.sources.text import paragraphs, shorten
 
@@ -265,11 +265,15 @@ def parse_row(item: Item, config: SourceConfig) -> Parsed:
     images = [address for address in item.inputs if inside.split(address)]
     rejected: list[Rejected] = []
     for path in row.images:
+        address = ""
         try:
-            images.append(files.locate(path, files.parent(item.address), item.root, config))
+            address = files.resolve(path, files.parent(item.address), item.root, config)
+            files.check(address, path, config)
+            images.append(address)
         except BadPart as exc:
-            stage = stage_of(exc, "parse")
-            rejected.append(Rejected(item.document_id, item.address, stage, str(exc)))
+            rejected.append(bad := rejected_picture(item, exc, item.address, address))
+            if bad.picture:
+                images.append(bad.picture)
     return assemble(item, row, images, (row.text,), rejected)
 
 

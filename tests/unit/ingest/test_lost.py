@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from fakes import image_part
 from sink_runs import begun, document_row, entry, ids, ingest, ledger, part_rows, rows_of
 
 from pipelines.core.index import Index
-from pipelines.core.types import store_key
 from pipelines.ingest import lost
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.rows import refuse, table
@@ -85,7 +83,7 @@ def test_one_picture_whose_whole_folder_is_missing_is_kept_where_it_was_known(in
 def test_a_picture_that_was_never_there_does_not_hold_its_document_back(index: Index) -> None:
     lacking = refuse(part_rows(image_part("a", 1)), AWAY, "does not exist")
     image, chunk, described = rows_of("a")
-    rows = [image, lacking, chunk, described | {"num_parts": 3}]
+    rows = [image, lacking, chunk, described | {"num_parts": 3, "inputs": [image["source"]]}]
     ingest(index, rows)
     done = again(index, [*rows[:3], rows[3] | {"digest": "d2"}])
     assert (done.documents, done.unfinished) == (1, 0)
@@ -104,42 +102,27 @@ def test_pictures_that_may_not_be_read_any_more_go_however_many_they_are(index: 
     assert (done.kept, done.documents, done.unfinished) == ("", len(MANY), 0)
 
 
-def read(folder: Path, *rows: list[dict[str, Any]]) -> Path:
-    """As the job leaves what it has read of documents."""
-    folder.mkdir()
-    pq.write_table(table(row for batch in rows for row in batch), folder / "0.parquet")
-    return folder
-
-
-@pytest.mark.parametrize(("stage", "is_held"), [(AWAY, True), (UNAVAILABLE, True), ("parse", False)])
-def test_what_is_left_of_a_document_does_not_take_the_place_of_what_is_away(
-    index: Index, tmp_path: Path, stage: str, is_held: bool
-) -> None:
-    ingest(index, rows_of("known"))
-    parts = read(tmp_path / "parts", without_picture("known", stage), without_picture("new", stage))
-    keys = {store_key("", "known")} if is_held else set()
-    assert lost.held(parts, ledger(index), 0.5) == keys
-    assert lost.held(parts, ledger(index), 1) == (keys if stage == UNAVAILABLE else set())
-
-
 def of_files(document: str, *files: str, away: str = "") -> list[dict[str, Any]]:
-    """A document of the pictures in these files, of which one may be AWAY: it is told after the others."""
-    there = [file for file in files if file != away]
-    rows = [part_rows(image_part(document, n), address=file) for n, file in enumerate(there)]
-    if away:
-        rows.append(refuse(part_rows(image_part(document, len(there))), AWAY, "does not exist"))
-    return [*rows, document_row(document, len(rows)) | {"inputs": list(files)}]
+    """A document of the pictures in these files, of which one may be AWAY."""
+    rows = [part_rows(image_part(document, n), source=file) for n, file in enumerate(files)]
+    rows = [refuse(row, AWAY, "does not exist") if row["source"] == away else row for row in rows]
+    inputs = [file for file in files if file != away]
+    return [*rows, document_row(document, len(rows)) | {"inputs": inputs}]
 
 
-def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index, tmp_path: Path) -> None:
+def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index) -> None:
     ingest(
         index,
         of_files("lost", "/a", "/b"),
         of_files("grown", "/b"),
         of_files("lacking", "/a", "/b", away="/a"),
     )
-    now = [of_files(document, "/a", "/b", "/c", away="/a") for document in ("lost", "grown", "lacking")]
-    assert lost.held(read(tmp_path / "parts", *now), ledger(index), 0.5) == {store_key("", "lost")}
+    names = ("lost", "grown", "lacking")
+    done = again(index, *(of_files(document, "/a", "/b", "/c", away="/a") for document in names))
+    assert "1 documents would lose pictures" in done.kept
+    assert [entry(index, document)["status"] for document in names] == ["unfinished", "partial", "partial"]
+    left = {"lost": [0, 1, 2], "grown": [1, 2], "lacking": [1, 2]}
+    assert ids(index.visual()) == sorted(f"{name}#img-{n}" for name, all_n in left.items() for n in all_n)
 
 
 def test_a_rebuild_keeps_the_pictures_that_the_index_it_replaces_has(index: Index, tmp_path: Path) -> None:

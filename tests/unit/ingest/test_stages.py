@@ -150,6 +150,35 @@ def test_every_part_has_its_own_key(machine: Machine) -> None:
     assert len({row["key"] for row in rows}) == len(rows) == 3 + 1 + 1
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("d.jsonl", '{"id": "d", "images": ["bad.png", "disk/a.png", "./disk/a.png", "b.png"], "text": "x"}'),
+        ("d.html", '<p>x</p><img src=bad.png><img src=disk/a.png alt="An a."><p>y</p><img src=b.png>'),
+    ],
+)
+def test_others_keep_the_place_behind_a_picture_that_is_away(machine: Machine, name: str, form: str) -> None:
+    disk = machine.folder / "disk"
+    disk.mkdir()
+    for file, data in (("bad.png", b"no"), ("disk/a.png", picture("red")), ("b.png", picture("blue"))):
+        (machine.folder / file).write_bytes(data)
+    (machine.folder / name).write_text(form)
+
+    def read() -> list[dict[str, Any]]:
+        return machine.load(machine.parse(*list_items([str(machine.folder / name)], LOCAL))).to_pylist()
+
+    whole = read()
+    disk.rename(machine.root / "away")
+    left = read()
+    assert [row["stage"] for row in whole[:3]] == ["decode", None, None]
+    assert [row["stage"] for row in left[:3]] == ["decode", AWAY, None]
+    compared = ("key", "kind", "id", "source", "text", "image_ids", "num_parts")
+    assert [[row[name] for name in compared] for row in whole] == [
+        [row[name] for name in compared] for row in left
+    ]
+    assert left[2]["content"] == whole[2]["content"]
+
+
 # Checks before anything is computed.
 
 
@@ -239,13 +268,6 @@ def test_a_picture_that_vanished_is_refused_by_name(machine: Machine) -> None:
         stages.append(row["stage"])
         (machine.folder / "other.png").write_bytes(picture("blue"))
     assert stages == [UNAVAILABLE, "read"]  # with all of its folder, in this very run, or alone
-
-
-def test_of_a_document_that_is_held_only_what_is_refused_goes_on() -> None:
-    rows = [image_row("/a.png"), image_row("/b.png", stage=AWAY, reason="gone"), image_row("/c.png")]
-    held, other = rows[0]["document_key"], {**rows[2], "document_key": "other"}
-    left = CheckParts({}, {held})(table([*rows[:2], other])).to_pylist()
-    assert [row["address"] for row in left] == ["/b.png", "/c.png"]
 
 
 def test_a_stage_leaves_rows_alone_that_an_earlier_one_refused(machine: Machine) -> None:
