@@ -53,7 +53,7 @@ def dry_run(
 ) -> DryRun:
     """What `ingest` with the same arguments would do. Writes nothing, and raises what it would at once."""
     known = known_sources(directory) if prune and not rebuild else None
-    types = metadata.known_types(directory, rebuild=rebuild)
+    types = metadata.known_types(directory)
     listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     with Index(directory, index_config, building=rebuild) as index:

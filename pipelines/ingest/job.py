@@ -43,12 +43,13 @@ from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ocr import require as require_ocr
 from pipelines.core.ray_metrics import record
-from pipelines.ingest import captions, history, metadata, near_duplicates, ocr, perceptual_hash, refused
+from pipelines.ingest import captions, history, lost, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.cluster_job import ACTOR, TASK, cluster, in_our_words, node_cpus
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.counts import warn_of_disagreement
 from pipelines.ingest.encoders import Encoders, encoders_for
 from pipelines.ingest.in_hand import InHand
+from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import DOCUMENTS_WAITING, ROWS_WAITING, count_refused
 from pipelines.ingest.plan import Plan, fingerprint_of, known_sources, make_plan, to_prune
 from pipelines.ingest.rebuild import begin, drop_replaced, swap
@@ -120,7 +121,7 @@ def ingest(
     """
     start = time.perf_counter()
     known = known_sources(directory) if prune and not rebuild else None
-    types = metadata.known_types(directory, rebuild=rebuild)
+    types = metadata.known_types(directory)
     listing = list_items(source_names, config.sources, whole=rebuild, known=known, types=types)
     require_ocr(config.ocr)
     if rebuild:
@@ -159,8 +160,9 @@ def ingest(
                 threads_a_cpu = connected()
                 count_refused(plan.refused, record)
                 index.expected_rows = plan.to_do
+                had = ledger if live is None else live
                 replaced_types = types if rebuild else {}
-                encode_s = _process(index, run, config, progress, threads_a_cpu, replaced_types)
+                encode_s = _process(index, run, config, progress, threads_a_cpu, had, replaced_types)
             elif not len(ledger):
                 _open_stores(index)  # of an index of nothing: searched, it finds nothing
         ledger, finished = finish(
@@ -209,6 +211,7 @@ def _process(
     config: IngestConfig,
     progress: Progress,
     threads_a_cpu: int,
+    had: Ledger,
     replaced_types: Mapping[str, str],
 ) -> float:
     """Parse, then encode and write. Returns the seconds of the second part."""
@@ -223,6 +226,7 @@ def _process(
     parts = run.directory / "parts"
     _read(index, run, config, parts, progress)
     types = _extend_metadata_types(index, parts, replaced_types)
+    held = lost.held(parts, had, config.max_pruned_fraction)
     total = pads.dataset(parts, format="parquet").count_rows()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     encoders = encoders_for(node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
@@ -234,7 +238,7 @@ def _process(
         record(ROWS_WAITING, total - done)
 
     with _every_second(report):
-        _encode_and_write(index, run, config, parts, CheckParts(types), encoders)
+        _encode_and_write(index, run, config, parts, CheckParts(types, held), encoders)
     progress("encoding and writing", total, total)
     return time.perf_counter() - start
 

@@ -1,18 +1,19 @@
 """Which documents would lose pictures by what looks like an accident, as when a disk is not mounted. Knows no
 store.
 
-Nothing of theirs is deleted, and what is left of them stands where it stood (`Rejected.picture`): they stay
-unfinished, as those that could not be read, until the next run.
+Nothing of theirs is deleted: they stay unfinished, as those that could not be read, until the next run.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from pipelines.ingest import acknowledged
 from pipelines.ingest.ledger import Ledger
@@ -23,7 +24,7 @@ from pipelines.ingest.sources import AWAY, FORBIDDEN, UNAVAILABLE, inside
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The keys of documents of which nothing goes, and what to do about it ("" where there are none)."""
+    """The keys of documents that stay as they are, and what to do about it ("" where there are none)."""
 
     keys: frozenset[str] = frozenset()
     told: str = ""
@@ -31,6 +32,23 @@ class Kept:
 
 _NONE: Final = Kept()
 _IS_GOOD_PICTURE: Final = (pc.field("kind") == "image") & pc.field("stage").is_null()
+
+
+def held(parts: Path, known: Ledger, max_fraction: float) -> frozenset[str]:
+    """Of the documents that were read, as rows under `parts`, those of which a picture may return, or is
+    AWAY, and which have fewer left of the files that they had: nothing of them is written, as what else
+    changed in them may have moved their pictures."""
+    rows = pads.dataset(parts, format="parquet")
+    stages = [UNAVAILABLE] if max_fraction >= 1 else [UNAVAILABLE, AWAY]
+    found = rows.to_table(columns=["document_key"], filter=pc.field("stage").isin(stages))
+    before = known.rows_of(set(found["document_key"].to_pylist()), ["document_key", "images", "inputs"])
+    had = {row["document_key"]: row for row in before.to_pylist()}
+    is_left = _IS_GOOD_PICTURE & pc.field("document_key").isin(pa.array(had, pa.string()))
+    left = Counter[str]()
+    for row in rows.to_table(columns=["document_key", "address"], filter=is_left).to_pylist():
+        key = row["document_key"]
+        left[key] += inside.depends_on(row["address"]) in had[key]["inputs"]
+    return frozenset(key for key, row in had.items() if left[key] < row["images"])
 
 
 def kept(run: Run, known: Ledger, max_fraction: float) -> Kept:

@@ -6,16 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from pipelines.core.manifest import NEXT, WRITTEN, Manifest
+from pipelines.core.manifest import WRITTEN, Manifest
 from pipelines.core.types import Metadata, Scalar
 
 
-def known_types(directory: Path, *, rebuild: bool = False) -> Mapping[str, str]:
-    """Those that the index in this directory has fixed; none where there is no index. Of a `rebuild` that was
-    begun, its own come first."""
-    names = (WRITTEN, NEXT) if rebuild else (WRITTEN,)
-    found = [Manifest.find(directory, name) for name in names]
-    return {field: name for one in found if one for field, name in one.metadata_types.items()}
+def known_types(directory: Path) -> Mapping[str, str]:
+    """Those that the index in this directory has fixed; none where there is no index."""
+    manifest = Manifest.find(directory, WRITTEN)
+    return manifest.metadata_types if manifest else {}
 
 
 def type_name(value: Scalar) -> str:

@@ -203,14 +203,19 @@ def _document_part(document: Document, n: int) -> Row:
 class CheckParts:
     """Refuse the parts that the index cannot keep: metadata of another type, or a field beyond the limits.
 
-    A store would refuse the whole batch for one such part.
+    A store would refuse the whole batch for one such part. Of documents that are `held` as they are in the
+    index only what was refused goes on.
     """
 
-    def __init__(self, types: Mapping[str, str]) -> None:
-        self._types = types
+    def __init__(self, types: Mapping[str, str], held: Collection[str] = frozenset()) -> None:
+        self._types, self._held = types, held
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return table(map(self._checked, batch.to_pylist()))
+        rows = batch.to_pylist()
+        return table(self._checked(row) for row in rows if row["reason"] or not self._is_held(row))
+
+    def _is_held(self, row: Row) -> bool:
+        return row["document_key"] in self._held
 
     def _checked(self, row: Row) -> Row:
         if row["reason"] is not None or row["kind"] == DOCUMENT:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fakes import image_part
 from sink_runs import begun, document_row, entry, ids, ingest, ledger, part_rows, rows_of
 
 from pipelines.core.index import Index
+from pipelines.core.types import store_key
 from pipelines.ingest import lost
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.rows import refuse, table
@@ -102,15 +104,33 @@ def test_pictures_that_may_not_be_read_any_more_go_however_many_they_are(index: 
     assert (done.kept, done.documents, done.unfinished) == ("", len(MANY), 0)
 
 
+def read(folder: Path, *rows: list[dict[str, Any]]) -> Path:
+    """As the job leaves what it has read of documents."""
+    folder.mkdir()
+    pq.write_table(table(row for batch in rows for row in batch), folder / "0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(("stage", "is_held"), [(AWAY, True), (UNAVAILABLE, True), ("parse", False)])
+def test_what_is_left_of_a_document_does_not_take_the_place_of_what_is_away(
+    index: Index, tmp_path: Path, stage: str, is_held: bool
+) -> None:
+    ingest(index, rows_of("known"))
+    parts = read(tmp_path / "parts", without_picture("known", stage), without_picture("new", stage))
+    keys = {store_key("", "known")} if is_held else set()
+    assert lost.held(parts, ledger(index), 0.5) == keys
+    assert lost.held(parts, ledger(index), 1) == (keys if stage == UNAVAILABLE else set())
+
+
 def of_files(document: str, *files: str, away: str = "") -> list[dict[str, Any]]:
     """A document of the pictures in these files, of which one may be AWAY."""
-    rows = [part_rows(image_part(document, n), source=file) for n, file in enumerate(files)]
+    rows = [part_rows(image_part(document, n), source=file, address=file) for n, file in enumerate(files)]
     rows = [refuse(row, AWAY, "does not exist") if row["source"] == away else row for row in rows]
     inputs = [file for file in files if file != away]
     return [*rows, document_row(document, len(rows)) | {"inputs": inputs}]
 
 
-def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index) -> None:
+def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index, tmp_path: Path) -> None:
     ingest(
         index,
         of_files("lost", "/a", "/b"),
@@ -118,7 +138,9 @@ def test_another_picture_does_not_stand_in_for_one_that_is_away(index: Index) ->
         of_files("lacking", "/a", "/b", away="/a"),
     )
     names = ("lost", "grown", "lacking")
-    done = again(index, *(of_files(document, "/a", "/b", "/c", away="/a") for document in names))
+    now = [of_files(document, "/a", "/b", "/c", away="/a") for document in names]
+    assert lost.held(read(tmp_path / "parts", *now), ledger(index), 0.5) == {store_key("", "lost")}
+    done = again(index, *now)
     assert "1 documents would lose pictures" in done.kept
     assert [entry(index, document)["status"] for document in names] == ["unfinished", "partial", "partial"]
     left = {"lost": [0, 1, 2], "grown": [1, 2], "lacking": [1, 2]}

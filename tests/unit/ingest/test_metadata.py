@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.core.manifest import NEXT, Manifest
+from pipelines.core.manifest import Manifest
 from pipelines.ingest.metadata import conflict, extend, known_types, type_name
 
 
@@ -15,14 +15,6 @@ def test_the_types_of_an_index_are_known_before_it_is_opened(tmp_path: Path) -> 
     assert known_types(tmp_path) == {}
     Manifest({}, {}, {"year": "number"}).save(tmp_path)
     assert known_types(tmp_path) == {"year": "number"}
-
-
-def test_a_rebuild_that_is_taken_up_reads_by_the_types_that_it_has_fixed(tmp_path: Path) -> None:
-    Manifest({}, {}, {"year": "number", "code": "str"}).save(tmp_path)
-    assert known_types(tmp_path, rebuild=True) == {"year": "number", "code": "str"}
-    Manifest({}, {}, {"code": "number", "new": "bool"}).save(tmp_path, NEXT)
-    assert known_types(tmp_path, rebuild=True) == {"year": "number", "code": "number", "new": "bool"}
-    assert known_types(tmp_path) == {"year": "number", "code": "str"}
 
 
 @pytest.mark.parametrize(

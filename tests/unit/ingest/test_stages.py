@@ -270,6 +270,13 @@ def test_a_picture_that_vanished_is_refused_by_name(machine: Machine) -> None:
     assert stages == [UNAVAILABLE, "read"]  # with all of its folder, in this very run, or alone
 
 
+def test_of_a_document_that_is_held_only_what_is_refused_goes_on() -> None:
+    rows = [image_row("/a.png"), image_row("/b.png", stage=AWAY, reason="gone"), image_row("/c.png")]
+    held, other = rows[0]["document_key"], {**rows[2], "document_key": "other"}
+    left = CheckParts({}, {held})(table([*rows[:2], other])).to_pylist()
+    assert [row["address"] for row in left] == ["/b.png", "/c.png"]
+
+
 def test_a_stage_leaves_rows_alone_that_an_earlier_one_refused(machine: Machine) -> None:
     refused = image_row("/gone.png", stage="metadata", reason="no")
     [row] = machine.encode(machine.load(table([refused]))).to_pylist()
