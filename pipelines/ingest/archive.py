@@ -26,6 +26,7 @@ import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import pyarrow as pa
@@ -36,6 +37,7 @@ from pyarrow import fs as arrow_fs
 from pydantic import ValidationError
 
 from pipelines.core.errors import BadExport, BadPart, StoreError, UsageError
+from pipelines.core.files import sync
 from pipelines.ingest.archive_form import (
     COMING,
     CONTENTS,
@@ -137,6 +139,8 @@ class Archive:
                 "each index an address of its own"
             )
         with self._translated(CONTENTS):
+            for folder in ("", contents.folder, *(f"{contents.folder}/{name}" for name in get_args(Name))):
+                self._sync(folder)
             self._swap(body)
         with self._translated(""):
             self._clear({info.base_name for info in self._list()} - {*contents.names, UNFINISHED})
@@ -209,6 +213,8 @@ class Archive:
                 num_rows, size = num_rows + len(table), size + table.nbytes
                 if size >= _SHARD_BYTES:
                     break
+        with self._translated(file):
+            self._sync(file)
         return num_rows
 
     def _swap(self, body: bytes) -> None:
@@ -217,7 +223,16 @@ class Archive:
             self._write(CONTENTS, body)
             return
         self._write(COMING, body)
+        self._sync(COMING)
         self._files.move(self._path(COMING), self._path(CONTENTS))
+        self._sync("")
+
+    def _sync(self, file: str) -> None:
+        """Wait until the disk holds a file, or a folder's names: after a power cut, too, the export before
+        stands until this one does. An object store answers when it holds what it was given."""
+        path = Path(self._path(file))
+        if isinstance(self._files, arrow_fs.LocalFileSystem) and path.exists():
+            sync(path)
 
     def _clear(self, names: Collection[str]) -> None:
         """Delete these of what exports wrote here."""

@@ -73,13 +73,14 @@ class Hosts:
 
     A server without keys at a loopback address answers whoever reaches it. A web page from elsewhere does, in
     a browser on this machine, once its own name is made to mean 127.0.0.1 (DNS rebinding): the Host header
-    tells, for it still holds that name.
+    tells, for it still holds that name. With keys, too, a server at such an address has loopback's own names:
+    what watches it from this machine uses them.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self._names = frozenset(name.lower() for name in config.allowed_hosts)
-        self._loopback = not config.api_keys and is_loopback(config.host)
-        self.bounded = self._loopback or bool(self._names)
+        self._loopback = is_loopback(config.host)
+        self.bounded = (self._loopback and not config.api_keys) or bool(self._names)
 
     def check(self, header: bytes | None) -> None:
         """The Host header, with or without a port. Raises Misdirected."""

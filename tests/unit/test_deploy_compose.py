@@ -39,7 +39,8 @@ def compose() -> dict[str, Any]:
 def settings(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """As the containers see them."""
     for name, value in compose["services"]["serve"]["environment"].items():
-        monkeypatch.setenv(name, re.sub(r"\$\{\w+:\?[^}]*\}", "secret", value))
+        given = re.sub(r"\$\{\w+:\?[^}]*\}", "secret", value)
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", given))
     return load_settings(DEPLOY / "compose-settings.yaml")
 
 

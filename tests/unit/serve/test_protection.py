@@ -114,7 +114,7 @@ async def test_with_keys_or_for_other_machines_every_name_will_do(
     assert {await status_of(backend, host, **settings) for host in FOREIGN + LOOPBACK} == {200}
 
 
-@pytest.mark.parametrize("settings", [{"api_keys": keys(anna="a")}, {"host": "0.0.0.0"}])
+@pytest.mark.parametrize("settings", [{"api_keys": keys(anna="a"), "host": "::"}, {"host": "0.0.0.0"}])
 async def test_names_that_are_set_are_the_only_ones(
     backend: ScriptedBackend, settings: dict[str, Any]
 ) -> None:
@@ -125,10 +125,14 @@ async def test_names_that_are_set_are_the_only_ones(
         assert await status_of(backend, host, **settings) == 421
 
 
-async def test_names_that_are_set_stand_beside_loopbacks(backend: ScriptedBackend) -> None:
+@pytest.mark.parametrize("settings", [{}, {"api_keys": keys(anna="a")}], ids=["open", "with keys"])
+async def test_names_that_are_set_stand_beside_loopbacks(
+    backend: ScriptedBackend, settings: dict[str, Any]
+) -> None:
+    settings = settings | {"allowed_hosts": ["kb.example"]}
     for host in ("kb.example", *LOOPBACK):
-        assert await status_of(backend, host, allowed_hosts=["kb.example"]) == 200
-    assert await status_of(backend, "rebound.example", allowed_hosts=["kb.example"]) == 421
+        assert await status_of(backend, host, **settings) == 200
+    assert await status_of(backend, "rebound.example", **settings) == 421
 
 
 @pytest.mark.parametrize("name", ["", "*", "https://kb.example", "kb.example:8000", "::1", "kb example"])

@@ -13,6 +13,7 @@ from fakes import memory_index
 from small_index import PICTURES, fill
 
 from pipelines.core.errors import BadExport, UsageError
+from pipelines.core.files import sync
 from pipelines.core.index import Index
 from pipelines.ingest import archive
 from pipelines.ingest.archive_form import DataSet
@@ -54,6 +55,24 @@ def test_a_full_export_is_not_replaced_by_an_empty_one(
     export_index(index, str(export), replace=True)
     assert import_index(empty(index), str(export)).documents == 0
     export_index(index, str(export))  # an empty one by an empty one
+
+
+def test_an_export_is_on_the_disk_before_the_one_that_it_replaces_goes(
+    index: Index, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [replaced] = export.glob("data-*")
+    still_there: dict[Path, bool] = {}
+
+    def noted(path: Path) -> None:
+        sync(path)
+        still_there[path] = replaced.exists()
+
+    monkeypatch.setattr(archive, "sync", noted)
+    export_index(index, str(export))
+    assert not replaced.exists()
+    assert all(still_there.values())
+    assert {export, *export.rglob("*")} - {export / archive.CONTENTS} < set(still_there)
+    assert export / archive.COMING in still_there  # which was moved there
 
 
 def test_an_index_that_was_lost_and_made_anew_is_another(index: Index, export: Path) -> None:
