@@ -130,4 +130,5 @@ def _hit(
         sources=fused.ranks,
         lines=lines_of(text, know.lines(part)) if is_picture else (),
         scores=scores,
+        tenant=part.tenant,
     )

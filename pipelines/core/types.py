@@ -129,7 +129,8 @@ class Hit:
 
     `lines` are those lines of `text` that were read in the hit's picture. `scores` maps each branch of
     `sources` to its own score, comparable within the branch only: a cosine where pictures or meanings are
-    compared, 0 to 1 where words are. `score` is the fused one, which tells the order and nothing else.
+    compared, 0 to 1 where words are. `score` is the fused one, which tells the order and nothing else. An id
+    is one `tenant`'s.
     """
 
     id: str
@@ -144,6 +145,7 @@ class Hit:
     sources: Mapping[str, int]
     lines: tuple[Line, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from pipelines.core.retriever import MAX_K, Mode
-from pipelines.integrations.metadata import metadata_of
+from pipelines.integrations.metadata import id_of, metadata_of
 from pipelines.knowledge_base import KnowledgeBase, Where
 
 
@@ -31,4 +31,6 @@ class MmragRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
         result = self.knowledge_base.search(query, mode=self.mode, k=self.k, where=self.where)
-        return [Document(id=hit.id, page_content=hit.text, metadata=metadata_of(hit)) for hit in result.hits]
+        return [
+            Document(id=id_of(hit), page_content=hit.text, metadata=metadata_of(hit)) for hit in result.hits
+        ]

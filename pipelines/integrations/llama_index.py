@@ -16,7 +16,7 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 
 from pipelines.core.retriever import Mode
 from pipelines.core.types import Hit
-from pipelines.integrations.metadata import metadata_of
+from pipelines.integrations.metadata import id_of, metadata_of
 from pipelines.knowledge_base import KnowledgeBase, Where
 
 
@@ -43,6 +43,6 @@ class MmragRetriever(BaseRetriever):
 
 def _node(hit: Hit) -> TextNode:
     if hit.kind != "image" or hit.image_uri is None:
-        return TextNode(id_=hit.id, text=hit.text, metadata=metadata_of(hit))
+        return TextNode(id_=id_of(hit), text=hit.text, metadata=metadata_of(hit))
     path = unquote(urlsplit(hit.image_uri).path)
-    return ImageNode(id_=hit.id, text=hit.text, image_path=path, metadata=metadata_of(hit))
+    return ImageNode(id_=id_of(hit), text=hit.text, image_path=path, metadata=metadata_of(hit))

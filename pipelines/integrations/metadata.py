@@ -1,10 +1,15 @@
-"""What a hit carries beside its text, flat, as other frameworks keep it."""
+"""What a hit is called, and what it carries beside its text, flat, as other frameworks keep it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipelines.core.types import Hit
+from pipelines.core.types import Hit, store_key
+
+
+def id_of(hit: Hit) -> str:
+    """The hit's id; where it has a tenant its store key, for frameworks take equal ids for one document."""
+    return store_key(hit.tenant, hit.id) if hit.tenant else hit.id
 
 
 def metadata_of(hit: Hit) -> dict[str, Any]:
@@ -12,6 +17,7 @@ def metadata_of(hit: Hit) -> dict[str, Any]:
     return {
         **hit.metadata,
         "document_id": hit.document_id,
+        "tenant": hit.tenant,
         "kind": hit.kind,
         "score": hit.score,
         "source": hit.source,

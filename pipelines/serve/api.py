@@ -130,6 +130,7 @@ class HitBody(BaseModel):
     scores: dict[str, float] = Field(
         description="each branch's own score of it, comparable within the branch"
     )
+    tenant: str = Field(description="whose document it is; its id is one tenant's")
 
 
 class SearchResponse(BaseModel):

@@ -174,6 +174,7 @@ def test_search_json_is_one_object_and_nothing_else(kb: Path) -> None:
         "sources": {"text_to_image": 1, "text": 1, "lexical": 1},
         "lines": [],
         "scores": hit["scores"],
+        "tenant": "",
     }
     assert hit["scores"].keys() == hit["sources"].keys()
     assert hit["image_uri"].startswith("file://")

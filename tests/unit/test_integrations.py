@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from test_architecture import loaded_by
 
 from pipelines import KnowledgeBase, SearchResult, UsageError, knowledge_base
+from pipelines.core.index import Index
 from pipelines.integrations import langchain, llama_index
 
 
 @pytest.fixture
-def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
+def index(tmp_path: Path) -> Index:
     """A red picture with its caption, and a passage without pictures."""
     index = memory_index(tmp_path / "kb")
     index.with_metadata_types({"year": "number"})
@@ -31,6 +32,11 @@ def kb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     ]
     index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
     index.lexical().upsert(chunks)
+    return index
+
+
+@pytest.fixture
+def kb(index: Index, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     monkeypatch.setattr(knowledge_base, "Index", lambda directory, config: index)
     return KnowledgeBase(index.directory)
 
@@ -51,6 +57,18 @@ def test_langchain_gets_documents(kb: KnowledgeBase) -> None:
     assert [rose.metadata["score"], leaf.metadata["score"]] == sorted(
         [rose.metadata["score"], leaf.metadata["score"]], reverse=True
     )
+
+
+def test_equal_ids_of_two_tenants_are_two_documents(kb: KnowledgeBase, index: Index) -> None:
+    ours = [chunk_part("leaf", f"a leaf of {tenant}", tenant=tenant) for tenant in ("acme", "umbra")]
+    index.text().upsert(ours, index.embedder().embed_passages([chunk.text for chunk in ours]))
+    wanted = {("acme", "a leaf of acme"), ("umbra", "a leaf of umbra"), ("", "a green leaf")}
+    documents = langchain.MmragRetriever(knowledge_base=kb).invoke("leaf")
+    leaves = [one for one in documents if one.metadata["document_id"] == "leaf"]
+    assert {(one.metadata["tenant"], one.page_content) for one in leaves} == wanted
+    assert len({one.id for one in leaves}) == 3
+    nodes = [one.node for one in llama_index.MmragRetriever(kb).retrieve("leaf")]
+    assert {(n.metadata["tenant"], n.text) for n in nodes if n.metadata["document_id"] == "leaf"} == wanted
 
 
 def test_langchain_filters_and_waits_in_an_event_loop(kb: KnowledgeBase) -> None:

@@ -62,6 +62,7 @@ async def test_a_search_gives_the_object_of_search_json(client: httpx.AsyncClien
         "sources": {"text": 1},
         "lines": [],
         "scores": {},
+        "tenant": "",
     }
 
 
