@@ -12,7 +12,7 @@ Knows nothing of Ray or of data.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +106,16 @@ def read_info(directory: Path) -> CheckpointInfo:
         raise UsageError(f"{directory} is no checkpoint of `mmrag train llava`: no {INFO_FILE}") from exc
     except ValidationError as exc:
         raise UsageError(f"{file} is damaged or of another version of mmrag") from exc
+
+
+def require_own(checkpoints: Iterable[Path], config: LlavaTraining, origin: Origin) -> None:
+    """Raise UsageError where these are of another run. One that was cut short, as of a copy, says nothing."""
+    for directory in checkpoints:
+        try:
+            info = CheckpointInfo.model_validate_json((directory / INFO_FILE).read_bytes())
+        except (OSError, ValidationError):
+            continue
+        _require_same(directory, info, config, origin)
 
 
 def load_weights(directory: Path, trainable: Trainable) -> None:

@@ -33,6 +33,7 @@ from pipelines.core.torch_runtime import require_compiler
 from pipelines.train.conversations import data_hash
 from pipelines.train.job import own_error
 from pipelines.train.llava_batch import Prepare, load_processor
+from pipelines.train.llava_checkpoint import require_own
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
@@ -44,7 +45,7 @@ from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps, re
 ReportProgress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
-_RUN = "run"
+_CHECKPOINTS, _RUN = "checkpoints", "run"
 # In Ray's count of CPUs. Reading shares what the workers leave.
 _LOADER_CPUS = 0.5
 
@@ -96,6 +97,7 @@ def train_llava(
     plan = make_plan(data, config)
     origin = Origin(base_identity(base), data_hash(data), PROMPT_VERSION)
     out = out.resolve()
+    require_own((out / _CHECKPOINTS / _RUN).glob("checkpoint_*"), config, origin)
     out.mkdir(parents=True, exist_ok=True)
     write_rejected(out, plan)
     progress("starting the workers", 0, 0)
@@ -106,7 +108,7 @@ def train_llava(
         scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
         run_config=RunConfig(
             name=_RUN,
-            storage_path=str(out / "checkpoints"),
+            storage_path=str(out / _CHECKPOINTS),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=_kept(config, plan),
         ),

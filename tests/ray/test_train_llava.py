@@ -126,8 +126,14 @@ def test_without_matplotlib_no_training_begins(
 def test_a_run_of_other_data_is_not_taken_up(work: Path, uninterrupted: Path) -> None:
     rows = (work / "data.jsonl").read_text().splitlines()[:12]
     (work / "fewer.jsonl").write_text("\n".join(rows) + "\n")
+    before, told = (uninterrupted / "rejected.jsonl").stat().st_mtime_ns, []
     with pytest.raises(UsageError, match="the training data"):
-        train_llava(work / "fewer.jsonl", uninterrupted, settings(work, steps=STEPS + 1))
+        train_llava(
+            work / "fewer.jsonl", uninterrupted, settings(work, steps=STEPS + 1),
+            progress=lambda what, *_: told.append(what),
+        )  # fmt: skip
+    assert told == ["reading the data"]  # no worker was started
+    assert (uninterrupted / "rejected.jsonl").stat().st_mtime_ns == before
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[Any]) -> None:
