@@ -121,6 +121,8 @@ def ask(
     if batch or out:
         if not (batch and out) or text or image or annotate:
             raise UsageError("--batch FILE and --out FILE go together, and without a question")
+        if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+            raise UsageError(f"--out {out}: wanted the name of a file in a folder that this user writes")
         _ask_batch(served_parts(settings, index), batch, out, as_json)
         return
     from pipelines.console import print_answer

@@ -44,14 +44,16 @@ def refuse_secret(address: str, error: type[Exception]) -> str:
 
 
 def index_directory(name: str | Path) -> Path:
-    """The directory of an index, by its path. Raises UsageError for an address, also for what Path makes of
-    one: taken as a path, `s3://bucket/kb` would be `s3:/bucket/kb` in the working directory."""
+    """The directory of an index, by its path. Raises UsageError for a file, and for an address, also for what
+    Path makes of one: taken as a path, `s3://bucket/kb` would be `s3:/bucket/kb` in the working directory."""
     if found := _WITH_SCHEME.fullmatch(str(name)):
         address = masked(f"{found[1]}://{found[2]}")
         raise UsageError(
             f"index {address}: is an address, and an index is a directory: name one by its path, of this "
             "machine's disk or mounted; `mmrag export` writes a copy of an index to an address"
         )
+    if Path(name).is_file():
+        raise UsageError(f"index {name}: is a file; name a directory")
     return Path(name)
 
 

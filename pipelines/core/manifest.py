@@ -7,6 +7,7 @@ read is decided by `index.json` alone, which is replaced at once. Knows no store
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,7 @@ class Manifest:
     @classmethod
     def load(cls, directory: Path) -> Manifest:
         """Of the index that is read. Raises UsageError when there is none here, or one of another version."""
-        if (directory / UNFINISHED).exists():
+        if os.path.exists(directory / UNFINISHED):  # noqa: PTH110 (also where it may not be looked for)
             raise UsageError(f"an import into {directory} has not ended; wait, or run it again")
         found = cls.find(directory, WRITTEN)
         if found is None:
@@ -72,6 +73,8 @@ class Manifest:
             return cls(body["space"], body["text_space"], body["metadata_types"], *later)
         except FileNotFoundError:
             return None
+        except PermissionError as exc:
+            raise UsageError(f"{path} may not be read by this user (permission denied)") from exc
         except (ValueError, KeyError, TypeError) as exc:
             if isinstance(exc, UsageError):
                 raise

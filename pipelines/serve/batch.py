@@ -20,7 +20,7 @@ from ray import serve
 from pipelines.core import filters
 from pipelines.core.answer import Question
 from pipelines.core.errors import MmragError
-from pipelines.core.files import replaced
+from pipelines.core.files import disk_errors, replaced
 from pipelines.core.manifest import Manifest
 from pipelines.core.picture_files import find_pictures, read_picture
 from pipelines.core.retriever import Query
@@ -77,7 +77,7 @@ def answer_batch(parts: Parts, questions: Path, out: Path, progress: Progress) -
     progress("loading the models", 0, 0)
     # It has no use for a gateway that retrieves.
     parts = replace(parts, serve=parts.serve.model_copy(update={"layout": "graph"}))
-    with deployed(parts), replaced(out) as beside:
+    with disk_errors(out), deployed(parts), replaced(out) as beside:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False

@@ -31,6 +31,7 @@ _MMRAG = "from pipelines.cli import main; main()"
 _TIMEOUT_S = 120
 _HEALTH_S = 30
 _START_S, _END_S = 600, 120
+_LATER = (408, 429)  # no fault of what was asked: the same will be answered
 # Of the environment's proxy ImportError, where its package is missing; OSError of its certificates.
 _NO_ANSWER = (
     *(httpx.HTTPError, httpx.InvalidURL, ImportError, OSError),
@@ -134,6 +135,6 @@ def ask(
             f"{address} does not answer as mmrag does ({exc}); is the server still up?"
         ) from exc
     if not response.is_success:
-        wrong = UsageError if response.status_code < 500 else GeneratorUnavailable
-        raise wrong(said)
+        is_wrong = response.status_code < 500 and response.status_code not in _LATER
+        raise (UsageError if is_wrong else GeneratorUnavailable)(said)
     return found

@@ -170,6 +170,8 @@ def _classify(
     source: str, config: SourceConfig, known: Collection[str] | None, types: Mapping[str, str]
 ) -> tuple[str, _Lister]:
     """The source's canonical address, and how it is listed. The one place that knows the forms."""
+    if not source.strip():  # of an unset variable: as a path it would be the working directory
+        raise SourceError(f"an empty SOURCE; name {_ACCEPTED}")
     try:
         if files.is_remote(source):
             address = files.remote_address(source, config)

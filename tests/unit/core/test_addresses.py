@@ -72,3 +72,9 @@ def test_of_an_address_that_is_refused_no_secret_is_told() -> None:
 @pytest.mark.parametrize("name", ["kb", "./kb", "/mnt/s3/kb", "a:b", "kb/s3:/x", "C:/kb", "知识"])
 def test_any_path_is_an_index_directory(name: str) -> None:
     assert index_directory(name) == Path(name)
+
+
+def test_a_file_is_no_index_directory_for_readers_either(tmp_path: Path) -> None:
+    (tmp_path / "kb").touch()
+    with pytest.raises(UsageError, match="kb: is a file; name a directory"):
+        index_directory(tmp_path / "kb")

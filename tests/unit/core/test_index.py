@@ -84,6 +84,19 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, damage: str) -> None:
         Manifest.load(tmp_path)
 
 
+def test_an_index_that_this_user_may_not_read_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """root reads everything: the refusal is the file system's own, played."""
+
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UsageError, match=r"index\.json may not be read by this user"):
+        Manifest.load(tmp_path)
+
+
 def test_an_encoder_of_another_space_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     memory_index(tmp_path)
     index = memory_index(tmp_path, create=False)

@@ -311,6 +311,8 @@ def test_a_single_file_has_the_id_it_has_in_its_folder(folder: Path) -> None:
         ("~nobody-of-that-name/x", "home of a user who is not known here"),
         ("x" * 300 + ".png", "File name too long"),
         ("x.zip/x.png", "does not exist"),
+        ("", "an empty SOURCE; name a folder"),
+        (" ", "an empty SOURCE; name a folder"),
     ],
 )
 def test_an_unusable_source_is_an_error_that_names_it(

@@ -63,7 +63,11 @@ def test_the_question_its_picture_and_key_arrive(server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(400, UsageError), (401, UsageError), (503, GeneratorUnavailable)]
+    ("status", "error"),
+    [
+        *((code, UsageError) for code in (400, 401)),
+        *((code, GeneratorUnavailable) for code in (408, 429, 503)),
+    ],
 )
 def test_a_refusal_is_an_error_with_the_servers_words(server, status, error) -> None:
     server.answer = status, b'{"error": {"message": "because", "type": "t"}}'
@@ -179,6 +183,12 @@ def test_a_server_elsewhere_is_named_by_its_address(words, complaint) -> None:
     assert found.status == 2
     assert complaint in found.err
     assert "hunter2" not in found.err
+
+
+def test_a_place_where_answers_cannot_be_written_is_told_before_a_model_is_loaded(tmp_path) -> None:
+    for out in (tmp_path, tmp_path / "nowhere" / "o.parquet"):
+        found = mmrag("ask", "--batch", tmp_path / "q.jsonl", "--out", out, "--index", tmp_path)
+        assert (found.status, "wanted the name of a file" in found.err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["all_proxy", "SSL_CERT_FILE"])
