@@ -51,7 +51,7 @@ def serve(
     from pipelines.serve.app import run
 
     print(f"loading the models ({settings.generator.served_by} writes the answers)", file=sys.stderr)
-    with _announced(parts.index_dir) as announce:
+    with _announced(parts.index_dir, settings.answers_by()) as announce:
         run(parts, announce)
 
 
@@ -134,7 +134,7 @@ def ask(
     try:
         if server is not None:
             answer = _ask_elsewhere(server, query, where, annotate is not None)
-        elif not assignments and (address := _served(index)):  # --set: other settings than the server's
+        elif address := _served(index, settings, chosen=bool(config or assignments)):
             answer = _ask_server(address, query, where)
         else:
             answer = _ask_here(index, settings, query)
@@ -177,7 +177,7 @@ def _ask_here(index: Path, settings: Settings, query: Query) -> dict[str, Any]:
 
     with Index(index, settings.index) as opened, redirect_stdout(sys.stderr):
         answerer = local_answerer(opened, opened.retriever(settings.search), settings)
-        print("no server for this index is running: the model answers in this process", file=sys.stderr)
+        print("no server of this index and these settings is up: the model answers here", file=sys.stderr)
         return answer_dict(asyncio.run(answerer.answer(Question(query))))
 
 
@@ -200,12 +200,12 @@ def _ask_elsewhere(url: str, query: Query, where: str | None, annotate: bool) ->
 
 
 @contextmanager
-def _announced(index: Path) -> Iterator[Any]:
+def _announced(index: Path, settings: str) -> Iterator[Any]:
     """Yields what tells the address to the user and, by a file, to `mmrag ask`."""
     from pipelines.serve.client import SERVED, announce
 
     def tell(address: str) -> None:
-        announce(index, address)
+        announce(index, address, settings)
         print(f"ready: {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     try:
@@ -214,12 +214,19 @@ def _announced(index: Path) -> Iterator[Any]:
         (index / SERVED).unlink(missing_ok=True)
 
 
-def _served(index: Path) -> str | None:
-    """The address of a server of this index that is up, and of this machine."""
+def _served(index: Path, settings: Settings, *, chosen: bool) -> str | None:
+    """The address of a server of this index that is up, and of this machine; where settings were `chosen`,
+    only of one that answers by them."""
     from pipelines.serve.client import announced, answers
 
     told = announced(index)
-    return told[0] if told and answers(told[0]) else None
+    if told is None or not answers(told.address):
+        return None
+    if told.settings != settings.answers_by():
+        if chosen:
+            return None
+        print(f"{told.address} answers, by settings of its own", file=sys.stderr)
+    return told.address
 
 
 def _drawn_there(answer: dict[str, Any], drawn: list[dict[str, Any]]) -> Iterator[tuple[Any, Image | None]]:

@@ -7,6 +7,7 @@ Later wins: defaults, the YAML file (or a profile's name), `MMRAG_*` variables
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
     def index(self) -> IndexConfig:
         """The part that an index is made of."""
         return IndexConfig(encoder=self.encoder, embedder=self.embedder, stores=self.stores)
+
+    def answers_by(self) -> str:
+        """SHA-256 of what decides an answer: two servers with the same give the same. Knows no secret."""
+        decides = {"encoder", "embedder", "stores", "search", "answer", "generator"}
+        return hashlib.sha256(self.model_dump_json(include=decides).encode()).hexdigest()
 
 
 def load_settings(config: Path | str | None = None, assignments: Sequence[str] = ()) -> Settings:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -49,11 +49,11 @@ def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, "-c", _MMRAG, *words], stdout=sys.stderr)
     try:
         deadline = time.monotonic() + _START_S
-        while (told := announced(index)) is None or told[1].pid != process.pid:
+        while (told := announced(index)) is None or told.process.pid != process.pid:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise MmragError("the server did not start; its last words above say why")
             time.sleep(0.2)
-        yield told[0]
+        yield told.address
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -62,20 +62,30 @@ def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
             process.kill()
 
 
-def announce(index: Path, address: str) -> None:
+class Announced(NamedTuple):
+    """Where an index is served, by which process of this machine, and by which settings
+    (`Settings.answers_by`; "" of an earlier version's server)."""
+
+    address: str
+    process: Process
+    settings: str = ""
+
+
+def announce(index: Path, address: str, settings: str = "") -> None:
     """Tell whoever has the index that this process serves it at this address. Raises OSError."""
-    body = {"address": address} | asdict(Process.current())
+    body = {"address": address, "settings": settings} | asdict(Process.current())
     replace_file(index / SERVED, json.dumps(body) + "\n")  # at once: whoever waits for it reads it whole
 
 
-def announced(index: Path) -> tuple[str, Process] | None:
-    """The address that was told last, and by which process of this machine; None where that one lives no
-    more: after a kill another index may be served there."""
+def announced(index: Path) -> Announced | None:
+    """What was told last; None where that process lives no more: after a kill another index may be served
+    there."""
     try:
         told = json.loads((index / SERVED).read_bytes())
-        address, process = str(told["address"]), Process(int(told["pid"]), float(told["started"]))
-        return (address, process) if process.alive else None
-    except (OSError, ValueError, KeyError, TypeError):
+        process = Process(int(told["pid"]), float(told["started"]))
+        found = Announced(str(told["address"]), process, str(told.get("settings", "")))
+        return found if process.alive else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -145,7 +145,7 @@ def test_without_a_server_ask_answers_in_its_own_process(index: Path, model: Pat
     answer = json.loads(done.stdout)
     assert answer["hits"][0]["document_id"] == "d1"
     assert answer["hits"][0]["image_uri"].startswith("file:")
-    assert "no server for this index is running" in done.stderr
+    assert "no server of this index and these settings is up" in done.stderr
 
 
 def test_a_file_of_questions_is_answered_row_by_row(index: Path, model: Path) -> None:

@@ -18,7 +18,7 @@ from pipelines import cli_serve
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
 from pipelines.knowledge_base import local_answerer
 from pipelines.serve import client
-from pipelines.settings import load_settings
+from pipelines.settings import Settings, load_settings
 
 
 class Fixed(BaseHTTPRequestHandler):
@@ -87,8 +87,8 @@ def test_what_is_no_answer_is_told(server, status, body) -> None:
 def test_a_server_that_lives_is_found_by_its_index(tmp_path) -> None:
     assert client.announced(tmp_path) is None
     client.announce(tmp_path, "http://127.0.0.1:8000")
-    address, process = client.announced(tmp_path)
-    assert (address, process.pid) == ("http://127.0.0.1:8000", os.getpid())
+    found = client.announced(tmp_path)
+    assert (found.address, found.process.pid) == ("http://127.0.0.1:8000", os.getpid())
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,20 @@ def test_a_question_goes_to_no_server_of_another_index(tmp_path, server) -> None
     """It is alive at the address that a killed server of this index told."""
     address = f"http://127.0.0.1:{server.server_port}"
     client.announce(tmp_path, address)
-    assert cli_serve._served(tmp_path) == address
+    assert cli_serve._served(tmp_path, Settings(), chosen=False) == address
     file = tmp_path / client.SERVED
     file.write_text(json.dumps(json.loads(file.read_bytes()) | {"started": 1.0}))
-    assert cli_serve._served(tmp_path) is None
+    assert cli_serve._served(tmp_path, Settings(), chosen=False) is None
+
+
+def test_where_settings_are_chosen_only_a_server_with_the_same_is_asked(tmp_path, server, capsys) -> None:
+    address, mine = f"http://127.0.0.1:{server.server_port}", load_settings(None, ["answer.evidence=1"])
+    client.announce(tmp_path, address, load_settings(None, ["serve.port=1"]).answers_by())
+    assert cli_serve._served(tmp_path, Settings(), chosen=True) == address
+    assert capsys.readouterr().err == ""
+    assert cli_serve._served(tmp_path, mine, chosen=True) is None
+    assert cli_serve._served(tmp_path, mine, chosen=False) == address  # of the environment, or by default
+    assert "answers, by settings of its own" in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path) -> None:
@@ -128,7 +138,7 @@ def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_environments_proxy_sees_no_question_to_this_machine(tmp_path, server, dead_proxy) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
     client.announce(tmp_path, address)
-    assert cli_serve._served(tmp_path) == address
+    assert cli_serve._served(tmp_path, Settings(), chosen=False) == address
     assert asked(server, api_key="a-key") == {"answer": "yes"}
     found = mmrag("ask", "what?", "--server", address, "--json", "--index", tmp_path)
     assert json.loads(found.out) == {"answer": "yes"}
