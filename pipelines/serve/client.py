@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -61,9 +62,9 @@ def served(index: Path, options: Sequence[str] = ()) -> Iterator[str]:
             process.kill()
 
 
-def announce(index: Path, address: str) -> None:
-    """Tell whoever has the index that this process serves it at this address. Raises OSError."""
-    body = {"address": address} | asdict(Process.current())
+def announce(index: Path, address: str, server: Process | None = None) -> None:
+    """Tell whoever has the index that the server, or else this process, serves it there. Raises OSError."""
+    body = {"address": address} | asdict(server or Process.current())
     replace_file(index / SERVED, json.dumps(body) + "\n")  # at once: whoever waits for it reads it whole
 
 
@@ -76,6 +77,18 @@ def announced(index: Path) -> tuple[str, Process] | None:
         return (address, process) if process.alive else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def withdraw(index: Path, before: tuple[str, Process] | None) -> None:
+    """Take back what this process announced: a server that was announced `before` it and lives is so again.
+    What another server has announced since stays."""
+    told = announced(index)
+    if told is None or told[1].pid != os.getpid():
+        return
+    if before and before[1].alive:
+        announce(index, *before)
+    else:
+        (index / SERVED).unlink(missing_ok=True)
 
 
 def answers(address: str) -> bool:

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import psutil
 import pytest
 from PIL import Image
 from shell import mmrag
 
 from pipelines import cli_serve
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
+from pipelines.core.processes import Process
 from pipelines.knowledge_base import local_answerer
 from pipelines.serve import client
 from pipelines.settings import load_settings
@@ -106,6 +108,44 @@ def test_a_question_goes_to_no_server_of_another_index(tmp_path, server) -> None
     file = tmp_path / client.SERVED
     file.write_text(json.dumps(json.loads(file.read_bytes()) | {"started": 1.0}))
     assert cli_serve._served(tmp_path) is None
+
+
+THIS, OTHER = "http://127.0.0.1:8124", "http://127.0.0.1:8123"
+
+
+@pytest.fixture
+def parent() -> Process:
+    """In another server's place: it lives."""
+    return Process(os.getppid(), psutil.Process(os.getppid()).create_time())
+
+
+def test_a_server_that_does_not_start_leaves_the_other_ones_announcement(tmp_path, parent) -> None:
+    client.announce(tmp_path, OTHER, parent)
+    with pytest.raises(UsageError), cli_serve._announced(tmp_path):
+        raise UsageError("its port is taken")
+    assert client.announced(tmp_path) == (OTHER, parent)
+
+
+def test_a_server_that_ends_takes_back_its_own_announcement_alone(tmp_path, parent) -> None:
+    with cli_serve._announced(tmp_path) as tell:
+        tell(THIS)
+        assert client.announced(tmp_path)[0] == THIS
+    assert not (tmp_path / client.SERVED).exists()
+    with cli_serve._announced(tmp_path) as tell:
+        tell(THIS)
+        client.announce(tmp_path, OTHER, parent)
+    assert client.announced(tmp_path) == (OTHER, parent)
+
+
+def test_the_server_that_was_announced_before_is_found_again(tmp_path, parent) -> None:
+    """As after `mmrag demo` beside a server of the demo's index; one that was killed is not."""
+    client.announce(tmp_path, OTHER, parent)
+    with cli_serve._announced(tmp_path) as tell:
+        tell(THIS)
+    assert client.announced(tmp_path) == (OTHER, parent)
+    client.announce(tmp_path, THIS)
+    client.withdraw(tmp_path, (OTHER, Process(parent.pid, 1.0)))
+    assert not (tmp_path / client.SERVED).exists()
 
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path) -> None:
