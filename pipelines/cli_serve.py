@@ -50,7 +50,6 @@ def serve(
     parts = served_parts(settings, index)
     from pipelines.serve.app import run
 
-    print(f"loading the models ({settings.generator.served_by} writes the answers)", file=sys.stderr)
     with _announced(parts.index_dir, settings.answers_by()) as announce:
         run(parts, announce)
 
@@ -202,16 +201,20 @@ def _ask_elsewhere(url: str, query: Query, where: str | None, annotate: bool) ->
 @contextmanager
 def _announced(index: Path, settings: str) -> Iterator[Any]:
     """Yields what tells the address to the user and, by a file, to `mmrag ask`."""
-    from pipelines.serve.client import SERVED, announce
+    from pipelines.serve.client import announce, announced, withdraw
+
+    before = None
 
     def tell(address: str) -> None:
+        nonlocal before
+        before = announced(index)
         announce(index, address, settings)
         print(f"ready: {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
 
     try:
         yield tell
     finally:
-        (index / SERVED).unlink(missing_ok=True)
+        withdraw(index, before)
 
 
 def _served(index: Path, settings: Settings, *, chosen: bool) -> str | None:

@@ -37,6 +37,11 @@ _METRICS_PORT = "RAY_METRICS_EXPORT_PORT"  # what `ray start` has --metrics-expo
 _ATTEMPTS = 2
 
 
+def starts_here(address: str = "") -> bool:
+    """Whether `ray_runtime` would start a Ray of this machine, rather than join one or use the caller's."""
+    return not (ray.is_initialized() or address or os.environ.get("RAY_ADDRESS"))
+
+
 @contextmanager
 def ray_runtime(
     address: str = "", cpus: int = 0, waits_for: Mapping[str, int] = MappingProxyType({})

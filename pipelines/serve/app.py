@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from ray.serve.schema import LoggingConfig, TracingConfig
 
 from pipelines.core.errors import MmragError
 from pipelines.core.generator import TINY_LLAVA
-from pipelines.core.ray_runtime import ray_runtime
+from pipelines.core.ray_runtime import ray_runtime, starts_here
 from pipelines.serve import traces
 from pipelines.serve.backend import Health
 from pipelines.serve.config import Replicas, ServeConfig, TraceConfig
@@ -32,6 +32,7 @@ from pipelines.serve.deployments import (
 )
 from pipelines.serve.handles import waited
 from pipelines.serve.haproxy import haproxy
+from pipelines.serve.ports import open_port
 from pipelines.serve.vllm import DEPLOYMENT, llm_deployment, on_cpus
 
 NAME = "mmrag"
@@ -120,8 +121,13 @@ def _wait_until_healthy() -> None:
 
 @contextmanager
 def serving(parts: Parts) -> Iterator[str]:
-    """The server, started, at the address that this yields. Raises MmragError if a part cannot start."""
-    host, port = parts.serve.host, parts.serve.port or _free_port(parts.serve.host)
+    """The server, started, at the address that this yields. Raises UsageError, before anything is started,
+    where it cannot listen there, and MmragError if a part cannot start."""
+    host, port = parts.serve.host, parts.serve.port
+    # A cluster that is joined listens at its head, or does so already: its Serve takes our application.
+    if starts_here() or not port:
+        port = open_port(host, port)
+    print(f"loading the models ({parts.generator.served_by} writes the answers)", file=sys.stderr)
     with deployed(parts, (host, port)):
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -131,6 +137,7 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
     """The application, started; without an address it is reached by handles only. Raises MmragError when
     a part cannot start, or this machine lacks GPUs for it; for what a cluster lacks it waits, and says so."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    is_own = starts_here()
     # Replicas wait for one another most of the time: they fit on a laptop of two cores.
     with (
         _http_proxy(parts.serve) if address else nullcontext(),
@@ -138,13 +145,9 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
     ):
         # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
         app = application(parts)
-        host, port = address or ("", 0)
-        serve.start(
-            proxy_location="HeadOnly" if address else "Disabled",
-            http_options={"host": host, "port": port} if address else None,
-            logging_config=_QUIET,
-            tracing_config=_tracing(parts.serve.traces),
-        )
+        if address and is_own:
+            open_port(*address)  # once more: another server may have begun while Ray started
+        _listen(parts.serve, address)
         try:
             try:
                 serve.run(app, name=NAME, route_prefix="/", blocking=False)
@@ -156,6 +159,21 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
                 _finish(parts.serve.deadline_s)
         finally:
             serve.shutdown()
+
+
+def _listen(config: ServeConfig, address: tuple[str, int] | None) -> None:
+    """Ray Serve, with a proxy at the address; one that the cluster has keeps its own. Raises MmragError."""
+    host, port = address or ("", 0)
+    try:
+        serve.start(
+            proxy_location="HeadOnly" if address else "Disabled",
+            http_options={"host": host, "port": port} if address else None,
+            logging_config=_QUIET,
+            tracing_config=_tracing(config.traces),
+        )
+    except (RuntimeError, TimeoutError) as exc:  # a proxy's traceback, which ends with the cause
+        serve.shutdown()  # none was there before, and the next start would take what stays for another's
+        raise MmragError(f"the server did not start: {str(exc).strip().splitlines()[-1]}") from exc
 
 
 def _finish(within_s: float) -> None:
@@ -173,7 +191,9 @@ def _finish(within_s: float) -> None:
 
 def _http_proxy(config: ServeConfig) -> AbstractContextManager[None]:
     if config.http_proxy == "haproxy":
-        return haproxy((_free_port("127.0.0.1"), _free_port("127.0.0.1")), config.deadline_s)
+        # Free at every address: Ray uses one of them at the server's.
+        statistics, metrics, fallback = (open_port("0.0.0.0") for _ in range(3))
+        return haproxy((statistics, metrics, fallback), config.deadline_s)
     return nullcontext()
 
 
@@ -244,10 +264,3 @@ def _raised_by_signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
-        found.bind((host, 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,9 +72,9 @@ class Announced(NamedTuple):
     settings: str = ""
 
 
-def announce(index: Path, address: str, settings: str = "") -> None:
-    """Tell whoever has the index that this process serves it at this address. Raises OSError."""
-    body = {"address": address, "settings": settings} | asdict(Process.current())
+def announce(index: Path, address: str, settings: str = "", server: Process | None = None) -> None:
+    """Tell whoever has the index that the server, or else this process, serves it there. Raises OSError."""
+    body = {"address": address, "settings": settings} | asdict(server or Process.current())
     replace_file(index / SERVED, json.dumps(body) + "\n")  # at once: whoever waits for it reads it whole
 
 
@@ -87,6 +88,18 @@ def announced(index: Path) -> Announced | None:
         return found if process.alive else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def withdraw(index: Path, before: Announced | None) -> None:
+    """Take back what this process announced: a server that was announced `before` it and lives is so again.
+    What another server has announced since stays."""
+    told = announced(index)
+    if told is None or told.process.pid != os.getpid():
+        return
+    if before and before.process.alive:
+        announce(index, before.address, before.settings, before.process)
+    else:
+        (index / SERVED).unlink(missing_ok=True)
 
 
 def answers(address: str) -> bool:

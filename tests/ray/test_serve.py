@@ -189,6 +189,17 @@ def test_it_is_ready_when_healthz_says_so(served: Served) -> None:
     assert (health.status_code, health.json()["parts"]) == (200, {"retrieval": "ok", "generator": "ok"})
 
 
+def test_another_server_at_its_port_is_refused_and_leaves_it_announced(served: Served) -> None:
+    """Ray's proxies share ports: both would be dealt the questions."""
+    port = served.address.rpartition(":")[2]
+    told = (served.index / "serve.json").read_bytes()
+    second = [MMRAG, "serve", "--index", str(served.index), "--port", port, *served.settings]
+    done = subprocess.run(second, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"port {port} of 127.0.0.1 is taken" in done.stderr
+    assert (served.index / "serve.json").read_bytes() == told
+
+
 def test_a_search_finds_and_its_picture_can_be_fetched(served: Served) -> None:
     body = served.post("search", {"query": "red pump", "k": 3}).json()
     assert body["degraded"] == []

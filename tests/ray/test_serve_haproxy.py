@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 from fakes import photograph, png
+from ray.serve._private.constants import RAY_SERVE_FALLBACK_PROXY_HTTP_PORT
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from small_index import of_packaged_models
 
@@ -96,6 +97,8 @@ def test_nothing_of_haproxy_listens_beyond_this_machine(server: tuple[str, psuti
     assert int(address.rsplit(":", 1)[1]) in {port for _, port in found}
     assert len(found) == 3, "its address, its statistics, its metrics"
     assert {host for host, _ in found} == {"127.0.0.1"}
+    all_of_it = {port for _, port in listening(below(process.pid))}
+    assert RAY_SERVE_FALLBACK_PROXY_HTTP_PORT not in all_of_it, "each server has its own in that one's place"
 
 
 def ask_in_two_parts(address: str, question: dict[str, str]) -> int:

