@@ -16,7 +16,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig, TracingConfig
 
-from pipelines.core.errors import MmragError
+from pipelines.core.errors import MmragError, UsageError
 from pipelines.core.generator import TINY_LLAVA
 from pipelines.core.ray_runtime import ray_runtime, starts_here
 from pipelines.serve import traces
@@ -37,6 +37,7 @@ from pipelines.serve.vllm import DEPLOYMENT, llm_deployment, on_cpus
 
 NAME = "mmrag"
 _HEALTH_S = 30.0
+_REACHED_BY_HAPROXY = ("127.0.0.1", "localhost", "0.0.0.0")
 _LOG = logging.getLogger(__name__)
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -191,6 +192,11 @@ def _finish(within_s: float) -> None:
 
 def _http_proxy(config: ServeConfig) -> AbstractContextManager[None]:
     if config.http_proxy == "haproxy":
+        if config.host not in _REACHED_BY_HAPROXY:
+            raise UsageError(
+                f"serve.http_proxy haproxy reaches no gateways at {config.host}: Ray has it look for them at "
+                f"127.0.0.1; name a --host of {', '.join(_REACHED_BY_HAPROXY)}, or leave serve.http_proxy out"
+            )
         # Free at every address: Ray uses one of them at the server's.
         statistics, metrics, fallback = (open_port("0.0.0.0") for _ in range(3))
         return haproxy((statistics, metrics, fallback), config.deadline_s)

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from shell import mmrag
 
 from pipelines import cli_serve
-from pipelines.core.errors import MmragError, StoreUnavailable
+from pipelines.core.errors import MmragError, StoreUnavailable, UsageError
 from pipelines.serve import app
 from pipelines.serve.backend import Health
 from pipelines.serve.config import ServeConfig
@@ -169,6 +169,12 @@ def test_a_cluster_that_is_joined_listens_elsewhere_or_has_that_port_itself(
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
     assert mmrag("serve", "--port", taken).status == 0
     assert deployed.addresses == [("127.0.0.1", taken)]
+
+
+@pytest.mark.parametrize("host", ["::1", "10.0.0.5"])
+def test_a_host_at_which_haproxy_would_find_no_gateway_is_refused(host: str) -> None:
+    with pytest.raises(UsageError, match=f"reaches no gateways at {host}: .*127"):
+        app._http_proxy(ServeConfig(host=host, http_proxy="haproxy"))
 
 
 def test_a_proxy_that_cannot_listen_is_told_by_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
