@@ -218,7 +218,9 @@ def delete(
 
     with Index(index, settings.index, writable=True) as opened:
         deleted, unknown = delete_documents(opened, ids, tenant)
-    print(f"deleted {deleted} of {len(ids)} documents", file=sys.stderr)
+    shared = deleted > len(set(ids) - set(unknown))
+    hint = ": more than one tenant had such an id; --tenant deletes those of one" if shared else ""
+    print(f"deleted {deleted} documents{hint}", file=sys.stderr)
     if unknown:
         raise UsageError(f"no such document: {', '.join(unknown)}")
 

@@ -33,7 +33,8 @@ class AnswerConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`history`: the turns before it, words only. `sampling`: None for the configured one."""
+    """`history`: the turns before it, words only; a user's turn without any was a picture alone.
+    `sampling`: None for the configured one."""
 
     query: Query
     history: tuple[Turn, ...] = ()
@@ -131,7 +132,9 @@ class Answerer:
         query = question.query
         text = query.text
         if text and self._config.follow_up == "join":
-            earlier = "".join(f"{turn.text}\n" for turn in question.history if turn.role == "user")
+            earlier = "".join(
+                f"{turn.text}\n" for turn in question.history if turn.role == "user" and turn.text
+            )
             room = max(0, _WHOLE_CHARACTERS - len(text))
             text = earlier[max(0, len(earlier) - room) :] + text
         return replace(query, text=text, k=min(query.k, self._config.evidence))

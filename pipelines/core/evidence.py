@@ -18,7 +18,7 @@ from pipelines.core.errors import UsageError
 from pipelines.core.generator import GeneratorConfig, ModelProfile, Prompt
 from pipelines.core.grounding import Frame
 from pipelines.core.previews import Preview
-from pipelines.core.prompts import IMAGE_TOKEN, Turn, evidence_prompt
+from pipelines.core.prompts import IMAGE_TOKEN, NO_QUESTION, Turn, evidence_prompt
 from pipelines.core.types import Hit
 
 PictureOf = int | Literal["query"]
@@ -132,10 +132,10 @@ def _recent(history: Sequence[Turn], tokens: int, profile: ModelProfile) -> tupl
     for asked, said in reversed(pairs):
         if (asked.role, said.role) != ("user", "assistant"):
             break
-        pair = [
-            Turn(turn.role, profile.plain(turn.text.replace(IMAGE_TOKEN, " ")).strip())
-            for turn in (asked, said)
-        ]
+        question, answer = (
+            profile.plain(turn.text.replace(IMAGE_TOKEN, " ")).strip() for turn in (asked, said)
+        )
+        pair = [Turn("user", question or NO_QUESTION), Turn("assistant", answer)]
         tokens -= sum(profile.count(turn.text) for turn in pair)
         if tokens < 0:
             break

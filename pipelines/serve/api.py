@@ -206,7 +206,7 @@ def history_turns(said: Sequence[SaidTurn], most: int, longest: int) -> tuple[Tu
     for role, text in said[-2 * most :]:
         plain = text[:longest].replace(IMAGE_TOKEN, " ")
         if turns and turns[-1].role == role:
-            turns[-1] = Turn(role, f"{turns[-1].text}\n{plain}")
+            turns[-1] = Turn(role, "\n".join(filter(None, (turns[-1].text, plain))))
         elif turns or role == "user":
             turns.append(Turn(role, plain))
     kept = turns[-most:] if most else []

@@ -125,7 +125,9 @@ def asked(messages: Sequence[Message], max_pictures: int) -> Asked:
     if total > max_pictures:
         raise UsageError(f"the conversation holds {total} pictures; at most {max_pictures} are allowed")
     history = tuple(
-        (message.role, message.words) for message in earlier if message.role != "system" and message.words
+        (message.role, message.words)
+        for message in earlier
+        if message.role == "user" or (message.role == "assistant" and message.words)
     )
     return Asked(last.words, next(iter(last.pictures), None), history)
 

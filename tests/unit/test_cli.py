@@ -240,8 +240,17 @@ def test_an_index_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None
 def test_delete_says_what_it_did_and_what_is_not_there(kb: Path) -> None:
     answer = mmrag("delete", "zzz", "--index", kb)
     assert answer.status == 2
-    assert "deleted 0 of 1" in answer.err
+    assert "deleted 0 documents\n" in answer.err
     assert "no such document: zzz" in answer.err
+
+
+def test_delete_counts_documents_and_says_that_two_tenants_had_an_id(kb: Path) -> None:
+    known = [ledger_row("rose"), ledger_row("rose", tenant="acme"), ledger_row("note")]
+    Ledger(kb).changed(pa.Table.from_pylist(known, schema=SCHEMA))
+    both = mmrag("delete", "rose", "rose", "--index", kb)
+    assert both.status == 0
+    assert "deleted 2 documents: more than one tenant had such an id; --tenant" in both.err
+    assert mmrag("delete", "note", "--index", kb).err.endswith("deleted 1 documents\n")
 
 
 def test_status_json_is_one_object(kb: Path) -> None:

@@ -113,11 +113,11 @@ function again(turn) {
   run(turn);
 }
 
-// The body of the request: earlier turns as text, the question as text, a picture, or both.
+// The body of the request: earlier turns as text ("" for a picture alone), the question as text, a picture, or both.
 function body({ asked, reply }) {
   const former = turns.slice(0, turns.findIndex((turn) => turn.reply === reply)).filter((turn) => turn.answered);
   const messages = former.slice(-FORMER_TURNS).flatMap((turn) => [
-    { role: "user", content: turn.asked.text || word("only_picture") },
+    { role: "user", content: turn.asked.text },
     { role: "assistant", content: turn.answered },
   ]);
   const content = [];

@@ -2,7 +2,9 @@
 
 import { say, word } from "./words.js";
 
-const SEND_AS_IT_IS = 4 * 2 ** 20;
+// Sent as it is: a file of so many bytes and pixels at most. These are the pixels that a server takes by its defaults.
+const BYTES_AS_THEY_ARE = 4 * 2 ** 20;
+const PIXELS_AS_THEY_ARE = 32e6;
 const LONG_SIDE = 1536;
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = 6;
@@ -10,7 +12,7 @@ const COLOURS = 6;
 // A file as it is sent: {url, width, height, dataUri}, its size upright. Throws where the browser cannot read it.
 export async function prepare(file) {
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-  const large = file.size > SEND_AS_IT_IS;
+  const large = file.size > BYTES_AS_THEY_ARE || bitmap.width * bitmap.height > PIXELS_AS_THEY_ARE;
   const share = large ? Math.min(1, LONG_SIDE / Math.max(bitmap.width, bitmap.height)) : 1;
   const width = Math.max(1, Math.round(bitmap.width * share));
   const height = Math.max(1, Math.round(bitmap.height * share));

@@ -111,6 +111,19 @@ def test_a_follow_up_carries_what_was_said_and_a_new_conversation_does_not(watch
     assert watched.server.asked[2].history == ()
 
 
+def test_after_a_picture_alone_a_follow_up_carries_its_answer_and_no_words_of_ours(watched: Watched) -> None:
+    give(watched.page, "paste", encoded(drawing()))
+    watched.page.get_by_role("button", name="Remove the picture").wait_for()
+    watched.ask("")
+    watched.answered()
+    watched.ask(SPACING)
+    watched.answered(2)
+    asked, said = watched.server.asked[1].history
+    assert (asked.role, asked.text) == ("user", "")
+    assert said.role == "assistant"
+    assert said.text
+
+
 def test_an_answer_can_be_stopped(watched: Watched) -> None:
     watched.server.answers[SPACING] = [Said(["The hole ", "spacing"] * 40, pause_s=0.4)]
     watched.ask(SPACING)

@@ -6,7 +6,7 @@ import io
 import random
 
 import pytest
-from page_browser import IN_A_BROWSER, SOCKETS, Watched, drawing, encoded, give, marked_on_screen
+from page_browser import IN_A_BROWSER, MARK, SOCKETS, Watched, drawing, encoded, give, marked_on_screen
 from PIL import Image
 from playwright import sync_api
 
@@ -51,6 +51,23 @@ def test_a_large_picture_is_made_smaller_before_it_is_sent(watched: Watched) -> 
     watched.answered()
     sent = Image.open(io.BytesIO(watched.server.asked[0].query.image or b""))
     assert (sent.format, sent.size) == ("JPEG", (1536, 691))
+
+
+def test_a_drawing_of_few_bytes_and_many_pixels_is_made_smaller_and_marked_where_it_shows(
+    watched: Watched,
+) -> None:
+    shrink = 1536 / 7200
+    left, top, right, bottom = (round(edge / shrink) for edge in MARK)
+    content = encoded(drawing((7200, 5400), (left, top, right, bottom)))
+    assert len(content) < 2**20
+    give(watched.page, "drop", content)
+    watched.page.get_by_role("button", name="Remove the picture").wait_for()
+    watched.ask(SOCKETS)
+    turn = watched.answered()
+    sent = Image.open(io.BytesIO(watched.server.asked[0].query.image or b""))
+    assert (sent.format, sent.size) == ("JPEG", (1536, 1152))
+    drawn, shown = marked_on_screen(watched.page, turn.locator("figure .frame"))
+    assert drawn == pytest.approx(shown, abs=2)
 
 
 def test_a_picture_can_be_removed_and_no_picture_is_refused(watched: Watched) -> None:

@@ -135,6 +135,14 @@ def test_a_follow_up_is_searched_with_what_it_follows_and_asked_as_it_is(profile
     assert searcher.asked[1].text == "And how wide?"
 
 
+def test_a_follow_up_to_a_picture_alone_is_searched_by_its_own_words(profile) -> None:
+    searcher, parrot = Searcher(HITS), Parrot(["90"])
+    history = (Turn("user", ""), Turn("assistant", "Plate A [1]"))
+    ask(answerer(profile, searcher, parrot), "How wide?", history=history)
+    assert searcher.asked[0].text == "How wide?"
+    assert parrot.prompts[0].turns[:-1] == (Turn("user", "Describe the picture."), history[1])
+
+
 def test_no_more_hits_are_asked_for_than_are_shown(profile) -> None:
     searcher = Searcher(HITS)
     ask(answerer(profile, searcher, Parrot(["x"]), evidence=1))

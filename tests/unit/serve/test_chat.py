@@ -138,6 +138,20 @@ async def test_the_last_message_is_the_question_and_the_others_are_history(
     assert question.history == (Turn("user", "What is this?"), Turn("assistant", "A heat sink [1]."))
 
 
+async def test_a_former_picture_without_words_keeps_its_answer(
+    client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    former = {"type": "image_url", "image_url": {"url": data_uri(picture("green"))}}
+    for content in ([former], ""):
+        messages: list[Any] = [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": "A heat sink [1]."},
+            {"role": "user", "content": "How wide is it?"},
+        ]
+        await client.chat.completions.create(model="tiny-llava", messages=messages)
+        assert backend.questions[-1].history == (Turn("user", ""), Turn("assistant", "A heat sink [1]."))
+
+
 async def test_an_adapter_and_sampling_are_passed_on(
     client: openai.AsyncOpenAI, backend: ScriptedBackend
 ) -> None:
