@@ -86,7 +86,7 @@ def announced(index: Path) -> Announced | None:
         process = Process(int(told["pid"]), float(told["started"]))
         found = Announced(str(told["address"]), process, str(told.get("settings", "")))
         return found if process.alive else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
