@@ -27,7 +27,7 @@ SUPPLY := build/supply
 # A configuration of pip's with `user = true` fails inside an environment.
 PIP := PIP_USER=0 $(BIN)/python -m pip
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-COMPILE_ALL = $(BIN)/python -m compileall -q -j 0 "$(SITE)" >/dev/null 2>&1 || true
+COMPILE_ALL = $(BIN)/python -m compileall -q -j 0 "$(SITE)" pipelines >/dev/null 2>&1 || true
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench quality docs lock audit sbom licences clean

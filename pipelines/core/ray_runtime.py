@@ -140,6 +140,8 @@ def _metrics_port() -> int | None:
 def _start(**options: Any) -> None:
     """Ray waits half a minute for its own processes, by a limit that is not ours to set: on a machine that
     was busy then, the next attempt succeeds."""
+    # No cloud takes this machine back: a training needs no process that watches for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             ray.init("local", **options)

@@ -6,6 +6,7 @@ Knows no stage and no store. Only `job.py` imports it.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -33,6 +34,8 @@ _TRIES_AGAIN: Final = 12
 readers is refused long before (`in_hand`), and some others of the same task after it."""
 TASK: Final[dict[str, Any]] = {"max_retries": _TRIES_AGAIN}
 ACTOR: Final[dict[str, Any]] = {"max_task_retries": _TRIES_AGAIN}
+# Ray, whose version is pinned, says so of these two at every ingest, and has no other parameter for them yet.
+warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
 
 _LOST = (
     LocalRayletDiedError,

@@ -24,7 +24,6 @@ from ray.serve.handle import DeploymentHandle
 from pipelines.core.aligner import Asked, Candidates
 from pipelines.core.answer import AnswerConfig, Answerer, Question
 from pipelines.core.encoder import Pixels, Vectors, load_encoder
-from pipelines.core.engine import TransformersEngine
 from pipelines.core.errors import BadImage
 from pipelines.core.generator import GeneratorConfig, Prompt, Sampling, load_profile, model_name
 from pipelines.core.index import Index, IndexConfig
@@ -172,6 +171,8 @@ class TransformersGenerator:
     """Where vLLM cannot run: one answer at a time."""
 
     def __init__(self, parts: Parts) -> None:
+        from pipelines.core.engine import TransformersEngine  # of all that is served only this needs torch
+
         join_serve(parts.serve.log.level)
         self._engine = TransformersEngine(parts.generator)
         self._engine.load()

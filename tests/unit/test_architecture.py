@@ -42,6 +42,10 @@ def test_a_search_and_a_listing_load_neither_ray_nor_torch(module):
     assert not loaded_by(f"import pipelines.{module}") & {"ray", "torch", "transformers"}
 
 
+def test_what_is_served_loads_torch_only_where_a_model_of_it_runs():
+    assert not loaded_by("import pipelines.serve.app") & {"torch", "transformers"}
+
+
 @pytest.mark.parametrize(
     "path", sorted(UNIT.rglob("test_*.py")), ids=lambda path: str(path.relative_to(UNIT))
 )
