@@ -14,7 +14,7 @@ from pipelines.core.ray_runtime import ray_runtime
 @contextmanager
 def _ray_of(cpus: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_metrics_report_interval_ms", "500")  # of its processes to Ray's agent
+        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # of its processes to Ray's agent
         with ray_runtime(cpus=cpus):
             yield
 
