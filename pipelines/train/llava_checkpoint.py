@@ -118,6 +118,17 @@ def require_own(checkpoints: Iterable[Path], config: LlavaTraining, origin: Orig
         _require_same(directory, info, config, origin)
 
 
+def made_by(directory: Path, config: LlavaTraining, origin: Origin) -> bool:
+    """Whether it is a checkpoint of a run with all the same settings, on the same data."""
+    try:
+        info = CheckpointInfo.model_validate_json((directory / INFO_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return (info.config, info.base, info.data_hash, info.prompt_version) == (
+        config, origin.base, origin.data_hash, origin.prompt_version
+    )  # fmt: skip
+
+
 def load_weights(directory: Path, trainable: Trainable) -> None:
     """Put the checkpoint's weights into a model that was prepared with its settings.
 

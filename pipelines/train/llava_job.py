@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import torch
+from pydantic import TypeAdapter, ValidationError
 from ray import train
 from ray.exceptions import RayTaskError
 from ray.train import CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
@@ -26,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.core.adapter import base_identity
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.files import replace_file
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.core.ray_metrics import record
 from pipelines.core.ray_runtime import ray_runtime
@@ -33,7 +36,7 @@ from pipelines.core.torch_runtime import require_compiler
 from pipelines.train.conversations import data_hash
 from pipelines.train.job import own_error
 from pipelines.train.llava_batch import Prepare, load_processor
-from pipelines.train.llava_checkpoint import require_own
+from pipelines.train.llava_checkpoint import made_by, require_own
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
@@ -45,6 +48,7 @@ from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps, re
 ReportProgress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
+SUMMARY_FILE = "summary.json"
 _CHECKPOINTS, _RUN = "checkpoints", "run"
 # In Ray's count of CPUs. Reading shares what the workers leave.
 _LOADER_CPUS = 0.5
@@ -81,9 +85,10 @@ def train_llava(
 ) -> LlavaSummary:
     """Fine-tune `config.base_model` on conversations, or take up a run that `out` holds.
 
-    `out` is shared by all workers; checkpoints, figures, the curve and the refused rows are in it. Raises
-    UsageError for data, a model or settings that cannot be used and for an `out` of another run; MmragError
-    where training fails.
+    `out` is shared by all workers; checkpoints, figures, the curve, the refused rows and in the end the
+    summary are in it. A run that is done is not started again: its summary is returned, with no `steps_run`.
+    Raises UsageError for data, a model or settings that cannot be used and for an `out` of another run;
+    MmragError where training fails.
     """
     start = time.perf_counter()
     require_curve()
@@ -93,12 +98,14 @@ def train_llava(
     base = base_directory(config.base_model)
     if Path(config.base_model).is_dir():  # workers run in directories of their own
         config = config.model_copy(update={"base_model": str(base.resolve())})
+    origin, out = Origin(base_identity(base), data_hash(data), PROMPT_VERSION), out.resolve()
+    if (done := _finished(out, config, origin)) is not None:
+        return done
     _prepare(config)  # here, before a worker starts: refuses a model that has no template
     plan = make_plan(data, config)
-    origin = Origin(base_identity(base), data_hash(data), PROMPT_VERSION)
-    out = out.resolve()
     require_own((out / _CHECKPOINTS / _RUN).glob("checkpoint_*"), config, origin)
     out.mkdir(parents=True, exist_ok=True)
+    (out / SUMMARY_FILE).unlink(missing_ok=True)  # of fewer steps
     write_rejected(out, plan)
     progress("starting the workers", 0, 0)
     settings = {"config": config, "out": out, "plan": plan, "origin": origin}
@@ -122,7 +129,20 @@ def train_llava(
         raise (UsageError if outcome["exit_status"] == UsageError.exit_status else MmragError)(
             outcome["error"]
         )
-    return _summary(out, plan, outcome, result, time.perf_counter() - start)
+    summary = _summary(out, plan, outcome, result, time.perf_counter() - start)
+    replace_file(out / SUMMARY_FILE, json.dumps(summary.as_dict(), indent=2) + "\n")
+    return summary
+
+
+def _finished(out: Path, config: LlavaTraining, origin: Origin) -> LlavaSummary | None:
+    """What the same command told when it had done all its steps, if it had; as of a job started again."""
+    try:
+        told = TypeAdapter(LlavaSummary).validate_json((out / SUMMARY_FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    if not made_by(Path(told.checkpoint), config, origin):
+        return None
+    return replace(told, steps_run=0)
 
 
 def _kept(config: LlavaTraining, plan: Plan) -> CheckpointConfig:
