@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipelines.evaluate.queries import JudgedQuery
     from pipelines.evaluate.questions import JudgedQuestion
     from pipelines.evaluate.retrieval import Also
+    from pipelines.evaluate.whose import Whose
     from pipelines.settings import Settings
 
 SEARCHED = ("encoder", "embedder", "search")
@@ -139,10 +140,11 @@ def evaluate_retrieval(
             run.require_common([query for query in queries if query.relevant])
             progress("loading the models", 0, 0)
             opened.check_spaces()
-            missed = _absent(queries, opened, settings.ingest.sources.tenant)
+            queries = _whose(opened, settings).queries(queries)
+            missed = _absent(queries, opened)
             retriever = opened.retriever(settings.search)
             asking = partial(progress, "asking")
-            also = _cross_modal(queries, opened, settings.ingest.sources.tenant)
+            also = _cross_modal(queries, opened)
             report = evaluate(
                 queries,
                 retriever,
@@ -157,7 +159,7 @@ def evaluate_retrieval(
             print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
 
         def page() -> Page:
-            find, load = _parts(opened, settings.ingest.sources.tenant), _previews(index)
+            find, load = _parts(opened), _previews(index)
             return Page(
                 "Retrieval",
                 run.facts(data, index) | ({"absent": str(missed)} if missed and missed.missing else {}),
@@ -347,9 +349,10 @@ def _answers(
             print(f"mmrag: --answers: {said}", file=sys.stderr)
         return given
     with Index(index, settings.index) as opened, keeping(keep) as write:
+        asking = _whose(opened, settings).questions(measured)
         progress("loading the models", 0, 0)
         answerer = local_answerer(opened, opened.retriever(settings.search), settings)
-        return ask_all(measured, answerer, write, lambda done, total: progress("answering", done, total))
+        return ask_all(asking, answerer, write, lambda done, total: progress("answering", done, total))
 
 
 def _previews(index: Path) -> LoadPreview:
@@ -358,20 +361,33 @@ def _previews(index: Path) -> LoadPreview:
     return partial(preview_at, index / "previews")
 
 
-def _absent(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Absent | None:
+def _whose(index: Index, settings: Settings) -> Whose:
+    """A ledger that cannot be read ends no measurement: then the setting decides."""
+    from pipelines.evaluate.whose import Whose
+    from pipelines.ingest.ledger import Ledger
+
+    held = set[str]()
+    try:
+        held = Ledger.load(index.home).tenants()
+    except OSError as exc:
+        print(f"mmrag: whose documents the index has was not looked up: {exc}", file=sys.stderr)
+    return Whose(settings.ingest.sources.tenant, held)
+
+
+def _absent(queries: Sequence[JudgedQuery], index: Index) -> Absent | None:
     """Told on stderr; documents by the ledger, where there is one. None where they could not be looked up,
     which ends no measurement."""
     from pipelines.core.types import store_key
     from pipelines.evaluate.absent import absent
     from pipelines.ingest.ledger import Ledger
 
-    def documents(names: Sequence[str]) -> list[str]:
+    def documents(tenant: str, names: Sequence[str]) -> list[str]:
         keys = {store_key(tenant, name): name for name in names}
         return [keys[key] for key in ledger.held(keys)]
 
     try:
         ledger = Ledger.load(index.home)
-        found = absent(queries, documents if len(ledger) else None, _parts(index, tenant))
+        found = absent(queries, documents if len(ledger) else None, _parts(index))
     except (StoreError, OSError) as exc:
         print(f"mmrag: relevant ids were not looked up: {exc}", file=sys.stderr)
         return None
@@ -380,13 +396,13 @@ def _absent(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Absent
     return found
 
 
-def _cross_modal(queries: Sequence[JudgedQuery], index: Index, tenant: str) -> Also:
+def _cross_modal(queries: Sequence[JudgedQuery], index: Index) -> Also:
     """A store of pictures that is down degrades searches, and ends no measurement of theirs."""
     from pipelines.evaluate.cross_modal import cross_modal
     from pipelines.evaluate.retrieval import NOTHING_ELSE
 
     try:
-        return cross_modal(queries, index.visual(), index.encoder(), tenant)
+        return cross_modal(queries, index.visual(), index.encoder())
     except StoreUnavailable as exc:
         print(f"mmrag: no measures of pairs of texts and pictures: {exc}", file=sys.stderr)
         return NOTHING_ELSE
@@ -397,11 +413,11 @@ def _fused_otherwise(index: Index, settings: Settings) -> dict[str, Retriever]:
     return {f"fused by {other}": index.retriever(settings.search.model_copy(update={"fusion": other}))}
 
 
-def _parts(index: Index, tenant: str) -> Find:
+def _parts(index: Index) -> Find:
     from pipelines.core.types import store_key
     from pipelines.evaluate.cases import Held
 
-    def find(names: Sequence[str]) -> dict[str, Held]:
+    def find(tenant: str, names: Sequence[str]) -> dict[str, Held]:
         keys = {store_key(tenant, name): name for name in names}
         found = {**index.visual().fetch(list(keys)), **index.text().fetch(list(keys))}
         return {

@@ -13,8 +13,8 @@ FIRST = 5
 
 _AT_ONCE = 512
 
-Held = Callable[[Sequence[str]], Collection[str]]
-"""Those of these ids that the index has."""
+Held = Callable[[str, Sequence[str]], Collection[str]]
+"""Of a tenant's ids, those that the index has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,20 @@ class Absent:
 
 
 def absent(queries: Sequence[JudgedQuery], documents: Held | None, parts: Held) -> Absent:
-    """`documents` is asked once for all that are named, and where it is None they are not looked up; `parts`
-    is asked for 512 at a time. No id counts twice. Raises what these raise."""
-    names = dict.fromkeys(name for query in queries for name in query.relevant)
-    of_parts = [name for name in names if is_part_id(name)]
-    of_documents = [name for name in names if not is_part_id(name)] if documents else []
-    there = set(documents(of_documents)) if documents and of_documents else set()
-    for start in range(0, len(of_parts), _AT_ONCE):
-        there.update(parts(of_parts[start : start + _AT_ONCE]))
-    missing = [name for name in (*of_documents, *of_parts) if name not in there]
-    return Absent(len(of_documents) + len(of_parts), len(missing), tuple(missing[:FIRST]))
+    """`documents` is asked once for all that are named of a tenant, and where it is None they are not looked
+    up; `parts` is asked for 512 at a time. No id of a tenant counts twice. Raises what these raise."""
+    names: dict[str, dict[str, None]] = {}
+    for query in queries:
+        names.setdefault(query.tenant, {}).update(dict.fromkeys(query.relevant))
+    asked, no_documents, no_parts = 0, list[str](), list[str]()
+    for tenant, ids in names.items():
+        of_parts = [name for name in ids if is_part_id(name)]
+        of_documents = [name for name in ids if not is_part_id(name)] if documents else []
+        asked += len(of_documents) + len(of_parts)
+        there = set(documents(tenant, of_documents)) if documents and of_documents else set()
+        for start in range(0, len(of_parts), _AT_ONCE):
+            there.update(parts(tenant, of_parts[start : start + _AT_ONCE]))
+        no_documents += [name for name in of_documents if name not in there]
+        no_parts += [name for name in of_parts if name not in there]
+    missing = [*no_documents, *no_parts]
+    return Absent(asked, len(missing), tuple(missing[:FIRST]))

@@ -38,8 +38,8 @@ class Held:
     image_uri: str | None
 
 
-Find = Callable[[Sequence[str]], Mapping[str, Held]]
-"""Those of these hits' ids that the index has."""
+Find = Callable[[str, Sequence[str]], Mapping[str, Held]]
+"""Of a tenant's hits with these ids, those that the index has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ def _search(
 
 def _missed(judged: JudgedQuery, hits: Sequence[Hit], find: Find, load: LoadPreview) -> list[Shown]:
     """Of a document its first picture, or else its first passage."""
-    came = {hit.id if judged.by_hit else hit.document_id for hit in hits}
+    came = {name for tenant, name in map(judged.name, hits) if tenant == judged.tenant}
     names = sorted(judged.relevant.keys() - came, key=lambda name: (-judged.relevant[name], name))[:WANTED]
     forms = {n: [n] if judged.by_hit else [f"{n}#img-0", f"{n}#txt-0"] for n in names}
-    held = find([part for parts in forms.values() for part in parts])
+    held = find(judged.tenant, [part for parts in forms.values() for part in parts])
     first = [next((part for part in parts if part in held), None) for parts in forms.values()]
     return [
         Shown(f"wanted: {part}", held[part].text, _picture(held[part].image_uri, load), right=True)
@@ -116,7 +116,7 @@ def _hit(place: int, hit: Hit, judged: JudgedQuery, load: LoadPreview) -> Shown:
         label=f"{place}. {hit.id}",
         text=hit.text,
         picture=_picture(hit.image_uri, load),
-        right=(hit.id if judged.by_hit else hit.document_id) in judged.relevant,
+        right=judged.grade(judged.name(hit)) > 0,
     )
 
 

@@ -26,7 +26,7 @@ _GAPS = {"cross_modal_gap": metrics.cross_modal_gap, "in_modal_gap": metrics.in_
 _AT_ONCE = 512
 
 
-def cross_modal(queries: Sequence[JudgedQuery], visual: VectorStore, encoder: Encoder, tenant: str) -> Also:
+def cross_modal(queries: Sequence[JudgedQuery], visual: VectorStore, encoder: Encoder) -> Also:
     """The measures of each query that makes a pair; none where texts have no place beside pictures, and no
     gap of one pair alone.
 
@@ -35,7 +35,7 @@ def cross_modal(queries: Sequence[JudgedQuery], visual: VectorStore, encoder: En
     asked = {
         query.id: query for query in queries if query.text and not query.picture and encoder.reads(query.text)
     }
-    keys = {name: [store_key(tenant, one) for one in _pictures(query)] for name, query in asked.items()}
+    keys = {name: [store_key(query.tenant, one) for one in _pictures(query)] for name, query in asked.items()}
     vectors = _vectors([*{key for some in keys.values() for key in some}], visual)
     there = {name: [key for key in some if key in vectors] for name, some in keys.items()}
     pairs = {name: some[0] for name, some in there.items() if some}

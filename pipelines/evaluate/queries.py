@@ -39,7 +39,7 @@ from pipelines.core.filters import Filter
 from pipelines.core.picture_files import clean, find_pictures, read_picture
 from pipelines.core.prompts import language
 from pipelines.core.retriever import Mode, Query, plan
-from pipelines.core.types import is_part_id
+from pipelines.core.types import Hit, is_part_id
 from pipelines.evaluate.digest import digest
 from pipelines.evaluate.figures import OVERALL
 from pipelines.evaluate.lines import explained, lines
@@ -54,7 +54,7 @@ NO_TEXT = "no text"
 @dataclass(frozen=True, slots=True)
 class JudgedQuery:
     """A query and the grades, above 0, of what is relevant to it. `where` is its file and line; `digest`, of
-    all that its line says but its language, knows a picture by its name."""
+    all that its line says but its language, knows a picture by its name. The ids are those of `tenant`."""
 
     id: str
     where: str
@@ -65,11 +65,21 @@ class JudgedQuery:
     language: str
     relevant: Mapping[str, float]
     digest: str = ""
+    tenant: str = ""
 
     @property
     def by_hit(self) -> bool:
         """Whether `relevant` names hits; else it names documents."""
         return any(map(is_part_id, self.relevant))
+
+    def name(self, hit: Hit) -> tuple[str, str]:
+        """What is judged of the hit: it, or its document, of its tenant."""
+        return hit.tenant, hit.id if self.by_hit else hit.document_id
+
+    def grade(self, name: tuple[str, str]) -> float:
+        """0 for what is not judged, as another tenant's."""
+        tenant, judged = name
+        return self.relevant.get(judged, 0.0) if tenant == self.tenant else 0.0
 
     def query(self, k: int) -> Query:
         """The query with its picture read. Raises UsageError when the picture has gone."""

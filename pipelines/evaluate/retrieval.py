@@ -230,9 +230,9 @@ def _without(branch: Branch, runs: Mapping[Step, BranchRun]) -> dict[Step, Branc
 
 
 def grades(hits: Sequence[Hit], judged: JudgedQuery) -> tuple[float, ...]:
-    """The grade of each hit, or of each document at its first hit; 0 for one that is not judged."""
-    names = dict.fromkeys(hit.id if judged.by_hit else hit.document_id for hit in hits)
-    return tuple(judged.relevant.get(name, 0.0) for name in names)
+    """The grade of each hit, or of each document at its first hit; 0 for one that is not judged. Equal ids of
+    two tenants are two."""
+    return tuple(map(judged.grade, dict.fromkeys(map(judged.name, hits))))
 
 
 def measure(

@@ -130,6 +130,14 @@ class Ledger:
         rows = pa.concat_tables(t.filter(pc.is_in(t["document_id"], ids)) for t in self.tables())
         return rows if tenant is None else rows.filter(pc.equal(rows["tenant"], tenant))
 
+    def tenants(self) -> set[str]:
+        """Whose documents have a part in the index."""
+        found = set[str]()
+        for rows in self.tables(["tenant", "images", "chunks"]):
+            there = pc.greater(pc.add(rows["images"], rows["chunks"]), 0)
+            found.update(pc.unique(rows["tenant"].filter(there)).to_pylist())
+        return found
+
     def documents_by_scope(self) -> Counter[str]:
         """How many documents were last listed in each source, of those of which it is known."""
         found = Counter[str]()

@@ -19,6 +19,7 @@ from pipelines.core.generator import Sampling
 from pipelines.core.previews import Preview, preview_of
 from pipelines.core.prompts import Turn
 from pipelines.core.retriever import Query, plan
+from pipelines.core.tenants import scoped
 from pipelines.core.types import Answer, PlacedBox, SearchResult
 from pipelines.serve import api, chat, faults, pictures
 from pipelines.serve.api import AnswerRequest, SearchRequest
@@ -28,7 +29,7 @@ from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import DeadlinePassed, Overloaded
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.monitor import Asker, Monitor
-from pipelines.serve.protection import Admission, Caller, patience, scoped
+from pipelines.serve.protection import Admission, Caller, patience
 from pipelines.serve.remote import RemotePictures
 
 

@@ -17,7 +17,6 @@ from typing import Final
 from starlette.types import Receive
 
 from pipelines.core.addresses import is_loopback
-from pipelines.core.filters import And, Comparison, Filter
 from pipelines.serve.config import ApiKey, ServeConfig
 from pipelines.serve.faults import (
     ClientGone,
@@ -108,14 +107,6 @@ def access(config: ServeConfig) -> str:
     if stands_open(config):
         return f"open: whoever reaches {address} may ask, and sees every tenant; serve.api_keys sets keys"
     return f"{address}, without API keys: whoever is on this machine may ask, and sees every tenant"
-
-
-def scoped(where: Filter | None, tenant: str | None) -> Filter | None:
-    """The filter, held within the tenant: whatever it says, both must hold."""
-    if tenant is None:
-        return where
-    own = Comparison("tenant", "==", tenant)
-    return own if where is None else And((own, where))
 
 
 class RateLimit:

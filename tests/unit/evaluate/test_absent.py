@@ -8,8 +8,9 @@ from pipelines.evaluate.absent import Absent, absent
 from pipelines.evaluate.queries import JudgedQuery
 
 
-def query(*relevant: str) -> JudgedQuery:
-    return JudgedQuery("q", "q.jsonl:1", "red", None, "auto", None, "en", dict.fromkeys(relevant, 1.0))
+def query(*relevant: str, tenant: str = "") -> JudgedQuery:
+    grades = dict.fromkeys(relevant, 1.0)
+    return JudgedQuery("q", "q.jsonl:1", "red", None, "auto", None, "en", grades, tenant=tenant)
 
 
 class Asked:
@@ -19,7 +20,7 @@ class Asked:
         self._holds = holds
         self.asked: list[list[str]] = []
 
-    def __call__(self, names: Sequence[str]) -> list[str]:
+    def __call__(self, tenant: str, names: Sequence[str]) -> list[str]:
         self.asked.append(list(names))
         return [name for name in names if name in self._holds]
 
@@ -36,6 +37,14 @@ def test_documents_and_parts_are_looked_up_once_each() -> None:
 def test_without_a_ledger_only_parts_are_looked_up() -> None:
     assert absent([query("rose"), query("leaf#img-0")], None, Asked()) == Absent(1, 1, ("leaf#img-0",))
     assert absent([query("rose")], None, Asked()) == Absent(0, 0, ())
+
+
+def test_an_id_is_looked_up_for_each_tenant() -> None:
+    def documents(tenant: str, names: Sequence[str]) -> list[str]:
+        return list(names) if tenant == "acme" else []
+
+    queries = [query("1", tenant="acme"), query("1", tenant="globex"), query("1", tenant="acme")]
+    assert absent(queries, documents, Asked()) == Absent(2, 1, ("1",))
 
 
 def test_parts_are_asked_for_some_at_a_time() -> None:

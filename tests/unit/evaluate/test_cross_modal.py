@@ -30,7 +30,7 @@ def query(name: str, text: str | None, **relevant: float) -> JudgedQuery:
 
 
 def found(index: Index, *queries: JudgedQuery) -> Also:
-    return cross_modal(queries, index.visual(), index.encoder(), "")
+    return cross_modal(queries, index.visual(), index.encoder())
 
 
 def test_a_pair_is_a_text_and_the_picture_most_relevant_to_it(index: Index) -> None:

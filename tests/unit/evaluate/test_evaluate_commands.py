@@ -463,3 +463,21 @@ def test_no_boxes_are_told_before_anything_is_asked(kb: Path, tmp_path: Path) ->
     found = mmrag("evaluate", "grounding", "--data", data, "--index", kb)
     assert found.status == 2
     assert "no question has boxes" in found.err
+
+
+def test_another_tenants_documents_are_neither_found_nor_right(kb: Path, tmp_path: Path) -> None:
+    index = pipelines.core.index.Index(kb)
+    chunks = [
+        chunk_part("1", "wide wide wide", tenant="globex"),
+        chunk_part("1", "a wide road", tenant="acme"),
+    ]
+    index.text().upsert(chunks, index.embedder().embed_passages([chunk.text for chunk in chunks]))
+    index.lexical().upsert(chunks)
+    data = written(tmp_path / "queries.jsonl", {"id": "q", "text": "wide", "relevant": ["1"]})
+    for tenant, found in (("acme", 1), ("initech", 0)):
+        shown = mmrag(
+            "evaluate", "retrieval", "--data", data, "--index", kb, "--json",
+            "--set", f"ingest.sources.tenant={tenant}",
+        )  # fmt: skip
+        (one,) = json.loads(shown.out)["per_query"]
+        assert (one["metrics"]["success@1"], one["metrics"]["recall@20"]) == (found, found)

@@ -111,7 +111,12 @@ def test_the_worst_searches_are_shown_with_the_pictures_that_came(previews: Path
         retriever = index.retriever(SearchConfig())
         report = evaluate(queries, retriever, (1,), 50, CONFIG)
         (case,) = worst_searches(
-            queries, report.per_query, 50, retriever, lambda names: {}, lambda uri: preview_at(previews, uri)
+            queries,
+            report.per_query,
+            50,
+            retriever,
+            lambda tenant, names: {},
+            lambda uri: preview_at(previews, uri),
         )
     assert (case.id, case.wanted, case.metrics["success@1"]) == ("rose", "rose", 0)
     own, first, second = case.shown
@@ -132,7 +137,7 @@ def test_what_should_have_come_stands_before_what_came(previews: Path) -> None:
     query = JudgedQuery("q", "q:1", None, picture("green"), "auto", None, "en", relevant)
     asked: list[str] = []
 
-    def find(names: Sequence[str]) -> dict[str, Held]:
+    def find(tenant: str, names: Sequence[str]) -> dict[str, Held]:
         asked.extend(names)
         return {"c#img-0": Held("a rose", f"file:///{CONTENT}.jpg"), "b#txt-0": Held("words", None)}
 

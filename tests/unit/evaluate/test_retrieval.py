@@ -14,6 +14,7 @@ from fakes import COLOURS, DownStore, Reversed, chunk_part, image_part, memory_i
 from pipelines.core.errors import StoreUnavailable, UsageError
 from pipelines.core.index import Index
 from pipelines.core.retriever import Query, Retriever, SearchConfig
+from pipelines.core.types import Hit
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.queries import JudgedQuery
 from pipelines.evaluate.retrieval import Also, Report, evaluate, grades, measure, ranking_depth
@@ -55,6 +56,10 @@ def judged(text: str | None = "red", *names: str, **fields: Any) -> JudgedQuery:
     return replace(made, **fields)
 
 
+def hit(document: str, tenant: str) -> Hit:
+    return Hit(f"{document}#txt-0", document, "chunk", 1.0, "red", "/a.txt", None, {}, 0, {}, tenant=tenant)
+
+
 def measured(index: Index, *queries: JudgedQuery, config: SearchConfig | None = None) -> Report:
     retriever = index.retriever(config or SearchConfig())
     return evaluate(queries, retriever, (1, 5), DEPTH, CONFIG)
@@ -77,6 +82,13 @@ def test_a_document_stands_where_its_first_hit_stands(index: Index) -> None:
     assert grades(hits, judged("paint", "paint")) == (1, 0, 0)
     assert grades(hits, judged("paint", "rose")) == (0, 1, 0)
     assert grades(hits, judged("paint", "paint#txt-1", "rose#img-0")) == (1, 0, 1, 0)
+
+
+def test_another_tenants_document_of_the_same_id_is_not_the_relevant_one() -> None:
+    hits = [hit("1", tenant) for tenant in ("globex", "acme", "globex", "acme")]
+    assert grades(hits, judged("red", "1", tenant="acme")) == (0, 1)
+    assert grades(hits, judged("red", "1#txt-0", tenant="globex")) == (1, 0)
+    assert grades(hits[:1], judged("red", "1", tenant="acme")) == (0,)
 
 
 def test_each_branch_is_measured_alone_and_a_chunk_credits_its_pictures(index: Index) -> None:

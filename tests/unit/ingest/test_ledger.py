@@ -57,6 +57,13 @@ def files(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in (home / "ledger").iterdir()}
 
 
+def test_whose_documents_are_held_is_known(tmp_path: Path) -> None:
+    refused = row("c", "initech", images=0, chunks=0)
+    assert Ledger(tmp_path).tenants() == set()
+    ledger = Ledger(tmp_path).changed(rows(row("a", "acme"), row("b"), row("b", "acme"), refused))
+    assert ledger.tenants() == {"", "acme"}
+
+
 def test_parts_of_finished_documents_alone_are_counted_when_asked_for(tmp_path: Path, few: None) -> None:
     ledger = Ledger(tmp_path).changed(rows(*(row(f"d{n}", images=n) for n in range(5))))
     assert not ledger.has_unfinished()

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Message
 
 from pipelines.core.filters import Comparison, matches, parse
+from pipelines.core.tenants import scoped
 from pipelines.serve.config import ServeConfig
 from pipelines.serve.faults import DeadlinePassed, Overloaded, TooManyRequests
 from pipelines.serve.protection import (
@@ -32,7 +33,6 @@ from pipelines.serve.protection import (
     RateLimit,
     limited_as,
     patience,
-    scoped,
 )
 from pipelines.serve.shell import Guarded
 
