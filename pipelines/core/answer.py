@@ -143,7 +143,7 @@ class Answerer:
         query = question.query
         picture = query.image if query.mode != "text" else None
         return show(
-            _words(question),
+            (query.text or "").strip(),
             question.history,
             hits,
             picture,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from PIL import Image
@@ -56,20 +57,20 @@ def show(
     config: GeneratorConfig,
     profile: ModelProfile,
 ) -> Shown:
-    """Raises BadImage for the question's picture, and UsageError for a question longer than the model reads.
+    """An empty question is one without words. What its user said just before belongs to it: as much of that as
+    a question may still have.
 
+    Raises BadImage for the question's picture, and UsageError for a question longer than the model reads.
     Hits without a picture that is shown and without text are left out, and what follows is numbered anew.
     """
     room = profile.context - min(config.max_tokens, profile.context // 2) - _TEMPLATE_TOKENS
-    question = profile.plain(question)
-    asked = profile.count(evidence_prompt(question, []).text)
-    if asked > room // 2:
-        raise UsageError(f"the question has {asked:,} tokens; {profile.name} reads {room // 2:,} at most")
-    room -= asked
+    answered, said = _parted(history)
+    question = _joined(said, question, room // 2, profile)
+    room -= profile.count(evidence_prompt(question, []).text)
     most = min(config.most_pictures, int(room * _MOST_OF_CONTEXT) // profile.tokens_per_image)
     pictures = _pictures(hits, query_picture, load, most, config.picture_share, profile)
     room -= len(pictures) * profile.tokens_per_image
-    turns = _recent(history, room // 4, profile)
+    turns = _recent(answered, room // 4, profile)
     room -= sum(profile.count(turn.text) for turn in turns)
     texts = _shared([profile.plain(hit.text) for hit in hits], min(room, config.evidence_tokens), profile)
     kept = [place for place, text in enumerate(texts) if text or place in pictures]
@@ -123,6 +124,22 @@ def _fitted(picture: images.Picture, size: tuple[int, int], profile: ModelProfil
     square = images.fit_square(picture, profile.side, profile.frame.fit)
     Image.fromarray(square).save(out, "PNG", compress_level=1)
     return _Picture(out.getvalue(), profile.frame.of(*size))
+
+
+def _parted(history: Sequence[Turn]) -> tuple[Sequence[Turn], str]:
+    """The turns that an answer ends, and the words of the user's since."""
+    since = list(takewhile(lambda turn: turn.role == "user", reversed(history)))
+    return history[: len(history) - len(since)], "\n".join(turn.text for turn in reversed(since))
+
+
+def _joined(said: str, question: str, tokens: int, profile: ModelProfile) -> str:
+    """The question, whole, after what its user had said: of that as many tokens as it leaves."""
+    question, said = (profile.plain(words.replace(IMAGE_TOKEN, " ")).strip() for words in (question, said))
+    asked = profile.count(evidence_prompt(question or NO_QUESTION, []).text)
+    if asked > tokens:
+        raise UsageError(f"the question has {asked:,} tokens; {profile.name} reads {tokens:,} at most")
+    before = profile.cut(said, tokens - asked)
+    return f"{before}\n{question}".strip() or NO_QUESTION
 
 
 def _recent(history: Sequence[Turn], tokens: int, profile: ModelProfile) -> tuple[Turn, ...]:

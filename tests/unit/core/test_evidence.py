@@ -122,6 +122,32 @@ def test_history_keeps_its_last_pairs_without_marks_of_pictures(profile) -> None
     assert shown.prompt.turns[:-1] == (Turn("user", "and now?"), Turn("assistant", "z"))
 
 
+def test_what_was_said_just_before_the_question_belongs_to_it(profile) -> None:
+    said = Turn("user", "<image> The pump is an LK-847.")
+    shown = shown_of(profile, [], "What is its voltage?", [said])
+    assert lines(shown) == ["Question: The pump is an LK-847. What is its voltage?"]
+    answered = [Turn("user", "Which pump?"), Turn("assistant", "The LK-847.")]
+    shown = shown_of(profile, [], "Its voltage?", [*answered, Turn("user", "I mean"), Turn("user", "2019's.")])
+    assert shown.prompt.turns[:-1] == tuple(answered)
+    assert lines(shown) == ["Question: I mean 2019's. Its voltage?"]
+
+
+def test_a_picture_alone_is_asked_with_the_words_before_it(profile) -> None:
+    shown = shown_of(profile, [], "", [Turn("user", "Which pump is this?")], jpeg(30, 60, "blue"))
+    assert lines(shown)[-1] == "Question: Which pump is this?"
+    shown = shown_of(profile, [], "", [Turn("user", "")], jpeg(30, 60, "blue"))
+    assert lines(shown)[-1] == "Question: Describe the picture."
+
+
+def test_the_question_stays_whole_where_much_was_said_before_it(profile) -> None:
+    shown = shown_of(profile, [], history=[Turn("user", "word " * 500)])
+    asked = lines(shown)[-1]
+    assert asked.startswith("Question: word word ")
+    assert asked.endswith("word How wide?")
+    room = profile.context - CONFIG.max_tokens - 32
+    assert room // 2 - 8 < profile.count(shown.prompt.turns[-1].text) <= room // 2
+
+
 def test_a_question_longer_than_the_model_reads_is_refused(profile) -> None:
     with pytest.raises(UsageError, match=r"the question has .* tokens; tiny reads"):
         shown_of(profile, [], question="why " * 300)
