@@ -57,8 +57,8 @@ def show(
     config: GeneratorConfig,
     profile: ModelProfile,
 ) -> Shown:
-    """An empty question is one without words. What its user said just before belongs to it: as much of that as
-    a question may still have.
+    """An empty question is one without words. What its user said just before belongs to it: as much of that
+    as a question may still have.
 
     Raises BadImage for the question's picture, and UsageError for a question longer than the model reads.
     Hits without a picture that is shown and without text are left out, and what follows is numbered anew.

@@ -1,8 +1,8 @@
 """OpenAI's form of a question and its answer: chat completions, whole and in chunks. Knows no HTTP.
 
 Of the conversation, the last user message is the question; what was said before it is history, in words.
-Fields that this server has no use for are ignored, as OpenAI's clients send many; so are system messages, for
-the prompt that asks for citations is fixed.
+Fields that this server has no use for are ignored, as OpenAI's clients send many; so are messages of the system
+and its developer, for the prompt that asks for citations is fixed, and of tools, with the calls of them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(_Read):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | list[Part] | None = None
 
     @property

@@ -127,7 +127,9 @@ def test_what_was_said_just_before_the_question_belongs_to_it(profile) -> None:
     shown = shown_of(profile, [], "What is its voltage?", [said])
     assert lines(shown) == ["Question: The pump is an LK-847. What is its voltage?"]
     answered = [Turn("user", "Which pump?"), Turn("assistant", "The LK-847.")]
-    shown = shown_of(profile, [], "Its voltage?", [*answered, Turn("user", "I mean"), Turn("user", "2019's.")])
+    shown = shown_of(
+        profile, [], "Its voltage?", [*answered, Turn("user", "I mean"), Turn("user", "2019's.")]
+    )
     assert shown.prompt.turns[:-1] == tuple(answered)
     assert lines(shown) == ["Question: I mean 2019's. Its voltage?"]
 

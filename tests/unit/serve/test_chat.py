@@ -138,6 +138,25 @@ async def test_the_last_message_is_the_question_and_the_others_are_history(
     assert question.history == (Turn("user", "What is this?"), Turn("assistant", "A heat sink [1]."))
 
 
+async def test_of_a_replayed_conversation_with_tools_the_words_of_both_sides_are_history(
+    client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages: list[Any] = [
+        {"role": "developer", "content": "You are a pirate."},
+        {"role": "user", "content": "What is this?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "a sink"}]},
+        {"role": "assistant", "function_call": {"name": "look", "arguments": "{}"}},
+        {"role": "function", "name": "look", "content": None},
+        {"role": "assistant", "content": "A heat sink [1]."},
+        {"role": "user", "content": "How wide is it?"},
+    ]
+    await client.chat.completions.create(model="tiny-llava", messages=messages)
+    (question,) = backend.questions
+    assert question.history == (Turn("user", "What is this?"), Turn("assistant", "A heat sink [1]."))
+
+
 async def test_a_former_picture_without_words_keeps_its_answer(
     client: openai.AsyncOpenAI, backend: ScriptedBackend
 ) -> None:
@@ -215,7 +234,8 @@ async def test_unknown_fields_are_ignored(backend: ScriptedBackend) -> None:
         ({"n": 2}, "n: Input should be less than or equal to 1"),
         ({"messages": []}, "messages: List should have at least 1 item"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "the last message must be the user's"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: Input should be"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "the last message must be the user's"),
+        ({"messages": [{"role": "critic", "content": "x"}]}, "messages.0.role: Input should be"),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages.0.content.list[tagged-union",
