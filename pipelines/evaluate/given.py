@@ -28,10 +28,10 @@ from pydantic import (
 
 from pipelines.core.entailment import Piece
 from pipelines.core.errors import UsageError
+from pipelines.core.lines import explained, lines
 from pipelines.core.prompts import NO_ANSWER
 from pipelines.core.types import Answer, answer_dict, is_part_id
 from pipelines.evaluate.boxes import OnPicture
-from pipelines.evaluate.lines import explained, lines
 
 _PARQUET = b"PAR1"
 NOWHERE = ""

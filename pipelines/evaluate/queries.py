@@ -36,13 +36,13 @@ from pydantic import (
 from pipelines.core import filters
 from pipelines.core.errors import BadPart, UsageError
 from pipelines.core.filters import Filter
+from pipelines.core.lines import explained, lines
 from pipelines.core.picture_files import clean, find_pictures, read_picture
 from pipelines.core.prompts import language
 from pipelines.core.retriever import Mode, Query, plan
 from pipelines.core.types import Hit, is_part_id
 from pipelines.evaluate.digest import digest
 from pipelines.evaluate.figures import OVERALL
-from pipelines.evaluate.lines import explained, lines
 
 MAX_GRADE = 1e6
 """Of larger ones nDCG's sums may be no numbers."""

@@ -21,13 +21,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from pipelines.core import filters
 from pipelines.core.errors import BadPart, UsageError
 from pipelines.core.filters import Filter
+from pipelines.core.lines import explained, lines
 from pipelines.core.picture_files import clean, find_pictures, read_picture
 from pipelines.core.prompts import language
 from pipelines.core.retriever import Query, plan
 from pipelines.core.types import is_part_id
 from pipelines.evaluate.boxes import OnPicture
 from pipelines.evaluate.digest import digest
-from pipelines.evaluate.lines import explained, lines
 from pipelines.evaluate.queries import NO_TEXT, Language
 
 QUERY = "query"

@@ -21,31 +21,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from pipelines.core import images
 from pipelines.core.cache import VectorCache
 from pipelines.core.embedder import Embedder
 from pipelines.core.encoder import Encoder
-from pipelines.core.errors import BadImage, UsageError
+from pipelines.core.errors import BadImage
 from pipelines.core.index import Index
 from pipelines.train.aligner_pairs import Array, Collector, Pairs
+from pipelines.train.picture_rows import PictureRow, picture_rows
 
 Progress = Callable[[int, int], None]
 
 MAX_PICTURE_BYTES = 64 * 2**20
-MAX_LINE_CHARS = 2**20
 _TEXTS_AT_ONCE = 512
 _PICTURES_AT_ONCE = 16
 
 
-class Row(BaseModel):
+class Row(PictureRow):
     """One line of the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image: str = Field(min_length=1)
-    texts: tuple[str, ...] = Field(min_length=1)
     group: str = ""
     split: Literal["train", "held-out"] = "train"
     weight: float = Field(1.0, ge=0, le=1e6, allow_inf_nan=False)
@@ -53,41 +49,7 @@ class Row(BaseModel):
 
 def read_rows(file: Path) -> tuple[Row, ...]:
     """Raises UsageError, which names the line, for a row that is wrong or a picture that is not there."""
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file")
-    folder = file.parent.resolve()
-    rows: list[Row] = []
-    with file.open(encoding="utf-8", errors="strict") as lines:
-        try:
-            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_CHARS), ""), start=1):
-                if line.strip():
-                    rows.append(_row(line, f"{file.name}:{number}", folder))
-        except UnicodeDecodeError as exc:
-            raise UsageError(f"{file} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
-    return tuple(rows)
-
-
-def _row(line: str, where: str, folder: Path) -> Row:
-    try:
-        row = Row.model_validate_json(line)
-    except ValidationError as exc:
-        problem = exc.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{where}: {field + ': ' if field else ''}{problem['msg']}") from exc
-    try:
-        path = (folder / row.image).resolve()
-        there = path.is_file()
-    except (OSError, ValueError) as exc:  # a name that no file can have
-        raise UsageError(f"{where}: image {row.image[:100]!r}: {exc}") from exc
-    if not path.is_relative_to(folder):
-        raise UsageError(f"{where}: image {row.image!r} is outside the file's folder")
-    if not there:
-        raise UsageError(f"{where}: image {row.image!r} does not exist")
-    if path.stat().st_size > MAX_PICTURE_BYTES:
-        raise UsageError(f"{where}: image {row.image!r} is larger than {MAX_PICTURE_BYTES >> 20} MiB")
-    if any(not text.strip() for text in row.texts):
-        raise UsageError(f"{where}: an empty text")
-    return row
+    return tuple(row for _, row in picture_rows(file, Row, MAX_PICTURE_BYTES))
 
 
 def pairs_of_file(

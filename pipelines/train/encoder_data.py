@@ -22,13 +22,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from pipelines.core import images
 from pipelines.core.errors import BadImage, UsageError
 from pipelines.core.files import replaced
 from pipelines.core.picture_files import read_picture
 from pipelines.train.encoder_config import EncoderTraining
+from pipelines.train.picture_rows import PictureRow, picture_rows
 
 Features = NDArray[np.float16]
 
@@ -36,17 +37,17 @@ Features = NDArray[np.float16]
 _FEATURES_VERSION = 2
 
 
-class Row(BaseModel):
+class Row(PictureRow):
     """One line of the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image: str = Field(min_length=1)
     concept: str = Field(min_length=1)
-    texts: tuple[str, ...] = Field(min_length=1)
     tags: tuple[str, ...] = ()
     split: Literal["train", "held-out"]
     weight: float = Field(1.0, gt=0)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.texts + self.tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +67,7 @@ def read_rows(file: Path) -> tuple[Row, ...]:
     """Raises UsageError, which names the line, for a row that is wrong or a picture that is not there."""
     rows: list[Row] = []
     splits: dict[str, str] = {}
-    folder = file.parent.resolve()
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file")
-    for number, line in enumerate(file.read_text("utf-8").split("\n"), start=1):  # a text may hold U+2028
-        if not line.strip():
-            continue
-        where = f"{file.name}:{number}"
-        try:
-            row = Row.model_validate_json(line)
-        except ValidationError as exc:
-            problem = exc.errors()[0]
-            field = ".".join(str(part) for part in problem["loc"])
-            raise UsageError(f"{where}: {field + ': ' if field else ''}{problem['msg']}") from exc
-        path = (folder / row.image).resolve()
-        if not path.is_relative_to(folder):
-            raise UsageError(f"{where}: image {row.image!r} is outside the file's folder")
-        if not path.is_file():
-            raise UsageError(f"{where}: image {row.image!r} does not exist")
-        if any(not text.strip() for text in row.texts + row.tags):
-            raise UsageError(f"{where}: an empty text")
+    for where, row in picture_rows(file, Row):
         if splits.setdefault(row.concept, row.split) != row.split:
             raise UsageError(f"{where}: concept {row.concept!r} is in both splits")
         rows.append(row)

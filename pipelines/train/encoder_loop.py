@@ -105,7 +105,7 @@ class Sampler:
         groups = [[table.rows[number] for number in numbers] for numbers in of_concept.values()]
         weights = np.array([max(row.weight for row in rows) for rows in groups])
         self._weights = weights / weights.sum()
-        words = sorted({text for row in table.rows for text in row.texts + row.tags})
+        words = sorted({text for row in table.rows for text in row.words})
         index = {word: number for number, word in enumerate(words)}
         self._sentences = towers.encode(words)
         self._pictures = Groups(list(of_concept.values()))

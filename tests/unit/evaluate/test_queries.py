@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fakes import picture
 
+from pipelines.core import lines
 from pipelines.core.errors import UsageError
-from pipelines.evaluate import lines
 from pipelines.evaluate.queries import JudgedQuery, read_queries
 
 ROW: dict[str, Any] = {"id": "q1", "text": "red", "relevant": ["rose"]}

@@ -35,7 +35,7 @@ def write(folder: Path, *rows: Any) -> Path:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "no JSON"),
         (GOOD | {"texts": []}, "texts"),
         (GOOD | {"split": "test"}, "split"),
         (GOOD | {"name": "a"}, "name"),

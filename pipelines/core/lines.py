@@ -14,12 +14,13 @@ MAX_FILE_BYTES = 512 * 2**20
 MAX_LINE_BYTES = 2**20
 
 
-def lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place. Raises UsageError for what cannot be read."""
+def lines(file: Path, *, bounded: bool = True) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each with its place. `bounded` is for a file that is held in memory.
+    Raises UsageError for what cannot be read."""
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
+        if bounded and file.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(f"{file}: has more than the {MAX_FILE_BYTES:,} bytes allowed")
         with file.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
