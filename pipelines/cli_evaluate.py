@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli_lookups import absent_of, cross_modal_of, fused_otherwise, parts, whose
 from pipelines.cli_options import (
     DEFAULT_INDEX,
     AsJson,
@@ -23,25 +24,18 @@ from pipelines.cli_options import (
     flowing,
 )
 from pipelines.cli_report import Run, working
-from pipelines.core.errors import StoreError, StoreUnavailable, UsageError
-from pipelines.core.plain import tidy
+from pipelines.core.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.console import ShowProgress
     from pipelines.core.entailment import Entailment
-    from pipelines.core.index import Index
-    from pipelines.core.retriever import Retriever
-    from pipelines.evaluate.absent import Absent
-    from pipelines.evaluate.cases import Find, LoadPreview
+    from pipelines.evaluate.cases import LoadPreview
     from pipelines.evaluate.generation import Report as GenerationReport
     from pipelines.evaluate.given import Given
     from pipelines.evaluate.grounding import Report as GroundingReport
     from pipelines.evaluate.judge import Judge
     from pipelines.evaluate.page import Page
-    from pipelines.evaluate.queries import JudgedQuery
     from pipelines.evaluate.questions import JudgedQuestion
-    from pipelines.evaluate.retrieval import Also
-    from pipelines.evaluate.whose import Whose
     from pipelines.settings import Settings
 
 SEARCHED = ("encoder", "embedder", "search")
@@ -140,11 +134,11 @@ def evaluate_retrieval(
             run.require_common([query for query in queries if query.relevant])
             progress("loading the models", 0, 0)
             opened.check_spaces()
-            queries = _whose(opened, settings).queries(queries)
-            missed = _absent(queries, opened)
+            queries = whose(opened, settings).queries(queries)
+            missed = absent_of(queries, opened)
             retriever = opened.retriever(settings.search)
             asking = partial(progress, "asking")
-            also = _cross_modal(queries, opened)
+            also = cross_modal_of(queries, opened)
             report = evaluate(
                 queries,
                 retriever,
@@ -152,14 +146,14 @@ def evaluate_retrieval(
                 depth,
                 settings.evaluate,
                 asking,
-                _fused_otherwise(opened, settings),
+                fused_otherwise(opened, settings),
                 also,
             )
         if not report.overall.metrics[f"mrr@{depth}"].mean:
             print("mmrag: nothing relevant was found; are these ids those of the index?", file=sys.stderr)
 
         def page() -> Page:
-            find, load = _parts(opened), _previews(index)
+            find, load = parts(opened), _previews(index)
             return Page(
                 "Retrieval",
                 run.facts(data, index) | ({"absent": str(missed)} if missed and missed.missing else {}),
@@ -349,7 +343,7 @@ def _answers(
             print(f"mmrag: --answers: {said}", file=sys.stderr)
         return given
     with Index(index, settings.index) as opened, keeping(keep) as write:
-        asking = _whose(opened, settings).questions(measured)
+        asking = whose(opened, settings).questions(measured)
         progress("loading the models", 0, 0)
         answerer = local_answerer(opened, opened.retriever(settings.search), settings)
         return ask_all(asking, answerer, write, lambda done, total: progress("answering", done, total))
@@ -359,73 +353,6 @@ def _previews(index: Path) -> LoadPreview:
     from pipelines.core.previews import preview_at
 
     return partial(preview_at, index / "previews")
-
-
-def _whose(index: Index, settings: Settings) -> Whose:
-    """A ledger that cannot be read ends no measurement: then the setting decides."""
-    from pipelines.evaluate.whose import Whose
-    from pipelines.ingest.ledger import Ledger
-
-    held = set[str]()
-    try:
-        held = Ledger.load(index.home).tenants()
-    except OSError as exc:
-        print(f"mmrag: whose documents the index has was not looked up: {exc}", file=sys.stderr)
-    return Whose(settings.ingest.sources.tenant, held)
-
-
-def _absent(queries: Sequence[JudgedQuery], index: Index) -> Absent | None:
-    """Told on stderr; documents by the ledger, where there is one. None where they could not be looked up,
-    which ends no measurement."""
-    from pipelines.core.types import store_key
-    from pipelines.evaluate.absent import absent
-    from pipelines.ingest.ledger import Ledger
-
-    def documents(tenant: str, names: Sequence[str]) -> list[str]:
-        keys = {store_key(tenant, name): name for name in names}
-        return [keys[key] for key in ledger.held(keys)]
-
-    try:
-        ledger = Ledger.load(index.home)
-        found = absent(queries, documents if len(ledger) else None, _parts(index))
-    except (StoreError, OSError) as exc:
-        print(f"mmrag: relevant ids were not looked up: {exc}", file=sys.stderr)
-        return None
-    if found.missing:
-        print(f"mmrag: {tidy(str(found))}", file=sys.stderr)
-    return found
-
-
-def _cross_modal(queries: Sequence[JudgedQuery], index: Index) -> Also:
-    """A store of pictures that is down degrades searches, and ends no measurement of theirs."""
-    from pipelines.evaluate.cross_modal import cross_modal
-    from pipelines.evaluate.retrieval import NOTHING_ELSE
-
-    try:
-        return cross_modal(queries, index.visual(), index.encoder())
-    except StoreUnavailable as exc:
-        print(f"mmrag: no measures of pairs of texts and pictures: {exc}", file=sys.stderr)
-        return NOTHING_ELSE
-
-
-def _fused_otherwise(index: Index, settings: Settings) -> dict[str, Retriever]:
-    other = "ranks" if settings.search.fusion == "margins" else "margins"
-    return {f"fused by {other}": index.retriever(settings.search.model_copy(update={"fusion": other}))}
-
-
-def _parts(index: Index) -> Find:
-    from pipelines.core.types import store_key
-    from pipelines.evaluate.cases import Held
-
-    def find(tenant: str, names: Sequence[str]) -> dict[str, Held]:
-        keys = {store_key(tenant, name): name for name in names}
-        found = {**index.visual().fetch(list(keys)), **index.text().fetch(list(keys))}
-        return {
-            keys[key]: Held(part.text, index.image_uri(part) if part.kind == "image" else None)
-            for key, part in found.items()
-        }
-
-    return find
 
 
 def _told(data: Path, answers: Path | None, index: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """OpenAI's form of a question and its answer: chat completions, whole and in chunks. Knows no HTTP.
 
 Of the conversation, the last user message is the question; what was said before it is history, in words.
-Fields that this server has no use for are ignored, as OpenAI's clients send many; so are messages of the system
-and its developer, for the prompt that asks for citations is fixed, and of tools, with the calls of them.
+Fields that this server has no use for are ignored, as OpenAI's clients send many; so are messages of the
+system and its developer, for the prompt that asks for citations is fixed, and those of tools and their
+calls.
 """
 
 from __future__ import annotations

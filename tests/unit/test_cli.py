@@ -439,7 +439,7 @@ def test_relevant_ids_that_the_index_does_not_have_are_told(kb: Path, judged: Pa
     answer = mmrag(*command)  # no ledger tells what documents there are
     assert answer.status == 0, answer.err
     assert "mmrag: 1 of 3 relevant ids are not in the index: rose#img-1\n" in answer.err
-    fields = {"images": 1, "chunks": 1, "rejected": 0, "status": "complete"}
+    fields = {"tenant": "", "images": 1, "chunks": 1, "rejected": 0, "status": "complete"}
     known = [
         {"document_key": store_key("", name), "document_id": name, **fields} for name in ("rose", "note")
     ]
