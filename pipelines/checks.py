@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.core import embedder, encoder, ocr
-from pipelines.core.adapter import base_identity, check, read_manifest
+from pipelines.core.adapter import base_identity, read_adapters
 from pipelines.core.aligner import PACKAGED, TINY_ALIGNER, AlignerConfig, MemoryAligner
 from pipelines.core.embedder import EmbedderConfig
 from pipelines.core.encoder import EncoderConfig
@@ -267,11 +267,8 @@ def _generator(config: GeneratorConfig) -> str:
     profile = _profile(config)
     if profile is None:
         return f"{config.model} {_FETCHED}; by {config.served_by}"
-    for name, path in config.adapters.items():
-        try:
-            check(read_manifest(path), base_identity(profile.directory), PROMPT_VERSION)
-        except UsageError as exc:
-            raise UsageError(f"generator.adapters.{name}: {exc}") from exc
+    if config.adapters:
+        read_adapters(config.adapters, base_identity(profile.directory), PROMPT_VERSION, profile.frame)
     return f"{config.model or 'tiny-llava, packaged'}, by {config.served_by}" + (
         f", with {len(config.adapters)} adapters" if config.adapters else ""
     )

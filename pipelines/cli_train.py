@@ -122,9 +122,12 @@ def _check(data: Path, settings: LlavaTraining, as_json: bool) -> None:
 
     from pipelines.train.llava_batch import load_processor
     from pipelines.train.llava_check import check
-    from pipelines.train.llava_model import base_directory
+    from pipelines.train.llava_model import base_directory, in_own_frame
 
-    processor = load_processor(base_directory(settings.base_model)) if settings.base_model else None
+    processor = None
+    if settings.base_model:
+        base = base_directory(settings.base_model)
+        processor, settings = load_processor(base), in_own_frame(settings, base)
     report = check(data, settings.image_root, processor, settings.frame, settings.max_tokens)
     print_json(report.as_dict()) if as_json else rich_print(report)
     if report.bad:

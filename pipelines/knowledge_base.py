@@ -14,6 +14,7 @@ from pipelines.core import filters
 from pipelines.core.addresses import index_directory
 from pipelines.core.answer import Answerer, FindsHits, LocalSearcher, Question
 from pipelines.core.errors import BadImage, BadReading, UsageError
+from pipelines.core.images import MAX_BYTES
 from pipelines.core.index import Index
 from pipelines.core.lazy import Lazy
 from pipelines.core.live import LiveIndex
@@ -167,7 +168,13 @@ class KnowledgeBase:
 
 
 def _bytes_of(image: bytes | Path | None) -> bytes | None:
-    return image.read_bytes() if isinstance(image, Path) else image
+    if not isinstance(image, Path):
+        return image
+    try:
+        with image.open("rb") as file:
+            return file.read(MAX_BYTES + 1)  # what is longer is refused as any picture is
+    except OSError as exc:
+        raise BadImage(f"{image} cannot be read: {exc.strerror}") from exc
 
 
 def _preview(index: Index, hit: Hit) -> Preview | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,12 +76,36 @@ def read_manifest(directory: Path) -> AdapterManifest:
         ) from exc
 
 
-def check(manifest: AdapterManifest, base: BaseModelIdentity, prompt_version: str) -> None:
-    """Raise UsageError, naming what differs, unless the export belongs to this base and this prompt.
+def own_frame(model: Path) -> FrameConfig:
+    """That of a model directory with a manifest, else the default. Raises UsageError for a damaged one."""
+    return read_manifest(model).frame if (model / MANIFEST_FILE).exists() else FrameConfig()
 
-    Merged weights are served alone: `base` is then the identity that they were made from, and only a caller
-    who holds that base too has something to compare.
+
+def read_adapters(
+    paths: Mapping[str, Path], base: BaseModelIdentity | None, prompt_version: str, frame: FrameConfig
+) -> dict[str, AdapterManifest]:
+    """What the adapters say of themselves, by their names in `generator.adapters`.
+
+    `base` None: the base model is not here to be compared. Raises UsageError, which names the adapter, for
+    one that does not belong to what it is served with.
     """
+    found = {}
+    for name, path in paths.items():
+        try:
+            found[name] = read_manifest(path)
+            check(found[name], base or found[name].base, prompt_version, frame)
+        except UsageError as exc:
+            raise UsageError(f"generator.adapters.{name}: {exc}") from exc
+    return found
+
+
+def check(
+    manifest: AdapterManifest, base: BaseModelIdentity, prompt_version: str, frame: FrameConfig
+) -> None:
+    """Raise UsageError, naming what differs, unless it is an adapter of this base, prompt and frame: in
+    another frame it would be shown pictures in another way, and its boxes would lie elsewhere."""
+    if manifest.kind != "adapter":
+        raise UsageError("it holds merged weights, no adapter: name the directory in generator.model")
     trained = manifest.base
     differing = []
     if base.config != trained.config:
@@ -89,11 +114,18 @@ def check(manifest: AdapterManifest, base: BaseModelIdentity, prompt_version: st
         differing.append(f"the base model's weights ({base.name!r} here, trained on {trained.name!r})")
     if prompt_version != manifest.prompt_version:
         differing.append(f"the prompt ({prompt_version!r} here, trained with {manifest.prompt_version!r})")
+    if frame != manifest.frame:
+        differing.append(f"the frame ({_said(frame)} here, trained with {_said(manifest.frame)})")
     if differing:
         raise UsageError(
             f"the adapter does not belong here, these differ: {'; '.join(differing)}. "
-            "Serve it with the base model and the version of mmrag it was trained with, or train it again"
+            "Serve it with the base model, generator.frame and the version of mmrag it was trained with, or "
+            "train it again"
         )
+
+
+def _said(frame: FrameConfig) -> str:
+    return f"{frame.fit}, {frame.units} units"
 
 
 def base_identity(directory: Path) -> BaseModelIdentity:

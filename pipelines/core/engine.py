@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.adapter import base_identity, check, read_manifest
+from pipelines.core.adapter import base_identity, own_frame, read_adapters
 from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.core.generator import (
     TINY_LLAVA,
@@ -113,13 +113,19 @@ class TransformersEngine:
             model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=dtype)
         except (OSError, ValueError) as exc:
             raise UsageError(f"generator.model {source}: {' '.join(str(exc).split())[:300]}") from exc
+        self._check_adapters()
         for name, adapter in self._config.adapters.items():
-            check(read_manifest(adapter), base_identity(model_directory(self._config)), PROMPT_VERSION)
             try:
                 model.load_adapter(str(adapter), adapter_name=name)
             except ImportError as exc:
                 raise MissingDependency(f"generator.adapters need: {install_line('train')}") from exc
         return model.to(device).eval(), processor
+
+    def _check_adapters(self) -> None:
+        if self._config.adapters:
+            directory = model_directory(self._config)
+            frame = self._config.frame or own_frame(directory)
+            read_adapters(self._config.adapters, base_identity(directory), PROMPT_VERSION, frame)
 
     def _choose(self, model: Any, name: str) -> None:
         if name and name not in self._config.adapters:

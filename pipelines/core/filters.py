@@ -81,6 +81,8 @@ def all_equal(values: Mapping[str, Scalar]) -> Filter:
 
     Raises FilterError where no field is given, and for what the language cannot say.
     """
+    if not values:
+        raise FilterError("the filter names no field; to search all, leave it out")
     return parse(" and ".join(render(Comparison(field, "==", value)) for field, value in values.items()))
 
 

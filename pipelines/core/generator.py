@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.core.adapter import MANIFEST_FILE, read_manifest
+from pipelines.core.adapter import MANIFEST_FILE, own_frame, read_manifest
 from pipelines.core.errors import UsageError
 from pipelines.core.grounding import FrameConfig
 from pipelines.core.local_models import read_config, read_json
@@ -162,7 +162,6 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
     body = read_config(directory)
     if not body or not (directory / "tokenizer.json").exists():
         raise UsageError(f"generator.model {directory} has no config.json and tokenizer.json: it is no model")
-    frame = config.frame or FrameConfig()
     if (directory / MANIFEST_FILE).exists():
         manifest = read_manifest(directory)
         if manifest.prompt_version != PROMPT_VERSION:
@@ -170,7 +169,6 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
                 f"generator.model {directory} was trained with prompt {manifest.prompt_version!r}, and this "
                 f"version of mmrag asks with {PROMPT_VERSION!r}: train it again, or use the version before"
             )
-        frame = config.frame or manifest.frame
     own = body.get("text_config", body).get("max_position_embeddings")
     lengths = [length for length in (config.max_model_len, own) if length]
     return ModelProfile(
@@ -179,7 +177,7 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
         side=_side(directory),
         tokens_per_image=body.get("image_seq_length") or _DEFAULT_TOKENS_PER_IMAGE,
         context=min(lengths, default=4096),
-        frame=frame,
+        frame=config.frame or own_frame(directory),
     )
 
 

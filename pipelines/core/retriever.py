@@ -150,6 +150,8 @@ def plan(query: Query) -> tuple[Branch, ...]:
         raise UsageError(f"the query's text {fault}")
     if not 1 <= query.k <= MAX_K:
         raise UsageError(f"k is {query.k}; it must be from 1 to {MAX_K}")
+    if query.mode not in MODES:
+        raise UsageError(f"mode is {query.mode!r}; it must be one of {', '.join(MODES)}")
     if query.mode == "text" and not has_text:
         raise UsageError("mode text needs a text")
     if query.mode in ("image", "visually_similar") and not has_image:

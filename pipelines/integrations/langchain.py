@@ -12,7 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from pipelines.core.retriever import MAX_K, Mode
-from pipelines.integrations.metadata import id_of, metadata_of
+from pipelines.integrations.metadata import found_by, id_of, metadata_of
 from pipelines.knowledge_base import KnowledgeBase, Where
 
 
@@ -32,5 +32,6 @@ class MmragRetriever(BaseRetriever):
     ) -> list[Document]:
         result = self.knowledge_base.search(query, mode=self.mode, k=self.k, where=self.where)
         return [
-            Document(id=id_of(hit), page_content=hit.text, metadata=metadata_of(hit)) for hit in result.hits
+            Document(id=id_of(hit), page_content=hit.text, metadata=metadata_of(hit) | found_by(hit))
+            for hit in result.hits
         ]

@@ -8,7 +8,9 @@ nodes = retriever.retrieve(QueryBundle("the same, smaller", image_path="cooler.j
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from llama_index.core.retrievers import BaseRetriever
@@ -16,7 +18,7 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 
 from pipelines.core.retriever import Mode
 from pipelines.core.types import Hit
-from pipelines.integrations.metadata import id_of, metadata_of
+from pipelines.integrations.metadata import id_of, metadata_of, ours_of
 from pipelines.knowledge_base import KnowledgeBase, Where
 
 
@@ -41,8 +43,18 @@ class MmragRetriever(BaseRetriever):
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
+class _PictureNode(ImageNode):
+    """Fusion tells nodes apart by a hash; ImageNode's is the picture's, which two documents may show."""
+
+    @property
+    def hash(self) -> str:
+        return sha256(self.node_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _node(hit: Hit) -> TextNode:
+    """Models are shown the document's own metadata: no paths, and no hashes."""
+    known: dict[str, Any] = {"id_": id_of(hit), "text": hit.text, "metadata": metadata_of(hit)}
+    known |= {key: [*ours_of(hit)] for key in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")}
     if hit.kind != "image" or hit.image_uri is None:
-        return TextNode(id_=id_of(hit), text=hit.text, metadata=metadata_of(hit))
-    path = unquote(urlsplit(hit.image_uri).path)
-    return ImageNode(id_=id_of(hit), text=hit.text, image_path=path, metadata=metadata_of(hit))
+        return TextNode(**known)
+    return _PictureNode(image_path=unquote(urlsplit(hit.image_uri).path), **known)

@@ -13,14 +13,21 @@ def id_of(hit: Hit) -> str:
 
 
 def metadata_of(hit: Hit) -> dict[str, Any]:
-    """The document's own metadata; names of ours win over equal ones of it."""
+    """The document's own metadata; names of ours win over equal ones of it. What belongs to one search alone
+    is `found_by`'s."""
+    return {**hit.metadata, **ours_of(hit)}
+
+
+def ours_of(hit: Hit) -> dict[str, Any]:
     return {
-        **hit.metadata,
+        "id": id_of(hit),
         "document_id": hit.document_id,
         "tenant": hit.tenant,
         "kind": hit.kind,
-        "score": hit.score,
         "source": hit.source,
         "image_uri": hit.image_uri,
-        "citation_id": hit.citation_id,
     }
+
+
+def found_by(hit: Hit) -> dict[str, Any]:
+    return {"score": hit.score, "citation_id": hit.citation_id}

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.adapter import base_identity, check, hub_name, read_manifest, tensor_names
+from pipelines.core.adapter import base_identity, hub_name, own_frame, read_adapters, tensor_names
 from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.core.generator import GeneratorConfig, model_name
 from pipelines.core.local_models import read_config
@@ -109,12 +109,10 @@ def _lora_kwargs(generator: GeneratorConfig, model_dir: str, on_cpu: bool) -> di
         return {}
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
-    manifests = {name: read_manifest(path) for name, path in generator.adapters.items()}
-    for name, manifest in manifests.items():
-        if manifest.kind != "adapter":
-            raise UsageError(f"generator.adapters.{name} holds merged weights: name them in generator.model")
-        if Path(model_dir).is_dir():
-            check(manifest, base_identity(Path(model_dir)), PROMPT_VERSION)
+    directory = Path(model_dir)
+    base = base_identity(directory) if directory.is_dir() else None
+    frame = generator.frame or own_frame(directory)
+    manifests = read_adapters(generator.adapters, base, PROMPT_VERSION, frame)
     # On CPUs vLLM 0.29 applies the adapter in the last slot to the base model's answers too (its pull request
     # 48421): one slot more than there are adapters stays empty.
     slots = len(manifests) + 1 if on_cpu else min(len(manifests), _MOST_ADAPTERS_IN_A_BATCH)

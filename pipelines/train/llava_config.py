@@ -32,7 +32,7 @@ class LlavaTraining(BaseModel):
 
     base_model: str = Field("", description="directory or hub id of a LlavaForConditionalGeneration")
     image_root: Path | None = Field(None, description="pictures lie in here; default: the data file's folder")
-    frame: FrameConfig = FrameConfig()
+    frame: FrameConfig = Field(FrameConfig(), description="not set: that of a base model with a manifest")
     max_tokens: int = Field(2048, ge=8, description="of a sample, its picture tokens included")
 
     batch_size: int = Field(4, ge=1, description="samples a worker's micro-batch")

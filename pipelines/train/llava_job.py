@@ -40,7 +40,7 @@ from pipelines.train.llava_checkpoint import made_by, require_own
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
 from pipelines.train.llava_loop import Batch, Loop, Place
-from pipelines.train.llava_model import base_directory, load_base, prepare_trainable, shard
+from pipelines.train.llava_model import base_directory, in_own_frame, load_base, prepare_trainable, shard
 from pipelines.train.llava_plan import Origin, Part, Plan, SkipLog, make_plan, write_rejected
 from pipelines.train.llava_run import Progress, resume, run
 from pipelines.train.run_log import RunLog, draw_curve, followed, read_steps, require_curve
@@ -98,6 +98,7 @@ def train_llava(
     base = base_directory(config.base_model)
     if Path(config.base_model).is_dir():  # workers run in directories of their own
         config = config.model_copy(update={"base_model": str(base.resolve())})
+    config = in_own_frame(config, base)
     origin, out = Origin(base_identity(base), data_hash(data), PROMPT_VERSION), out.resolve()
     if (done := _finished(out, config, origin)) is not None:
         return done

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional
 from transformers import AutoConfig, BitsAndBytesConfig, LlavaForConditionalGeneration
 
+from pipelines.core.adapter import own_frame
 from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.train.llava_config import LlavaTraining
 
@@ -53,6 +54,13 @@ def base_directory(base_model: str) -> Path:
             f"base_model {base_model!r} cannot be loaded: neither a model directory nor a hub id that can be "
             "reached from here"
         ) from exc
+
+
+def in_own_frame(config: LlavaTraining, base: Path) -> LlavaTraining:
+    """Where the settings name no frame, that of the base model: its adapters are served in it."""
+    if "frame" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"frame": own_frame(base)})
 
 
 def training_dtype(config: LlavaTraining, device: str) -> torch.dtype:

@@ -170,7 +170,7 @@ def test_all_of_several_fields_must_equal() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "expected a field"),
+        ({}, "names no field"),
         ({"a` == 1 or `b": 1}, "backtick"),
         ({"": 1}, "expected a field|not understood|does not end"),
         ({"a": "\ud800"}, "not valid Unicode"),

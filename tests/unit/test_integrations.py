@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import chunk_part, image_part, memory_index, picture
-from llama_index.core.schema import ImageNode, QueryBundle, TextNode
+from llama_index.core.schema import ImageNode, MetadataMode, QueryBundle, TextNode
 from pydantic import ValidationError
 from test_architecture import loaded_by
 
 from pipelines import KnowledgeBase, SearchResult, UsageError, knowledge_base
+from pipelines.core.errors import BadImage, FilterError
 from pipelines.core.index import Index
+from pipelines.core.types import store_key
 from pipelines.integrations import langchain, llama_index
 
 
@@ -93,6 +96,39 @@ def test_llama_index_gets_nodes_and_pictures_as_image_nodes(kb: KnowledgeBase) -
     assert type(leaf) is TextNode
     assert leaf.get_content() == "a green leaf"
     assert found["rose#img-0"].score is not None
+
+
+def test_a_hit_of_two_searches_is_one_node_and_two_documents_with_one_picture_are_two(
+    kb: KnowledgeBase, index: Index
+) -> None:
+    """Fusion tells nodes apart by their hashes."""
+
+    def hashes(query: str, **options: Any) -> dict[str, str]:
+        nodes = [one.node for one in llama_index.MmragRetriever(kb, **options).retrieve(query)]
+        return {node.node_id: node.hash for node in nodes}
+
+    [rose] = index.visual().fetch([store_key("", "rose#img-0")]).values()
+    twin = replace(rose, document_id="twin", id="twin#img-0")
+    index.visual().upsert([twin], index.visual().vectors([rose.key])[rose.key][None])
+    one, other = hashes("red rose or green leaf"), hashes("a leaf", where={"kind": "chunk"})
+    assert one["leaf#txt-0"] == other["leaf#txt-0"]
+    assert len(set(one.values())) == len(one) >= 3
+
+
+def test_a_model_is_shown_the_documents_own_metadata_alone(kb: KnowledgeBase) -> None:
+    for one in llama_index.MmragRetriever(kb).retrieve("red rose or green leaf"):
+        shown = one.node.get_content(metadata_mode=MetadataMode.LLM)
+        assert "year: 20" in shown
+        assert not any(f"{name}:" in shown for name in ("id", "source", "image_uri", "tenant", "score"))
+
+
+def test_what_cannot_be_searched_is_told_by_errors_of_ours(kb: KnowledgeBase, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mode is 'looks_like'"):
+        kb.search("a rose", mode="looks_like")  # type: ignore[arg-type]
+    with pytest.raises(BadImage, match=r"nowhere\.png cannot be read: No such file"):
+        kb.search(image=tmp_path / "nowhere.png")
+    with pytest.raises(FilterError, match="names no field"):
+        kb.search("a rose", where={})
 
 
 def test_llama_index_asks_with_a_picture(kb: KnowledgeBase, tmp_path: Path) -> None:

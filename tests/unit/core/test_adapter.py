@@ -13,6 +13,7 @@ from pipelines.core.adapter import (
     base_identity,
     check,
     hub_name,
+    read_adapters,
     read_manifest,
 )
 from pipelines.core.errors import UsageError
@@ -54,7 +55,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_its_own_base_and_prompt_pass(tmp_path: Path) -> None:
     base = write_model(tmp_path / "base")
-    check(manifest_of(base), base_identity(base), "1")
+    check(manifest_of(base), base_identity(base), "1", FrameConfig())
 
 
 @pytest.mark.parametrize("name", ["moved", "renamed", "in two files", "saved again by a library"])
@@ -81,18 +82,33 @@ def test_a_fine_tune_of_the_same_architecture_is_another_base(tmp_path: Path, po
     tuned = TENSORS | {"lm_head.weight": TENSORS["lm_head.weight"].clone()}
     tuned["lm_head.weight"].view(-1)[position] += 1e-3
     with pytest.raises(UsageError, match=r"the base model's weights \('tuned' here, trained on 'base'"):
-        check(manifest_of(base), base_identity(write_model(tmp_path / "tuned", tuned)), "1")
+        check(manifest_of(base), base_identity(write_model(tmp_path / "tuned", tuned)), "1", FrameConfig())
 
 
 def test_each_difference_is_named(tmp_path: Path) -> None:
     base = write_model(tmp_path / "base")
     other = write_model(tmp_path / "other", vision_feature_layer=-1)
     with pytest.raises(UsageError) as raised:
-        check(manifest_of(base), base_identity(other), "2")
+        check(manifest_of(base), base_identity(other), "2", FrameConfig())
     message = str(raised.value)
     assert "config" in message
     assert "the prompt ('2' here, trained with '1')" in message
     assert "weights (" not in message
+
+
+def test_an_adapter_of_another_frame_or_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Its boxes would be read in units that it does not count in."""
+    base = write_model(tmp_path / "base")
+    manifest_of(base).write(tmp_path)
+    served = {"signs": tmp_path}, base_identity(base), "1"
+    assert read_adapters(*served, FrameConfig())["signs"].rank == 4
+    with pytest.raises(
+        UsageError, match=r"adapters\.signs: .*pad, 100 units here, trained with pad, 1000 units"
+    ):
+        read_adapters(*served, FrameConfig(units=100))
+    manifest_of(base).model_copy(update={"kind": "merged"}).write(tmp_path)
+    with pytest.raises(UsageError, match=r"adapters\.signs: it holds merged weights.*generator\.model"):
+        read_adapters(*served, FrameConfig())
 
 
 def test_a_directory_without_a_manifest_is_refused(tmp_path: Path) -> None:
