@@ -32,8 +32,11 @@ def load_likeness(home: Path) -> Likeness:
     stamp = _stamp(home)  # before it is read: of one that is replaced meanwhile it is too old, and read again
     if not stamp:
         return Likeness()
-    rows = pq.read_table(home / FILE, columns=["tenant", "picture", "like"]).to_pylist()
-    pairs = {store_key(r["tenant"], r["picture"]): store_key(r["tenant"], r["like"]) for r in rows}
+    pairs: dict[str, str] = {}
+    with pq.ParquetFile(home / FILE) as report:
+        for rows in report.iter_batches(columns=["tenant", "picture", "like"]):
+            for row in rows.to_pylist():
+                pairs[store_key(row["tenant"], row["picture"])] = store_key(row["tenant"], row["like"])
     return Likeness(stamp, pairs)
 
 

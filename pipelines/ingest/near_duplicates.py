@@ -187,7 +187,9 @@ def _names(rows: pa.Table, column: str) -> pa.Array:
 
 def read_report(home: Path) -> Alike | None:
     """What the last report counted; None where there is none."""
-    return counted(pq.read_table(home / REPORT)) if (home / REPORT).exists() else None
+    if not (home / REPORT).exists():
+        return None
+    return counted(pq.read_table(home / REPORT, columns=["is_same_file"]))
 
 
 def counted(report: pa.Table) -> Alike:
