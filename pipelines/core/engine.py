@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.adapter import base_identity, own_frame, read_adapters
+from pipelines.core.adapter import base_identity, read_adapters
 from pipelines.core.errors import MissingDependency, UsageError, install_line
 from pipelines.core.generator import (
     TINY_LLAVA,
     GeneratorConfig,
     Prompt,
     Sampling,
+    frame_of,
     model_directory,
     prompt_text,
 )
@@ -124,7 +125,7 @@ class TransformersEngine:
     def _check_adapters(self) -> None:
         if self._config.adapters:
             directory = model_directory(self._config)
-            frame = self._config.frame or own_frame(directory)
+            frame = frame_of(self._config, directory)
             read_adapters(self._config.adapters, base_identity(directory), PROMPT_VERSION, frame)
 
     def _choose(self, model: Any, name: str) -> None:

@@ -177,8 +177,13 @@ def load_profile(config: GeneratorConfig) -> ModelProfile:
         side=_side(directory),
         tokens_per_image=body.get("image_seq_length") or _DEFAULT_TOKENS_PER_IMAGE,
         context=min(lengths, default=4096),
-        frame=config.frame or own_frame(directory),
+        frame=frame_of(config, directory),
     )
+
+
+def frame_of(config: GeneratorConfig, directory: Path) -> FrameConfig:
+    """How the model in `directory` is shown pictures. Raises UsageError for a damaged manifest."""
+    return config.frame or own_frame(directory)
 
 
 def model_name(config: GeneratorConfig) -> str:

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.adapter import base_identity, hub_name, own_frame, read_adapters, tensor_names
+from pipelines.core.adapter import base_identity, hub_name, read_adapters, tensor_names
 from pipelines.core.errors import MissingDependency, UsageError, install_line
-from pipelines.core.generator import GeneratorConfig, model_name
+from pipelines.core.generator import GeneratorConfig, frame_of, model_directory, model_name
 from pipelines.core.local_models import read_config
 from pipelines.core.prompts import PROMPT_VERSION
 from pipelines.serve.config import LogConfig, VllmConfig
@@ -111,7 +111,7 @@ def _lora_kwargs(generator: GeneratorConfig, model_dir: str, on_cpu: bool) -> di
 
     directory = Path(model_dir)
     base = base_identity(directory) if directory.is_dir() else None
-    frame = generator.frame or own_frame(directory)
+    frame = frame_of(generator, model_directory(generator))
     manifests = read_adapters(generator.adapters, base, PROMPT_VERSION, frame)
     # On CPUs vLLM 0.29 applies the adapter in the last slot to the base model's answers too (its pull request
     # 48421): one slot more than there are adapters stays empty.

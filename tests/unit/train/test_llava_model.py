@@ -11,10 +11,15 @@ from safetensors.torch import load_file, save_file
 from tiny_llava import save_tiny_llava, tiny_llava
 from transformers import LlamaConfig, LlavaForConditionalGeneration
 
+from pipelines.core.adapter import own_frame
 from pipelines.core.errors import MissingDependency, UsageError
+from pipelines.core.generator import TINY_LLAVA
+from pipelines.core.grounding import FrameConfig
+from pipelines.settings import load_settings
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_model import (
     base_directory,
+    in_own_frame,
     load_base,
     prepare_trainable,
     seen_vision_layers,
@@ -32,6 +37,20 @@ PROJECTOR = {f"model.multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) fo
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llava(tmp_path_factory.mktemp("base"))
+
+
+def test_a_base_with_a_manifest_is_trained_in_its_own_frame_unless_another_is_set(base: Path) -> None:
+    """As the settings have it that users write."""
+
+    def frame(model: Path, *assignments: str) -> FrameConfig:
+        config = load_settings(None, ["train.llava.steps=3", *assignments]).train.llava
+        return in_own_frame(config, model).frame
+
+    packaged = own_frame(TINY_LLAVA)
+    assert packaged != FrameConfig()
+    assert frame(TINY_LLAVA) == packaged
+    assert frame(TINY_LLAVA, "train.llava.frame.units=500") == FrameConfig(units=500)
+    assert frame(base) == FrameConfig()
 
 
 def adapter_names(*projections: str) -> set[str]:
