@@ -304,17 +304,26 @@ def _memory(settings: Settings) -> str:
         profile = _profile(config)
     except UsageError as exc:
         raise UsageError("see generator") from exc
+    cards = [] if wanted == "cpu" else gpus()
+    elsewhere = not cards and wanted != "cpu" and bool(_ray_address(settings))
+    if not (cards or elsewhere):
+        _require_no_gpu(wanted, uses_vllm)
     if profile is None:
         return "what it takes is known when the model is here: see generator"
-    cards = [] if wanted == "cpu" else gpus()
+    need = memory_needed(
+        profile.directory, config.dtype, "gpu" if cards or elsewhere else "cpu", profile.context
+    )
     if cards:
-        need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
         share = vllm.gpu_memory_utilization if uses_vllm else None
         fits = on_gpu(need, cards, share, vllm.tensor_parallel_size if uses_vllm else 1)
         return fits + _beside(settings)
-    if wanted != "cpu" and _ray_address(settings):
-        need = memory_needed(profile.directory, config.dtype, "gpu", profile.context)
+    if elsewhere:
         return f"no GPU on this machine; the cluster's must have {need}"
+    return on_cpu(need, host_memory())
+
+
+def _require_no_gpu(wanted: str, uses_vllm: bool) -> None:
+    """Raises UsageError where the settings want a GPU, of which there is none."""
     if uses_vllm and wanted == "gpu":
         raise UsageError(
             "no GPU on this machine, but serve.vllm.device, or the vLLM that is installed, is for one: "
@@ -324,7 +333,6 @@ def _memory(settings: Settings) -> str:
         raise UsageError(
             f"no GPU on this machine, but the settings ask for one: set {wanted!r} to auto or cpu"
         )
-    return on_cpu(memory_needed(profile.directory, config.dtype, "cpu", profile.context), host_memory())
 
 
 def _vllm_device(config: VllmConfig) -> str:

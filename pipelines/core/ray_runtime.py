@@ -51,12 +51,12 @@ def ray_runtime(
     `address` (or else RAY_ADDRESS) names a running cluster. Without one a Ray is started here that counts at
     least `cpus` CPUs, however many there are: what waits for disks needs no core. Its metrics are at port
     RAY_METRICS_EXPORT_PORT, or where that is not set at any. `waits_for`: the resources without which the
-    job does not begin, such as {"CPU": 2, "GPU": 1}; what a running cluster, which may grow, lacks of them is
-    said. Raises UsageError for a port that is taken, for a cluster that does not let this process join, and
-    for GPUs that this machine has not.
+    job does not begin, such as {"CPU": 2, "GPU": 1}; what a running cluster, which may grow, has not free of
+    them is said. Raises UsageError for a port that is taken, for a cluster that does not let this process
+    join, and for GPUs that this machine has not.
     """
     if ray.is_initialized():
-        _say_what_is_awaited(waits_for)
+        say_what_is_awaited(waits_for)
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
@@ -77,8 +77,8 @@ def ray_runtime(
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if address:
-            _say_what_is_awaited(waits_for)
-        elif lacking := _lacking(waits_for):
+            say_what_is_awaited(waits_for)
+        elif waits_for and (lacking := _lacking(waits_for, ray.cluster_resources())):
             raise UsageError(f"this machine has too little: {lacking}")
         yield
     finally:
@@ -96,8 +96,7 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, kept)
 
 
-def _lacking(wanted: Mapping[str, int]) -> str:
-    there = ray.cluster_resources() if wanted else {}
+def _lacking(wanted: Mapping[str, int], there: Mapping[str, float]) -> str:
     return " and ".join(
         f"{there.get(name, 0):g} of {count} {name}s"
         for name, count in wanted.items()
@@ -105,9 +104,10 @@ def _lacking(wanted: Mapping[str, int]) -> str:
     )
 
 
-def _say_what_is_awaited(wanted: Mapping[str, int]) -> None:
-    if lacking := _lacking(wanted):
-        print(f"Ray's cluster has {lacking}; waiting for the rest", file=sys.stderr)
+def say_what_is_awaited(wanted: Mapping[str, int]) -> None:
+    """What the cluster has not free now of these resources: it may grow, or what holds them may end."""
+    if wanted and (lacking := _lacking(wanted, ray.available_resources())):
+        print(f"Ray's cluster has {lacking} free; waiting for the rest", file=sys.stderr)
 
 
 def _join(address: str, **options: Any) -> None:

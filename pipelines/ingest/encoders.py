@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.core.embedder import EmbedderConfig
+from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import UsageError
 from pipelines.ingest.config import IngestConfig
 
@@ -22,12 +24,18 @@ class Encoders:
     gpus: int
 
 
+def use_gpu(encoder: EncoderConfig, embedder: EmbedderConfig) -> bool:
+    """Whether either model, of which each of the encoders holds both, runs on a GPU where there is one."""
+    return encoder.device != "cpu" or (embedder.kind == "hub" and embedder.device != "cpu")
+
+
 def encoders_for(
     node_cpus: Sequence[int], gpus: int, config: IngestConfig, most: int, threads_a_cpu: int = 1
 ) -> Encoders:
     """One a GPU, else half of each node's CPUs shared out among a few: the rest is for reading and writing.
 
-    `node_cpus` are those that Ray counts on each node, and an encoder fits on one. No more encoders than the
+    `node_cpus` are those that Ray counts on each node, and an encoder fits on one; `gpus` are those of all
+    nodes, 0 where the models do not use them. No more encoders than the
     blocks that there are to encode (`most`): another would only load its models. Several of one thread beat
     one of several, whose threads wait for each other while the same cores decode.
     Raises UsageError where the settings leave no CPU to others, or want an encoder that no node can hold.

@@ -43,11 +43,12 @@ from pipelines.core.lazy import Lazy
 from pipelines.core.manifest import Manifest
 from pipelines.core.ocr import require as require_ocr
 from pipelines.core.ray_metrics import record
+from pipelines.core.ray_runtime import say_what_is_awaited
 from pipelines.ingest import captions, history, lost, metadata, near_duplicates, ocr, perceptual_hash, refused
 from pipelines.ingest.cluster_job import ACTOR, TASK, cluster, in_our_words, node_cpus
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.counts import warn_of_disagreement
-from pipelines.ingest.encoders import Encoders, encoders_for
+from pipelines.ingest.encoders import Encoders, encoders_for, use_gpu
 from pipelines.ingest.in_hand import InHand
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.metrics import DOCUMENTS_WAITING, ROWS_WAITING, count_refused
@@ -228,8 +229,7 @@ def _process(
     types = _extend_metadata_types(index, parts, replaced_types)
     held = lost.held(parts, had, config.max_pruned_fraction)
     total = pads.dataset(parts, format="parquet").count_rows()
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    encoders = encoders_for(node_cpus(), gpus, config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
+    encoders = _encoders(index.pinned(), config, math.ceil(total / _ROWS_PER_BLOCK), threads_a_cpu)
     start = time.perf_counter()
 
     def report() -> None:
@@ -282,6 +282,15 @@ def _read(index: Index, run: Run, config: IngestConfig, parts: Path, progress: P
         ).write_parquet(str(parts), ray_remote_args=TASK)
     report()
     record(DOCUMENTS_WAITING, 0)
+
+
+def _encoders(models: IndexConfig, config: IngestConfig, blocks: int, threads_a_cpu: int) -> Encoders:
+    gpus = 0
+    if use_gpu(models.encoder, models.embedder):
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus:
+        say_what_is_awaited({"GPU": 1})  # with one of several it goes on; with none it stands still
+    return encoders_for(node_cpus(), gpus, config, blocks, threads_a_cpu)
 
 
 def _encode_and_write(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 from chat_server import Scripted, completion
 from fakes import photograph, png, tiny_clip
 from hostile_inputs import write_hostile_corpus
@@ -24,14 +25,18 @@ from ray_metrics_port import exported
 from shell import mmrag
 
 from benchmarks.processes import below
+from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import IndexLocked, MmragError, SourceError, StoreUnavailable
+from pipelines.core.index import IndexConfig
 from pipelines.core.last_ingest import FILE, last_ingest
 from pipelines.core.retriever import Query, SearchConfig
 from pipelines.core.stores import embedded
 from pipelines.core.types import store_key
 from pipelines.ingest import job, listed
 from pipelines.ingest import ledger as ledgers
+from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.dry_run import dry_run
+from pipelines.ingest.encoders import Encoders
 from pipelines.ingest.job import ingest
 from pipelines.ingest.ledger import Ledger
 from pipelines.ingest.status import index_status
@@ -93,6 +98,24 @@ def test_a_run_that_fails_leaves_nothing_waiting(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StoreUnavailable):
         fail()
     assert recorded == {"mmrag_ingest_documents_waiting": 0, "mmrag_ingest_rows_waiting": 0}
+
+
+def test_a_gpu_is_for_models_that_use_it_and_told_where_it_is_not_free(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server on the same cluster holds it: the ingest stands still, and says why."""
+    monkeypatch.setattr(job, "node_cpus", lambda: [8])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    models, sizes = IndexConfig(), IngestConfig()
+    assert job._encoders(models, sizes, 9, 1) == Encoders(2, 1, 1, 1)
+    assert capsys.readouterr().err == ""  # one of two is enough to begin
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
+    assert job._encoders(models, sizes, 9, 1).gpus == 1
+    assert capsys.readouterr().err == "Ray's cluster has 0 of 1 GPUs free; waiting for the rest\n"
+    on_cpus = IndexConfig(encoder=EncoderConfig(device="cpu"))
+    assert job._encoders(on_cpus, sizes, 9, 1) == Encoders(4, 1, 1, 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_stores_hold_what_the_ledger_says(first: First) -> None:

@@ -124,17 +124,18 @@ def test_gpus_that_this_machine_has_not_are_not_waited_for(
     assert ended == [True]
 
 
-def test_what_a_cluster_has_not_yet_is_told_and_waited_for(
+def test_what_a_cluster_has_not_yet_or_not_free_is_told_and_waited_for(
     monkeypatch: pytest.MonkeyPatch, ended: list[bool], capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray, "init", Starts(None))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 9.0, "GPU": 2.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     with ray_runtime("10.0.0.9:6379", waits_for={"CPU": 3, "GPU": 2}):
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
         with ray_runtime(waits_for={"CPU": 2, "GPU": 1}), ray_runtime(waits_for={"CPU": 9}):
             pass
     told = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
     assert told == [
-        "Ray's cluster has 2 of 3 CPUs and 1 of 2 GPUs; waiting for the rest",
-        "Ray's cluster has 2 of 9 CPUs; waiting for the rest",
+        "Ray's cluster has 2 of 3 CPUs and 1 of 2 GPUs free; waiting for the rest",
+        "Ray's cluster has 2 of 9 CPUs free; waiting for the rest",
     ]

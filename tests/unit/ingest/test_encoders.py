@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pipelines.core.embedder import EmbedderConfig
+from pipelines.core.encoder import EncoderConfig
 from pipelines.core.errors import UsageError
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.encoders import Encoders, encoders_for
+from pipelines.ingest.encoders import Encoders, encoders_for, use_gpu
 
 MANY = 10**6
 
@@ -74,3 +78,18 @@ def test_what_would_wait_for_ever_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=told):
         encoders_for(node_cpus, 0, IngestConfig(**settings), MANY)
+
+
+@pytest.mark.parametrize(
+    ("device", "embedder", "expected"),
+    [
+        ("auto", {}, True),
+        ("cuda", {}, True),
+        ("cpu", {}, False),
+        ("cpu", {"device": "cuda"}, False),  # the packaged one runs on CPUs whatever is said
+        ("cpu", {"kind": "hub", "model": "m"}, True),
+        ("cpu", {"kind": "hub", "model": "m", "device": "cpu"}, False),
+    ],
+)
+def test_models_that_run_on_cpus_take_no_gpu(device: str, embedder: dict[str, Any], expected: bool) -> None:
+    assert use_gpu(EncoderConfig(device=device), EmbedderConfig(**embedder)) is expected
