@@ -102,6 +102,11 @@ class Metrics:
         self._ratings = Counter(
             "mmrag_ratings", "Thumbs of users, up and down", ("rating",), registry=self.registry
         )
+        # Told before the first is counted: of a series that begins at 1, Prometheus' rate() misses that one.
+        for why in ("busy", "deadline", "rate"):
+            self._shed.labels(why)
+        for rating in ("up", "down"):
+            self._ratings.labels(rating)
         Gauge("mmrag_in_flight", "Requests worked on", registry=self.registry).set_function(
             lambda: admission.working
         )

@@ -202,6 +202,15 @@ async def test_two_apps_count_apart(backend: ScriptedBackend) -> None:
         assert "mmrag_stage_seconds_count" not in (await client.get("/metrics")).text
 
 
+async def test_what_is_rare_is_told_before_the_first(client: httpx.AsyncClient) -> None:
+    """Prometheus' rate() sees a counter grow, not that it is there."""
+    text = (await client.get("/metrics")).text
+    for why in ("busy", "deadline", "rate"):
+        assert f'mmrag_shed_total{{why="{why}"}} 0.0' in text
+    for rating in ("up", "down"):
+        assert f'mmrag_ratings_total{{rating="{rating}"}} 0.0' in text
+
+
 def test_samples_of_several_replicas_are_told_apart() -> None:
     two = [Metrics(Admission(1, 1, 1)) for _ in range(2)]
     two[0].shed("busy")
