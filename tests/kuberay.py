@@ -2,7 +2,9 @@
 
 No package brings KubeRay's CRDs, of a megabyte each: the fields of ray.io/v1 that are used stand in `_RAY` as
 its CRDs of RayCronJob (commit 0074504f) and RayService (02a80a6f) have them; the values of `submissionMode`
-and `type` are its documentation's. Pods and Kubernetes' own kinds are checked against its published schemas.
+and `type` are its documentation's. `_MONITORING` has the Prometheus Operator's kinds so, by its CRD of
+PrometheusRule (01fad0d6, version 0.82.2) and by the types that the CRDs of PodMonitor (053d84e6) and
+ScrapeConfig (00302799) are made of. Pods and Kubernetes' own kinds are checked against its published schemas.
 """
 
 from __future__ import annotations
@@ -46,11 +48,15 @@ def _fields(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
 
 
-_PARAMETERS = {"type": "object", "additionalProperties": _TEXT}
+def _many(kind: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": kind}
+
+
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _WORKERS = _fields(
     ("groupName", "minReplicas", "maxReplicas", "template"),
     **dict.fromkeys(("replicas", "minReplicas", "maxReplicas", "numOfHosts", "idleTimeoutSeconds"), _COUNT),
-    groupName=_TEXT, rayStartParams=_PARAMETERS, template=_ANY,
+    groupName=_TEXT, rayStartParams=_TEXTS, template=_ANY,
 )  # fmt: skip
 _AUTOSCALER = _fields(
     idleTimeoutSeconds=_COUNT, upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
@@ -60,8 +66,8 @@ _CLUSTER = _fields(
     ("headGroupSpec",),
     rayVersion=_TEXT, enableInTreeAutoscaling=_FLAG, autoscalerOptions=_AUTOSCALER,
     authOptions=_fields(mode={"enum": ["disabled", "token"]}, secretName=_TEXT),
-    headGroupSpec=_fields(("template",), rayStartParams=_PARAMETERS, serviceType=_TEXT, template=_ANY),
-    workerGroupSpecs={"type": "array", "items": _WORKERS},
+    headGroupSpec=_fields(("template",), rayStartParams=_TEXTS, serviceType=_TEXT, template=_ANY),
+    workerGroupSpecs=_many(_WORKERS),
 )  # fmt: skip
 _JOB = _fields(
     ("rayClusterSpec",),
@@ -79,6 +85,27 @@ _RAY = {
         upgradeStrategy=_fields(type={"enum": ["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]}),
     ),
 }  # fmt: skip
+
+_LASTS = {
+    "type": "string",
+    "pattern": r"^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$",
+}
+_RULE = _fields(("expr",), alert=_TEXT, expr=_TEXT, labels=_TEXTS, annotations=_TEXTS, **{"for": _LASTS})
+_RULES = _fields(("name",), name={"type": "string", "minLength": 1}, interval=_LASTS, rules=_many(_RULE))
+_RELABELING = _fields(targetLabel=_TEXT, replacement=_TEXT)
+_ENDPOINT = _fields(port=_TEXT, path=_TEXT, interval=_LASTS, relabelings=_many(_RELABELING))
+_TARGETS = _fields(("targets",), targets={**_many(_TEXT), "minItems": 1}, labels=_TEXTS)
+_MONITORING = {
+    ("monitoring.coreos.com/v1", "PrometheusRule"): _fields(groups=_many(_RULES)),
+    ("monitoring.coreos.com/v1", "PodMonitor"): _fields(
+        ("selector",),
+        selector=_fields(matchLabels=_TEXTS),
+        podMetricsEndpoints=_many(_ENDPOINT),
+    ),
+    ("monitoring.coreos.com/v1alpha1", "ScrapeConfig"): _fields(
+        jobName=_TEXT, scrapeInterval=_LASTS, staticConfigs=_many(_TARGETS)
+    ),
+}
 
 
 def read(file: Path) -> Any:
@@ -111,6 +138,9 @@ def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
 
 def checked(manifest: dict[str, Any]) -> None:
     """Raises ValidationError."""
+    if manifest["apiVersion"].startswith("monitoring.coreos.com/"):
+        jsonschema.validate(manifest["spec"], _MONITORING[manifest["apiVersion"], manifest["kind"]])
+        return
     if manifest["apiVersion"] != "ray.io/v1":
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
         return

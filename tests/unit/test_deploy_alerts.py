@@ -1,8 +1,8 @@
-"""The alerts of deploy/prometheus over series by hand, by Prometheus' own promtool where it is installed."""
+"""Alerts and the ingest's panels over series by hand, by Prometheus' own promtool where it is installed."""
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
 import subprocess
 from functools import cache
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules.yml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+RULES = (PROMETHEUS / "rules.yml", PROMETHEUS / "schedule.yml")
 HOURS = 60
 pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 
@@ -26,6 +28,9 @@ LAST = "mmrag_last_ingest_timestamp_seconds"
 WAITING = 'ray_mmrag_ingest_rows_waiting{instance="node"}'
 STEP = 'ray_mmrag_train_step{model="llava"}'
 PARTS, REJECTED = "ray_mmrag_ingest_parts_total", "ray_mmrag_ingest_rejected_total"
+LISTED, READ = f'{REJECTED}{{stage="list"}}', f'{REJECTED}{{stage="decode"}}'
+DAY = 24 * HOURS
+NIGHTLY = f"0x{DAY - 1} {DAY * 60}x{DAY - 1}"  # the first two nights' ends
 
 CASES = [
     ("MmragDown", {UP: "1x10 0x50"}, 30, True),
@@ -44,18 +49,22 @@ CASES = [
     ("MmragIngestOverdue", {LAST: f"0x{48 * HOURS}"}, 30 * HOURS, False),
     ("MmragIngestOverdue", {UP: f"1x{48 * HOURS}"}, 40 * HOURS, True),
     ("MmragIngestOverdue", {UP: f"1x{48 * HOURS}"}, 30 * HOURS, False),
+    ("MmragIngestOverdue", {LAST: f"{NIGHTLY} {2 * DAY * 60}x{DAY}"}, 3 * DAY - 1, False),
+    ("MmragIngestOverdue", {LAST: f"{NIGHTLY} {DAY * 60}x{DAY}"}, 3 * DAY - 1, True),
     ("MmragIngestRejecting", {PARTS: "0+10x60", REJECTED: "0+10x60"}, 60, True),
+    # As a process tells them, at once; and they end with their Ray, or stay for as long as that lives on.
+    ("MmragIngestRejecting", {PARTS: "_x5 60x3", LISTED: "_x5 40x3"}, 30, True),
+    ("MmragIngestRejecting", {PARTS: "_x5 960x3", LISTED: "_x5 40x3"}, 30, False),
+    ("MmragIngestRejecting", {PARTS: "_x5 60x3", LISTED: "_x5 40x3"}, 90, False),
+    ("MmragIngestRejecting", {PARTS: "60x200", READ: "40x200"}, 30, True),
+    ("MmragIngestRejecting", {PARTS: "60x200", READ: "40x200"}, 90, False),
+    ("MmragIngestRejecting", {PARTS: "900x90 990x20", READ: "10x90 30x20"}, 110, True),
+    ("MmragIngestRejecting", {PARTS: "10x90 990x20", READ: "90x90 95x20"}, 110, False),
     ("MmragIngestRejecting", {REJECTED: "0+10x60"}, 60, True),
     ("MmragIngestRejecting", {PARTS: "0+100x60", REJECTED: "0+1x60"}, 60, False),
     ("MmragTrainStuck", {STEP: "7x90"}, 80, True),
     ("MmragTrainStuck", {STEP: "0+1x90"}, 80, False),
 ]
-
-
-def with_all_alerts() -> str:
-    """The rules with the one that is a comment until an ingest is scheduled."""
-    text = re.sub(r"^(\s+)# (- alert:|  )", r"\1\2", RULES.read_text("utf-8"), flags=re.MULTILINE)
-    return re.sub(r"^\s+# .*\n", "", text, flags=re.MULTILINE)
 
 
 def promtool(*words: object) -> str:
@@ -65,13 +74,15 @@ def promtool(*words: object) -> str:
 
 
 def test_prometheus_takes_its_settings_and_the_rules() -> None:
-    promtool("check", "config", RULES.parent / "prometheus.yml")
+    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    promtool("check", "rules", *RULES)
 
 
 @cache
 def alerts() -> dict[str, dict[str, Any]]:
     """Each rule by its name, with its name as what it says."""
-    rules = yaml.safe_load(with_all_alerts())["groups"][0]["rules"]
+    groups = [group for file in RULES for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
+    rules = [rule for group in groups for rule in group["rules"]]
     return {rule["alert"]: rule | {"annotations": {"summary": rule["alert"]}} for rule in rules}
 
 
@@ -85,14 +96,49 @@ def test_each_alert_is_tried_where_it_fires_and_where_it_does_not() -> None:
 def test_it_fires_when_it_should_and_only_then(
     tmp_path: Path, alert: str, series: dict[str, str], minutes: int, fires: bool
 ) -> None:
-    rules, tests = tmp_path / "rules.yml", tmp_path / "tests.yml"
+    rules = tmp_path / "rules.yml"
     rules.write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [alerts()[alert]]}]}), "utf-8")
     firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
-    expected = [{"labels": "{}", "value": 1}] if fires else []
+    asked(tmp_path, series, minutes, firing, 1 if fires else None, rules)
+
+
+def asked(
+    folder: Path, series: dict[str, str], minutes: int, expression: str, value: float | None, *rules: Path
+) -> None:
+    """Assert the one value, or none, that an expression without labels has after so many minutes."""
+    expected = [] if value is None else [{"labels": "{}", "value": value}]
     test = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": firing, "eval_time": f"{minutes}m", "exp_samples": expected}],
+        "promql_expr_test": [{"expr": expression, "eval_time": f"{minutes}m", "exp_samples": expected}],
     }
-    tests.write_text(yaml.safe_dump({"rule_files": [rules.name], "tests": [test]}), "utf-8")
-    promtool("test", "rules", tests)
+    file = folder / "tests.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [*map(str, rules)], "tests": [test]}), "utf-8")
+    promtool("test", "rules", file)
+
+
+def buckets(name: str, **labels: str) -> dict[str, str]:
+    """A hundred batches, of 0.3 seconds at most."""
+    told = "".join(f',{label}="{value}"' for label, value in labels.items())
+    series = f"ray_mmrag_ingest_{name}_bucket"
+    return {f'{series}{{le="{le}"{told}}}': "_x5 100x3" for le in ("0.3", "1.0", "+Inf")}
+
+
+PANELS = [
+    ("Ingest: written", 0, {f'{PARTS}{{kind="image",WorkerId="{one}"}}': "_x5 21x3" for one in "ab"}, 42),
+    ("Ingest: written", 1, {"ray_mmrag_ingest_documents_total": "_x5 7x3"}, 7),
+    ("Ingest: refused", 0, {LISTED: "_x5 40x3"}, 40),
+    ("Ingest: time of a batch", 0, buckets("encode_seconds"), 0.285),
+    ("Ingest: time of a batch", 1, buckets("upsert_seconds", store="text"), 0.285),
+]
+
+
+@pytest.mark.parametrize(("title", "line", "series", "value"), PANELS)
+def test_a_panel_shows_what_a_process_told_at_once(
+    tmp_path: Path, title: str, line: int, series: dict[str, str], value: float
+) -> None:
+    """Its counters never grow, so rate() is 0."""
+    panels = json.loads((DEPLOY / "grafana/dashboards/mmrag.json").read_text("utf-8"))["panels"]
+    [panel] = [one for one in panels if one["title"] == title]
+    expression = panel["targets"][line]["expr"].replace("$__rate_interval", "2m")
+    asked(tmp_path, series, 8, f"sum({expression})", value)

@@ -11,8 +11,12 @@ from kuberay import EXAMPLE, OVERLAYS, RENDERED, SECRETS, checked, clusters, pod
 
 
 @RENDERED
-def test_what_is_scraped_lies_in_the_namespace_of_the_overlays():
-    assert {one["metadata"]["namespace"] for one in rendered("monitor")} == {"mmrag"}
+def test_what_the_operator_of_prometheus_is_told_is_valid_and_in_the_namespace_of_the_overlays():
+    manifests = rendered("monitor")
+    assert {one["kind"] for one in manifests} == {"PodMonitor", "PrometheusRule", "ScrapeConfig"}
+    for manifest in manifests:
+        checked(manifest)
+        assert manifest["metadata"]["namespace"] == "mmrag"
 
 
 @RENDERED
