@@ -59,6 +59,35 @@ def test_what_cluster_yaml_is_used_with() -> None:
     assert found[3][3].startswith("mmrag ingest ")
 
 
+def kubectl_lines(text: str) -> list[list[str]]:
+    """The words of each kubectl, in the order in which they are told."""
+    return [words for line in text.splitlines() for words in commands(line) if words[:1] == ["kubectl"]]
+
+
+def test_an_ingest_that_has_ended_is_deleted_before_it_is_applied() -> None:
+    """KubeRay starts none again: an apply alone would find it Complete, or Failed, as it was."""
+    page = (ROOT / "deploy/README.md").read_text()
+    told = re.search(r"^kubectl create namespace.*?^```", page, re.MULTILINE | re.DOTALL)
+    assert told
+    run = [words for words in kubectl_lines(told[0]) if "--dry-run=server" not in words]
+    name = read(KUBERAY / "base/ingest.yaml")["metadata"]["name"]
+    deleted = ["kubectl", "-n", "mmrag", "delete", "rayjob", name, "--ignore-not-found"]
+    first = next(at for at, words in enumerate(run) if words[1] == "apply")
+    assert run[first - 1] == deleted
+    told_there = re.findall(r"^#   (kubectl .*)$", (KUBERAY / "base/ingest.yaml").read_text(), re.M)
+    assert kubectl_lines("\n".join(told_there)) == [deleted]
+
+
+def test_a_training_that_has_ended_is_deleted_before_it_is_applied() -> None:
+    text = (KUBERAY / "gpu/train.yaml").read_text()
+    start, *again = kubectl_lines("\n".join(re.findall(r"^#   (kubectl .*?)(?:  +#.*)?$", text, re.M)))
+    name = yaml.safe_load(text)["metadata"]["name"]
+    assert start[3:6] == ["patch", "rayjob", name]
+    delete = ["kubectl", "-n", "mmrag", "delete", "rayjob", name, "--ignore-not-found"]
+    assert again == [delete, ["kubectl", "apply", "-k", "deploy/kuberay/gpu"]]
+    assert f"`{' '.join(delete)}`" in (ROOT / "deploy/README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("kubectl", "applies"), [("echo Complete", True), ("echo Failed", False), ("exit 1", False)]
 )

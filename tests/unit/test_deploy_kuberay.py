@@ -129,8 +129,35 @@ def test_a_job_is_tried_again(job):
     assert JOBS[job]["backoffLimit"] > 0
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_leaves_its_nodes_to_the_endpoint_once_its_last_figures_are_scraped(job):
+    assert JOBS[job]["shutdownAfterJobFinishes"]
+    scraped_s = int(read(ROOT / "deploy/prometheus/prometheus.yml")["global"]["scrape_interval"][:-1])
+    told_s = 10  # Ray's agents are told every ten seconds
+    assert told_s + scraped_s < JOBS[job]["ttlSecondsAfterFinished"] <= 60
+
+
+def test_the_operators_prometheus_has_the_alerts_of_the_other_and_that_of_the_schedule():
+    prometheus = ROOT / "deploy/prometheus"
+    groups = [group for name in ("rules.yml", "schedule.yml") for group in read(prometheus / name)["groups"]]
+    assert read(KUBERAY / "monitor/rules.yaml")["spec"] == {"groups": groups}
+
+
+def test_an_ingest_is_overdue_after_more_hours_than_lie_between_two_nights():
+    """The schedule's own hours: every day at the same one."""
+    minute, hour, *days = read(KUBERAY / "base/schedule.yaml")["spec"]["schedule"].split()
+    assert minute.isdigit()
+    assert hour.isdigit()
+    assert days == ["*", "*", "*"]
+    [group] = read(ROOT / "deploy/prometheus/schedule.yml")["groups"]
+    [rule] = group["rules"]
+    told = re.search(r"> (\d+) \* 3600", rule["expr"])
+    assert told
+    assert 24 < int(told[1]) < 48
+
+
 def test_prometheus_scrapes_every_pod_of_ray_and_the_server_once():
-    """As ../prometheus has it. No package brings the Prometheus Operator's schemas."""
+    """As ../prometheus has it."""
     scraped = {one["kind"]: one for one in yaml.safe_load_all((KUBERAY / "monitor/scrapes.yaml").read_text())}
     pod, server = scraped["PodMonitor"]["spec"], scraped["ScrapeConfig"]["spec"]
     assert pod["selector"] == read(KUBERAY / "base/network.yaml")["spec"]["podSelector"]
