@@ -243,7 +243,9 @@ def status(
     from pipelines.ingest import status as found
 
     with Index(index, settings.index) as opened:
-        described = found.index_status(opened) | ({"recall": found.recall(opened)} if recall else {})
+        described = found.index_status(opened)
+        if recall:
+            described["recall"] = found.recall(opened, described["stores"])
     if as_json:
         print_json(described)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -38,6 +38,11 @@ _Name = TypeVar("_Name", bound=str)
 _TEXT_WIDTH = 160
 _SHOWN_REFUSALS = 20
 _SHOWN_PARTS = 4
+_UNFINISHED: Final[Mapping[bool | None, str]] = {
+    True: "in the hands of that process",
+    False: "taken up by the next ingest",
+    None: "in the hands of that process, or if it is gone taken up by the next ingest",
+}
 
 
 class ShowProgress(Protocol):
@@ -138,7 +143,7 @@ def print_dry_run(would: DryRun) -> None:
     if len(would.refused) > _SHOWN_REFUSALS:
         console.print(f"  and {len(would.refused) - _SHOWN_REFUSALS:,} more")
     if would.unfinished_runs:
-        console.print("an earlier run was cut short: what it had finished is counted as to do")
+        console.print("a run was cut short, or goes on: what it has finished is counted as to do")
 
 
 def print_moved(done: str, moved: Moved) -> None:
@@ -225,11 +230,24 @@ def print_status(status: dict[str, Any]) -> None:
         console.print(
             f"a rebuild has not ended (generation {rebuild['generation']}, "
             f"{rebuild['ledger']['documents']:,} documents and {rebuild['acknowledged_rows']:,} rows more): "
-            "the same ingest --rebuild takes it up",
+            "the same ingest --rebuild takes it up, unless it is what writes now",
             highlight=False,
         )
+    writer = status["writer"]
+    if writer:
+        console.print(_writer_told(writer), highlight=False)
     if status["unfinished_runs"]:
-        console.print(f"unfinished runs, taken up by the next ingest: {', '.join(status['unfinished_runs'])}")
+        whose = _UNFINISHED[writer["running"] if writer else False]
+        console.print(f"unfinished runs, {whose}: {', '.join(status['unfinished_runs'])}", highlight=False)
+
+
+def _writer_told(writer: Mapping[str, Any]) -> str:
+    who = f"by pid {writer['pid']} on {writer['host']} since {writer['since']}"
+    if writer["running"]:
+        return f"being written {who}"
+    if writer["running"] is None:
+        return f"being written {who}, unless that is gone, which cannot be seen from here"
+    return f"was being written {who}, which is gone"
 
 
 def _sizes_told(sizes: Mapping[str, int]) -> str:

@@ -3,6 +3,7 @@
     DIR/index.json    the manifest: generation, vector spaces and metadata types
     DIR/next.json     the same of a rebuild that has not ended
     DIR/identity      the name that its collections on servers carry
+    DIR/writer.json   who holds the write lock
     DIR/cache/        vectors by content hash
     DIR/previews/     upright pictures by content hash
     DIR/ocr/          lines read in pictures by content hash
@@ -45,6 +46,7 @@ from pipelines.core.store_places import TEXT, VISUAL, StorePlaces
 from pipelines.core.stores import LexicalStore, VectorStore
 from pipelines.core.stores.config import StoresConfig
 from pipelines.core.types import Line, Part
+from pipelines.core.writer import noted
 
 _QUESTION_S = 2.0
 """A question waits no longer for a cache that others keep locked: its picture is soon encoded."""
@@ -267,7 +269,7 @@ class Index:
     def write_lock(self) -> Iterator[None]:
         """Held by the one process that writes. Raises IndexLocked at once when another holds it, and
         MmragError for what a disk refuses while it is held."""
-        with disk_errors(self.directory), self._locked():
+        with disk_errors(self.directory), self._locked(), noted(self.directory):
             make_identity(self.directory)
             yield
 

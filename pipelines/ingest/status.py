@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from pipelines.core.index import Index
 from pipelines.core.manifest import NEXT, Manifest, home_of
 from pipelines.core.space import digest
 from pipelines.core.stores import LexicalStore, Vectors, VectorStore
+from pipelines.core.writer import writer_of
 from pipelines.ingest import refused
 from pipelines.ingest.history import last_runs
 from pipelines.ingest.ledger import Ledger
@@ -21,24 +24,33 @@ from pipelines.ingest.near_duplicates import read_report
 from pipelines.ingest.run import unfinished_runs
 from pipelines.ingest.sizes import bytes_by_part
 
+T = TypeVar("T")
+
 PROBES: Final = 32
 """Stored vectors of each collection that are searched for."""
 FIRST: Final = 10
 _TIE: Final = 1e-4  # between what a store computes and what we do
+_SKIPPED: Final = "not measured, for the store could not be counted"
 
 
 def index_status(index: Index) -> dict[str, Any]:
-    """A JSON-ready description. A store that does not answer is described, not raised."""
+    """A JSON-ready description. A store that does not answer is described, not raised.
+
+    `writer`: who writes the index now; `running` is false of one that was killed, and None where that cannot
+    be seen from here. While it runs, `unfinished_runs` are its own, or are taken up by it.
+    """
     manifest = index.met()
     ledger = Ledger.load(index.home)
     totals = ledger.totals()
+    runs = list(unfinished_runs(index.home))
+    writer = writer_of(index.directory)  # after them: what began since is not among them
     return {
         "index": str(index.directory),
         "generation": manifest.generation,
         "kept_generation": manifest.replaces,
         "rebuild": _rebuild(index.directory),
         "ledger": totals,
-        "stores": {name: _count(store) for name, store in index.stores.items()},
+        "stores": _at_once({name: partial(_count, store) for name, store in index.stores.items()}),
         "expected": ledger.parts(),
         "bytes": bytes_by_part(index.directory),
         "space": dict(manifest.space),
@@ -47,15 +59,21 @@ def index_status(index: Index) -> dict[str, Any]:
         "metadata_types": dict(index.manifest().metadata_types),
         "near_duplicates": asdict(alike) if (alike := read_report(index.home)) else None,
         "dead_letters": totals["rejected"] + refused.standing(index.home),
-        "unfinished_runs": [run.name for run in unfinished_runs(index.home)],
+        "unfinished_runs": [run.name for run in runs if run.described.exists()],  # not ended since
+        "writer": writer.as_dict() if writer else None,
         "last_runs": last_runs(index.directory),
     }
 
 
-def recall(index: Index) -> dict[str, dict[str, Any] | str]:
+def recall(index: Index, counted: Mapping[str, int | str]) -> dict[str, dict[str, Any] | str]:
     """Of each collection recall@10 of the configured search against an exact one, which reads every vector:
-    the share of the ten nearest to some stored vectors (`probed`, their number) that a search finds."""
-    return {name: _recall(store) for name, store in (("visual", index.visual), ("text", index.text))}
+    the share of the ten nearest to some stored vectors (`probed`, their number) that a search finds.
+
+    `counted`: the `stores` of `index_status`. One that could not be counted is not waited for again.
+    """
+    stores = {"visual": index.visual, "text": index.text}
+    calls = {name: partial(_recall, stores[name]) for name in stores if isinstance(counted[name], int)}
+    return dict.fromkeys(stores, _SKIPPED) | _at_once(calls)
 
 
 def _recall(open_store: Callable[[], VectorStore]) -> dict[str, Any] | str:
@@ -107,6 +125,13 @@ def _rebuild(directory: Path) -> dict[str, Any] | None:
     acknowledged = sum(run.acknowledged() for run in unfinished_runs(home))
     totals = Ledger.load(home).totals()
     return {"generation": begun.generation, "ledger": totals, "acknowledged_rows": acknowledged}
+
+
+def _at_once(calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """What each returns. Stores that hang are waited for together, not one after another."""
+    with ThreadPoolExecutor() as pool:
+        asked = {name: pool.submit(call) for name, call in calls.items()}
+        return {name: answer.result() for name, answer in asked.items()}
 
 
 def _count(store: Callable[[], VectorStore | LexicalStore]) -> int | str:

@@ -41,6 +41,31 @@ def test_brackets_of_a_path_are_no_markup(
     assert "on disk: 32.5 MB (cache 30.0 MB, vectors 2.0 MB, previews 500.0 kB, c 3 bytes)\n" in shown
 
 
+@pytest.mark.parametrize(
+    ("running", "told", "taken_up"),
+    [
+        (True, "being written by {}\n", "in the hands of that process: r1\n"),
+        (False, "was being written by {}, which is gone\n", "taken up by the next ingest: r1\n"),
+        (
+            None,
+            "being written by {}, unless that is gone, which cannot be seen from here\n",
+            "in the hands of that process, or if it is gone taken up by the next ingest: r1\n",
+        ),
+    ],
+)
+def test_a_run_that_goes_on_is_told_from_one_that_died(
+    running: bool | None, told: str, taken_up: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = memory_index(tmp_path)
+    status = index_status(index) | {"unfinished_runs": ["r1"]}
+    print_status(status)
+    assert capsys.readouterr().out.endswith("\nunfinished runs, taken up by the next ingest: r1\n")
+    writer = {"host": "node-7", "pid": 4242, "since": "2026-01-02T03:04:05+00:00", "running": running}
+    print_status(status | {"writer": writer})
+    who = told.format("pid 4242 on node-7 since 2026-01-02T03:04:05+00:00")
+    assert capsys.readouterr().out.endswith(f"\n{who}unfinished runs, {taken_up}")
+
+
 def test_a_bar_says_how_many_pictures_were_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,3 +145,9 @@ def test_documents_that_may_be_a_row_that_cannot_be_read_are_told(
     assert (would.gone, would.pruned, would.unclear, len(would.refused)) == (0, 0, 2, 1)
     print_dry_run(would)
     assert "2 that are not listed, but kept" in capsys.readouterr().out
+
+
+def test_a_run_that_has_not_ended_is_not_said_to_be_dead(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be the one that writes the index now."""
+    print_dry_run(DryRun(1, 0, 0, 0, 0, 0, (), ("r1",), 0))
+    assert "a run was cut short, or goes on: what it has finished is counted" in capsys.readouterr().out

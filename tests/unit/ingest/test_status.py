@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +16,12 @@ from fakes import image_part, memory_index
 from pipelines.core.errors import StoreUnavailable
 from pipelines.core.index import Index
 from pipelines.core.types import Found
+from pipelines.core.writer import Writer
 from pipelines.ingest import history, refused
+from pipelines.ingest import status as module
 from pipelines.ingest.ledger import SCHEMA, Ledger
 from pipelines.ingest.plan import make_plan
+from pipelines.ingest.run import Run
 from pipelines.ingest.sources import Rejected, SourceConfig, list_items
 from pipelines.ingest.status import FIRST, PROBES, index_status, recall
 from pipelines.ingest.summary import Summary
@@ -30,13 +37,16 @@ def index(tmp_path: Path) -> Index:
     return index
 
 
+COUNTED = {"visual": 40, "text": 0, "lexical": 0}
+
+
 def summary(run: str) -> Summary:
     return Summary(run, 1, 2, 0, 0, 3, 4, 5, 0, 0, 0, 6.0, 0.0, {}, {}, None, None)
 
 
 def test_an_exact_search_finds_all_of_the_nearest(index: Index) -> None:
     nothing = {"probed": 0, "recall": None}
-    assert recall(index) == {"visual": {"probed": PROBES, "recall": 1.0}, "text": nothing}
+    assert recall(index, COUNTED) == {"visual": {"probed": PROBES, "recall": 1.0}, "text": nothing}
 
 
 def test_a_store_that_leaves_out_is_found_out(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +61,7 @@ def test_a_store_that_leaves_out_is_found_out(index: Index, monkeypatch: pytest.
     keys = [part.document_id for block, _ in index.visual().scan() for part in block]
     missed = int((nearest == keys.index("p0")).sum())
     assert missed > 0
-    found = recall(index)["visual"]
+    found = recall(index, COUNTED)["visual"]
     assert found == {"probed": PROBES, "recall": pytest.approx(1 - missed / (PROBES * FIRST))}
 
 
@@ -59,7 +69,7 @@ def test_more_equal_pictures_than_are_looked_at_are_no_loss(tmp_path: Path) -> N
     index = memory_index(tmp_path / "kb")
     same = np.tile(np.eye(1, index.visual().dim, dtype=np.float32), (20, 1))
     index.visual().upsert([image_part(f"p{n}") for n in range(20)], same)
-    assert recall(index)["visual"] == {"probed": 20, "recall": 1.0}
+    assert recall(index, COUNTED)["visual"] == {"probed": 20, "recall": 1.0}
 
 
 def test_a_store_that_is_down_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +77,75 @@ def test_a_store_that_is_down_is_told(index: Index, monkeypatch: pytest.MonkeyPa
         raise StoreUnavailable("nobody there")
 
     monkeypatch.setattr(index, "text", down)
-    assert recall(index)["text"] == "nobody there"
+    assert recall(index, COUNTED)["text"] == "nobody there"
+
+
+def test_a_store_that_could_not_be_counted_is_not_waited_for_again(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def down() -> None:
+        asked.append("text")
+        raise StoreUnavailable("nobody there")
+
+    monkeypatch.setattr(index, "text", down)
+    counted = index_status(index)["stores"]
+    assert counted == {"visual": 40, "text": "nobody there", "lexical": 0}
+    measured = recall(index, counted)
+    assert measured["visual"] == {"probed": PROBES, "recall": 1.0}
+    assert measured["text"] == "not measured, for the store could not be counted"
+    assert asked == ["text"]
+    assert recall(index, dict.fromkeys(counted, "down")) == dict.fromkeys(
+        ("visual", "text"), "not measured, for the store could not be counted"
+    )
+
+
+def all_at_once(monkeypatch: pytest.MonkeyPatch, stores: list[Any], name: str) -> None:
+    """Each answers once all have been asked."""
+    asked = threading.Barrier(len(stores), timeout=60)
+
+    def waiting(answer: Callable[[], Any]) -> Any:
+        asked.wait()
+        return answer()
+
+    for store in stores:
+        monkeypatch.setattr(store, name, partial(waiting, getattr(store, name)))
+
+
+def test_the_stores_are_asked_at_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else those that hang would be waited for one after another."""
+    all_at_once(monkeypatch, [index.visual(), index.text(), index.lexical()], "count")
+    all_at_once(monkeypatch, [index.visual(), index.text()], "scan")
+    assert index_status(index)["stores"] == COUNTED
+    assert recall(index, COUNTED)["visual"] == {"probed": PROBES, "recall": 1.0}
+
+
+def test_a_run_that_goes_on_has_a_writer_and_one_that_was_cut_short_has_none(index: Index) -> None:
+    with index.write_lock():
+        Run(index.home, "cut", "f").begin()
+        told = index_status(index)
+        me = Writer.current()
+        assert told["unfinished_runs"] == ["cut"]
+        assert told["writer"] | {"since": ""} == {
+            "host": me.host,
+            "pid": me.pid,
+            "since": "",
+            "running": True,
+        }
+    told = index_status(index)
+    assert (told["unfinished_runs"], told["writer"]) == (["cut"], None)
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_unfinished(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no writer any more, and nothing to be taken up."""
+    run = Run(index.home, "going", "f")
+    run.begin()
+    monkeypatch.setattr(module, "writer_of", lambda directory: run.end())
+    told = index_status(index)
+    assert (told["unfinished_runs"], told["writer"]) == ([], None)
 
 
 def test_the_last_runs_are_kept_the_newest_first(index: Index) -> None:
