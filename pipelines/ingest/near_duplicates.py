@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.core.files import replaced
 from pipelines.core.near_duplicates import FILE as REPORT
+from pipelines.core.near_duplicates import damage_told
 from pipelines.core.space import digest
 from pipelines.core.types import Part
 from pipelines.ingest.ledger import Ledger
@@ -99,7 +100,7 @@ def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
     A report of this very ledger stands: the files of a ledger that changed have other names.
     """
     made_of = _of(ledger, max_bits)
-    if _made_of(home / REPORT) == made_of and (standing := read_report(home)):
+    if _made_of(home) == made_of and (standing := read_report(home)):
         return standing
     rows = _standing(home, ledger).sort_by([("tenant", "ascending"), ("id", "ascending")])
     tenants = pc.unique(rows["tenant"]).to_pylist()
@@ -112,7 +113,7 @@ def write_report(home: Path, ledger: Ledger, max_bits: int) -> Alike:
 def drop_stale_report(home: Path, ledger: Ledger, max_bits: int) -> None:
     """Where no report is made any more: what an earlier one says of a ledger that changed since hides
     pictures that are not alike any more."""
-    if _made_of(home / REPORT) != _of(ledger, max_bits):
+    if _made_of(home) != _of(ledger, max_bits):
         (home / REPORT).unlink(missing_ok=True)
 
 
@@ -120,13 +121,14 @@ def _of(ledger: Ledger, max_bits: int) -> str:
     return digest({"rules": RULES, "max_bits": max_bits, "ledger": ledger.files})
 
 
-def _made_of(report: Path) -> str:
-    """Of what it was made; "" where it does not say, or is none."""
-    try:
-        said: dict[bytes, bytes] = pq.read_schema(report).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):
+def _made_of(home: Path) -> str:
+    """Of what the report was made; "" where it does not say, or there is none that can be read."""
+    if not (home / REPORT).exists():
         return ""
-    return said.get(_MADE_OF, b"").decode()
+    with damage_told(home):
+        said: dict[bytes, bytes] = pq.read_schema(home / REPORT).metadata or {}
+        return said.get(_MADE_OF, b"").decode()
+    return ""
 
 
 def contents_of(
@@ -168,16 +170,21 @@ def standing(home: Path, ledger: Ledger, columns: list[str] | None = None) -> It
 
 
 def standing_report(home: Path, ledger: Ledger) -> Iterator[pa.Table]:
-    """The report's rows of which both pictures are of documents in the ledger; no table without a report."""
+    """The report's rows of which both pictures are of documents in the ledger; no table without a report, and
+    with a warning where it is damaged."""
     if not (home / REPORT).exists():
         return
     known = [_names(rows, "id") for rows in standing(home, ledger, ["tenant", "id"])]
     pictures = pa.chunked_array(known, pa.string())
-    report = pq.read_table(home / REPORT).replace_schema_metadata()
-    both = (pc.is_in(_names(report, column), pictures) for column in ("picture", "like"))
-    yield REPORT_SCHEMA.empty_table()
-    for batch in report.filter(pc.and_(*both)).to_batches(_ROWS_AT_ONCE):
-        yield pa.Table.from_batches([batch])
+    found = None
+    with damage_told(home):
+        report = pq.read_table(home / REPORT, columns=REPORT_SCHEMA.names).cast(REPORT_SCHEMA)
+        both = (pc.is_in(_names(report, column), pictures) for column in ("picture", "like"))
+        found = report.filter(pc.and_(*both))
+    if found is not None:
+        yield found.slice(0, 0)
+        for batch in found.to_batches(_ROWS_AT_ONCE):
+            yield pa.Table.from_batches([batch])
 
 
 def _names(rows: pa.Table, column: str) -> pa.Array:
@@ -186,10 +193,12 @@ def _names(rows: pa.Table, column: str) -> pa.Array:
 
 
 def read_report(home: Path) -> Alike | None:
-    """What the last report counted; None where there is none."""
+    """What the last report counted; None where there is none, and with a warning where it is damaged."""
     if not (home / REPORT).exists():
         return None
-    return counted(pq.read_table(home / REPORT, columns=["is_same_file"]))
+    with damage_told(home):
+        return counted(pq.read_table(home / REPORT, columns=["is_same_file"]))
+    return None
 
 
 def counted(report: pa.Table) -> Alike:

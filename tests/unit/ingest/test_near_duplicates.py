@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from pipelines.ingest.near_duplicates import (
     pictures_of,
     read_report,
     remember,
+    standing_report,
     write_report,
 )
 from pipelines.ingest.perceptual_hash import SIDE, packed, signs
@@ -226,6 +230,72 @@ def test_a_report_of_another_ledger_is_dropped_where_none_is_made(tmp_path: Path
     drop_stale_report(tmp_path, ledger_of(tmp_path, again), 4)
     assert (load_likeness(tmp_path).first_of, read_report(tmp_path)) == ({}, None)
     drop_stale_report(tmp_path, ledger, 4)  # there is none
+
+
+def cut(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+def without_footer(whole: bytes) -> bytes:
+    """As a power cut leaves it."""
+    return whole[:-64] + bytes(64)
+
+
+def with_other_pages(whole: bytes) -> bytes:
+    """The footer is sound, and says of what the report was made."""
+    end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    return whole[:4] + b"\xff" * (end - 4) + whole[end:]
+
+
+def of_other_columns(whole: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"n": [1]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("damage", [cut, without_footer, with_other_pages, of_other_columns])
+def test_a_damaged_report_is_as_none_until_it_is_written_anew(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = acks(("a", "A", 0b0), ("b", "B", 0b11))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
+    ledger = ledger_of(tmp_path, first)
+    write_report(tmp_path, ledger, 4)
+    (tmp_path / REPORT).write_bytes(damage((tmp_path / REPORT).read_bytes()))
+    looks: tuple[Callable[[], Any], ...] = (
+        lambda: read_report(tmp_path),
+        lambda: load_likeness(tmp_path).first_of,
+        lambda: list(standing_report(tmp_path, ledger)),
+    )
+    for look in looks:
+        assert not look()
+        [told] = caplog.messages
+        assert told.startswith(f"{tmp_path / REPORT} is damaged")
+        assert "near_duplicates=report writes it anew" in told
+        caplog.clear()
+    assert load_likeness(tmp_path).stands(tmp_path)  # which is not looked at again
+    assert write_report(tmp_path, ledger, 4) == Alike(same=0, near=1)
+    assert len(load_likeness(tmp_path).first_of) == 1
+
+
+def test_a_report_whose_footer_is_damaged_is_dropped_where_none_is_made(tmp_path: Path) -> None:
+    first = acks(("a", "A", 0b0))
+    write_report(tmp_path, ledger_of(tmp_path, first), 4)
+    whole = (tmp_path / REPORT).read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    (tmp_path / REPORT).write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])
+    drop_stale_report(tmp_path, ledger_of(tmp_path, first), 4)
+    assert not (tmp_path / REPORT).exists()
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write_report(tmp_path, ledger_of(tmp_path), 4)
+    monkeypatch.setattr(pq, "read_table", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_report(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet"])

@@ -16,6 +16,7 @@ from pipelines.core.errors import BadExport
 from pipelines.core.index import Index
 from pipelines.core.last_ingest import FILE as LAST_INGEST
 from pipelines.core.last_ingest import keep, last_ingest, note_ingest
+from pipelines.core.near_duplicates import FILE as REPORT
 from pipelines.core.previews import preview_path
 from pipelines.core.readings import Reading, reading_path, save_reading
 from pipelines.core.retriever import Query, SearchConfig
@@ -69,6 +70,19 @@ def test_pictures_that_look_the_same_collapse_as_before(remembering: Index, tmp_
     assert found(other) == found(remembering)
     assert len({"rose#img-0", "sea#img-0"} & set(found(other))) == 1
     assert pq.read_table(other.home / HASHES) == pq.read_table(remembering.home / HASHES)
+
+
+def test_a_damaged_report_collapses_nothing_and_is_left_out(
+    remembering: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (remembering.home / REPORT).write_bytes(b"PAR1")
+    assert {"rose#img-0", "sea#img-0"} <= set(found(remembering))
+    caplog.clear()
+    other = moved(remembering, tmp_path)
+    [told] = [record.getMessage() for record in caplog.records if REPORT in record.getMessage()]
+    assert "is damaged" in told
+    assert not (other.home / REPORT).exists()
+    assert write_report(other.home, Ledger.load(other.home), 4) == Alike(same=0, near=1)
 
 
 def test_the_next_report_is_that_of_the_first_index(remembering: Index, tmp_path: Path) -> None:
