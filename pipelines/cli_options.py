@@ -65,6 +65,8 @@ def question_query(
     """The query of `search` and `ask`. Raises UsageError for a wrong mode, filter or file, and for a
     query that makes no sense. `types`: of the index's fields; None: whoever answers knows them."""
     from pipelines.core import filters
+    from pipelines.core.errors import BadImage
+    from pipelines.core.picture_files import read_named
     from pipelines.core.retriever import MODES, Query, plan
 
     if mode not in MODES:
@@ -72,19 +74,10 @@ def question_query(
     parsed = filters.parse(where) if where is not None else None
     if parsed is not None and types is not None:
         filters.check(parsed, types)
-    query = Query(text, _read_picture(image) if image else None, mode, k, parsed)
+    try:
+        picture = read_named(image) if image else None
+    except BadImage as exc:
+        raise UsageError(f"--image {exc}") from exc
+    query = Query(text, picture, mode, k, parsed)
     plan(query)
     return query
-
-
-def _read_picture(path: Path) -> bytes:
-    from pipelines.core.images import MAX_BYTES
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as exc:
-        raise UsageError(f"--image {path}: {exc.strerror}") from exc
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"--image {path}: larger than {MAX_BYTES:,} bytes")
-    return data

@@ -14,10 +14,10 @@ from pipelines.core import filters
 from pipelines.core.addresses import index_directory
 from pipelines.core.answer import Answerer, FindsHits, LocalSearcher, Question
 from pipelines.core.errors import BadImage, BadReading, UsageError
-from pipelines.core.images import MAX_BYTES
 from pipelines.core.index import Index
 from pipelines.core.lazy import Lazy
 from pipelines.core.live import LiveIndex
+from pipelines.core.picture_files import read_named
 from pipelines.core.previews import Preview, annotated_pictures, preview_at
 from pipelines.core.retriever import Mode, Query
 from pipelines.core.types import Answer, Hit, Line, Scalar, SearchResult, answer_dict
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipelines.ingest.summary import Summary
 
 Where = str | Mapping[str, Scalar]
+Picture = bytes | Path | str
+"""The bytes of its file, or where that is."""
 
 
 class KnowledgeBase:
@@ -75,7 +77,7 @@ class KnowledgeBase:
     def search(
         self,
         text: str | None = None,
-        image: bytes | Path | None = None,
+        image: Picture | None = None,
         *,
         mode: Mode = "auto",
         k: int = 10,
@@ -89,7 +91,7 @@ class KnowledgeBase:
     def ask(
         self,
         text: str | None = None,
-        image: bytes | Path | None = None,
+        image: Picture | None = None,
         *,
         mode: Mode = "auto",
         k: int = 10,
@@ -113,14 +115,14 @@ class KnowledgeBase:
         return preview.data if preview else None
 
     def marked(
-        self, answer: Answer, image: bytes | Path | None = None
+        self, answer: Answer, image: Picture | None = None
     ) -> dict[Literal["query"] | int, Image.Image]:
         """The pictures that an answer has boxes on, with these drawn: that of evidence n by its number, and
         as "query" the question's own, which is to be given again as `image`. Raises BadImage."""
         shown = annotated_pictures(answer_dict(answer), _bytes_of(image), self._opened().index.previews)
         return {which: picture for which, picture in shown if picture}
 
-    def read(self, image: bytes | Path) -> tuple[Line, ...]:
+    def read(self, image: Picture) -> tuple[Line, ...]:
         """The lines of text that stand in a picture, in reading order, boxes in its pixels: by `ingest.ocr`.
         Raises UsageError where that is none or not installed, and BadImage, also where it fails."""
         from pipelines.core.ocr import read_lines
@@ -158,7 +160,7 @@ class KnowledgeBase:
         self._answerer = Lazy[Answerer](lambda: local_answerer(live().index, live(), self.settings))
 
     def _query(
-        self, text: str | None, image: bytes | Path | None, mode: Mode, k: int, where: Where | None
+        self, text: str | None, image: Picture | None, mode: Mode, k: int, where: Where | None
     ) -> Query:
         parsed = None
         if where is not None:
@@ -167,14 +169,8 @@ class KnowledgeBase:
         return Query(text, _bytes_of(image), mode, k, parsed)
 
 
-def _bytes_of(image: bytes | Path | None) -> bytes | None:
-    if not isinstance(image, Path):
-        return image
-    try:
-        with image.open("rb") as file:
-            return file.read(MAX_BYTES + 1)  # what is longer is refused as any picture is
-    except OSError as exc:
-        raise BadImage(f"{image} cannot be read: {exc.strerror}") from exc
+def _bytes_of(image: Picture | None) -> bytes | None:
+    return read_named(image) if isinstance(image, Path | str) else image
 
 
 def _preview(index: Index, hit: Hit) -> Preview | None:

@@ -83,6 +83,12 @@ def all_equal(values: Mapping[str, Scalar]) -> Filter:
     """
     if not values:
         raise FilterError("the filter names no field; to search all, leave it out")
+    for field, value in values.items():
+        if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
+            raise FilterError(
+                f"filter: {field} is to equal {repr(value)[:100]}; give it a str, a finite int or float, or "
+                "a bool, or leave the field out"
+            )
     return parse(" and ".join(render(Comparison(field, "==", value)) for field, value in values.items()))
 
 
@@ -163,7 +169,7 @@ def render_value(value: Scalar) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.translate(_ESCAPES) + '"'
-    return repr(value)
+    return repr(float(value) if isinstance(value, float) else int(value))  # a subclass has words of its own
 
 
 _ESCAPES: Final = str.maketrans(

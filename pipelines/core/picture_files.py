@@ -1,4 +1,5 @@
-"""The pictures that a row names: files inside one folder, or data URIs. No link leads out of the folder.
+"""The pictures that a row names: files inside one folder, or data URIs. No link leads out of the folder. And
+the one that a question's asker names, which may be any file.
 
 Fetches nothing from a network. Knows nothing of rows, turns or pixels.
 """
@@ -95,6 +96,22 @@ def read_picture(source: Path | bytes) -> bytes:
         raise BadPart(f"{source.name}: cannot be read ({exc.strerror})") from exc
     if len(data) > images.MAX_BYTES:
         raise BadImage(f"{source.name}: has more than the {images.MAX_BYTES:,} bytes allowed")
+    return data
+
+
+def read_named(path: Path | str) -> bytes:
+    """The bytes of a file that the user of this process names. Raises BadImage where it cannot be read, or is
+    larger than any picture may be."""
+    shown = str(path)[:200]
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(images.MAX_BYTES + 1)
+    except OSError as exc:
+        raise BadImage(f"{shown} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # a null character
+        raise BadImage(f"{shown!r} cannot be read: {exc}") from exc
+    if len(data) > images.MAX_BYTES:
+        raise BadImage(f"{shown}: has more than the {images.MAX_BYTES:,} bytes allowed")
     return data
 
 

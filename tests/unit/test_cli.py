@@ -202,8 +202,8 @@ def test_nothing_found_is_no_failure(kb: Path) -> None:
         ([], "the query is empty"),
         (["red", "-k", "0"], "k is 0"),
         (["\udcff red"], "the query's text holds half a surrogate pair"),  # bytes that are no UTF-8
-        (["red", "--image", "nowhere.png"], "--image nowhere.png: No such file"),
-        (["red", "--image", "."], "--image .: Is a directory"),
+        (["red", "--image", "nowhere.png"], "--image nowhere.png cannot be read: No such file"),
+        (["red", "--image", "."], "--image . cannot be read: Is a directory"),
         (["red", "--filter", "yeer == 2020"], "no field 'yeer'; did you mean year?"),
         (["red", "--filter", "year == 'new'"], "year holds numbers"),
         (["red", "--filter", "year =="], "filter"),

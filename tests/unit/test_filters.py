@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -174,13 +177,22 @@ def test_all_of_several_fields_must_equal() -> None:
         ({"a` == 1 or `b": 1}, "backtick"),
         ({"": 1}, "expected a field|not understood|does not end"),
         ({"a": "\ud800"}, "not valid Unicode"),
-        ({"a": float("nan")}, "in quotes"),
+        ({"colour": None}, "colour is to equal None; give it a str, a finite int or float, or a bool"),
+        ({"colour": float("nan")}, "colour is to equal nan; give"),
+        ({"colour": -math.inf}, "colour is to equal -inf; give"),
+        ({"b": 1, "colour": ["red", ["blue"]]}, r"colour is to equal \['red', \['blue'\]\]; give"),
+        ({"colour": {"red": 1}}, "colour is to equal .*; give"),
+        ({"colour": np.int64(3)}, r"colour is to equal np\.int64\(3\); give"),
         ({"a": "x" * MAX_LENGTH}, "characters"),
     ],
 )
 def test_what_cannot_be_said_is_no_filter(values: dict[str, Scalar], message: str) -> None:
     with pytest.raises(FilterError, match=message):
         all_equal(values)
+
+
+def test_a_float_of_numpy_is_the_number() -> None:
+    assert all_equal({"a": np.float64(2.5)}) == Comparison("a", "==", 2.5)
 
 
 def test_fields_names_all_fields() -> None:

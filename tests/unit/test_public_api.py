@@ -212,6 +212,37 @@ def test_a_hits_picture_is_the_indexs_preview(kb: KnowledgeBase) -> None:
         assert kb.picture(replace(hit, image_uri=None)) is None
 
 
+def test_a_picture_is_given_as_bytes_or_as_where_its_file_is(kb: KnowledgeBase, tmp_path: Path) -> None:
+    file = tmp_path / "asked.png"
+    file.write_bytes(picture("red"))
+    with kb:
+        expected = kb.search(image=picture("red"), mode="visually_similar")
+        assert expected.hits
+        for given in (file, str(file)):
+            assert kb.search(image=given, mode="visually_similar") == expected
+
+
+@pytest.mark.parametrize("given", ["nowhere.png", "", "a\0b.png", "data:image/png;base64," + "A" * 9000])
+def test_a_picture_that_is_not_there_is_told_in_few_words(kb: KnowledgeBase, given: str) -> None:
+    with kb, pytest.raises(BadImage, match=r"cannot be read: ") as told:
+        kb.search(image=given)
+    assert len(str(told.value)) < 300
+
+
+def test_a_file_that_is_larger_than_any_picture_is_not_read_whole(
+    kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.png").write_bytes(picture("red"))
+    monkeypatch.setattr(images, "MAX_BYTES", 9)
+    with kb, pytest.raises(BadImage, match=r"large\.png: has more than the 9 bytes allowed"):
+        kb.search(image=str(tmp_path / "large.png"))
+
+
+def test_a_value_that_nothing_equals_is_told_with_its_field(kb: KnowledgeBase) -> None:
+    with kb, pytest.raises(UsageError, match="year is to equal None"):
+        kb.search("red", where={"year": None})  # type: ignore[dict-item]
+
+
 def test_an_answers_boxes_are_drawn_on_its_pictures(kb: KnowledgeBase) -> None:
     with kb:
         hits = kb.search("red", k=1).hits
