@@ -42,8 +42,7 @@ def index_status(index: Index) -> dict[str, Any]:
     manifest = index.met()
     ledger = Ledger.load(index.home)
     totals = ledger.totals()
-    runs = list(unfinished_runs(index.home))
-    writer = writer_of(index.directory)  # after them: what began since is not among them
+    unfinished, writer = _unfinished(index)
     return {
         "index": str(index.directory),
         "generation": manifest.generation,
@@ -59,8 +58,8 @@ def index_status(index: Index) -> dict[str, Any]:
         "metadata_types": dict(index.manifest().metadata_types),
         "near_duplicates": asdict(alike) if (alike := read_report(index.home)) else None,
         "dead_letters": totals["rejected"] + refused.standing(index.home),
-        "unfinished_runs": [run.name for run in runs if run.described.exists()],  # not ended since
-        "writer": writer.as_dict() if writer else None,
+        "unfinished_runs": unfinished,
+        "writer": writer,
         "last_runs": last_runs(index.directory),
     }
 
@@ -114,6 +113,16 @@ class _Nearest:
     def least_scores(self) -> list[float]:
         """Of each probe, the score of the farthest of its nearest."""
         return [float(row[-1]) for row in self._scores]
+
+
+def _unfinished(index: Index) -> tuple[list[str], dict[str, Any] | None]:
+    """The runs that have not ended, and who writes. What begins or ends while this looks is neither."""
+    runs = list(unfinished_runs(index.home))
+    writer = writer_of(index.directory)
+    told = writer.as_dict() if writer else None
+    if writer_of(index.directory) != writer:
+        told = None  # it is no more because it ended
+    return [run.name for run in runs if run.described.exists()], told
 
 
 def _rebuild(directory: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,20 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_unfinished(
     """There is no writer any more, and nothing to be taken up."""
     run = Run(index.home, "going", "f")
     run.begin()
-    monkeypatch.setattr(module, "writer_of", lambda directory: run.end())
+    monkeypatch.setattr(module, "unfinished_runs", lambda home: [run])
+    run.end()
     told = index_status(index)
     assert (told["unfinished_runs"], told["writer"]) == ([], None)
+
+
+def test_a_writer_that_ends_while_it_is_looked_at_is_not_said_to_be_gone(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = replace(Writer.current(), started=0.0)
+    assert ended.running is False
+    notes = iter([ended, None])
+    monkeypatch.setattr(module, "writer_of", lambda directory: next(notes))
+    assert index_status(index)["writer"] is None
 
 
 def test_the_last_runs_are_kept_the_newest_first(index: Index) -> None:
