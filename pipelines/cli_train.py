@@ -23,6 +23,7 @@ from pipelines.core.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.train.llava_config import LlavaTraining
+    from pipelines.train.llava_export import Kind
 
 
 class Export(StrEnum):
@@ -143,18 +144,19 @@ def _fit(settings: LlavaTraining, as_json: bool) -> None:
 
 def _train(data: Path, out: Path, settings: LlavaTraining, export: Export | None, as_json: bool) -> None:
     from pipelines.console import progress_bar
-    from pipelines.train.llava_export import export_llava, require_exportable
+    from pipelines.train.llava_export import export_llava
     from pipelines.train.llava_job import train_llava as run_job
 
-    if export:
-        require_exportable(settings, export.value)
+    kind: Kind | None = export.value if export else None
     with progress_bar() as progress, redirect_stdout(sys.stderr):
-        summary: dict[str, Any] = run_job(data, out, settings, progress).as_dict()
-    if export:
-        exported = export_llava(Path(summary["checkpoint"]), out / export.value, export.value)
-        summary["export"] = str(exported.directory)
-        for warning in exported.warnings:
-            print(f"mmrag: {warning}", file=sys.stderr)
-    print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
+        summary: dict[str, Any] = run_job(data, out, settings, progress, kind).as_dict()
+    try:
+        if kind:
+            exported = export_llava(Path(summary["checkpoint"]), out / kind, kind, replace=True)
+            summary["export"] = str(exported.directory)
+            for warning in exported.warnings:
+                print(f"mmrag: {warning}", file=sys.stderr)
+    finally:  # where the export fails, too: the training is done and saved
+        print_json(summary) if as_json else print(json.dumps(summary, indent=1, ensure_ascii=False))
     if summary["rejected"]:
         raise typer.Exit(REFUSED_ROWS)

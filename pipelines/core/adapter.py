@@ -43,7 +43,11 @@ class BaseModelIdentity(BaseModel):
 
 
 class AdapterManifest(BaseModel):
-    """Written beside an export, as JSON."""
+    """Written beside an export, as JSON.
+
+    `checkpoint`: a hash of its checkpoint's own account, which holds all settings; None: of a version that
+    did not record it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +59,7 @@ class AdapterManifest(BaseModel):
     frame: FrameConfig
     rank: int
     step: int
+    checkpoint: str | None = None
     mmrag_version: str
 
     def write(self, directory: Path) -> None:

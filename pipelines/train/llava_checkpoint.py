@@ -39,12 +39,12 @@ PEFT_PREFIX = "base_model.model."
 # Another value of these would train other weights, or read other samples at the same step.
 _FIXED = (
     *("lora", "train_all", "train_language", "train_projector", "vision_layers"),
-    *("frame", "max_tokens", "seed", "eval_fraction", "optimizer"),
+    *("frame", "max_tokens", "seed", "eval_fraction", "optimizer", "group_by_length"),
 )
 
 
 class CheckpointInfo(BaseModel):
-    """checkpoint.json."""
+    """checkpoint.json. `eval_hash` is that of an Origin; None: of a version that did not record it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +52,7 @@ class CheckpointInfo(BaseModel):
     base: BaseModelIdentity
     data_hash: str
     prompt_version: str
+    eval_hash: str | None = None
     config: LlavaTraining
     step: int
     loss_scale: float
@@ -77,6 +78,7 @@ def save(
         base=origin.base,
         data_hash=origin.data_hash,
         prompt_version=origin.prompt_version,
+        eval_hash=origin.eval_hash,
         config=loop.config,
         step=state.step,
         loss_scale=state.loss_scale,
@@ -87,7 +89,7 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         _write(partial, trainable, weights, state, info)
-        _replace(directory, partial)
+        replace_directory(directory, partial)
     except OSError as exc:
         shutil.rmtree(partial, ignore_errors=True)
         raise MmragError(
@@ -98,7 +100,7 @@ def save(
 
 def read_info(directory: Path) -> CheckpointInfo:
     """Raises UsageError where there is no checkpoint, or none of this version's."""
-    _recover(directory)
+    recover(directory)
     file = directory / INFO_FILE
     try:
         return CheckpointInfo.model_validate_json(file.read_bytes())
@@ -111,22 +113,23 @@ def read_info(directory: Path) -> CheckpointInfo:
 def require_own(checkpoints: Iterable[Path], config: LlavaTraining, origin: Origin) -> None:
     """Raise UsageError where these are of another run. One that was cut short, as of a copy, says nothing."""
     for directory in checkpoints:
-        try:
-            info = CheckpointInfo.model_validate_json((directory / INFO_FILE).read_bytes())
-        except (OSError, ValidationError):
-            continue
-        _require_same(directory, info, config, origin)
+        if info := _whole(directory):
+            _require_same(directory, info, config, origin)
 
 
 def made_by(directory: Path, config: LlavaTraining, origin: Origin) -> bool:
     """Whether it is a checkpoint of a run with all the same settings, on the same data."""
-    try:
-        info = CheckpointInfo.model_validate_json((directory / INFO_FILE).read_bytes())
-    except (OSError, ValidationError):
+    if not (info := _whole(directory)):
         return False
-    return (info.config, info.base, info.data_hash, info.prompt_version) == (
-        config, origin.base, origin.data_hash, origin.prompt_version
-    )  # fmt: skip
+    there = info.config.model_copy(update={"image_root": config.image_root})  # `_differing` compares it
+    return there == config and not _differing(info, config, origin)
+
+
+def _whole(directory: Path) -> CheckpointInfo | None:
+    try:
+        return read_info(directory)
+    except UsageError:
+        return None
 
 
 def load_weights(directory: Path, trainable: Trainable) -> None:
@@ -166,23 +169,41 @@ def peft_name(name: str) -> str:
 
 
 def _require_same(directory: Path, info: CheckpointInfo, config: LlavaTraining, origin: Origin) -> None:
+    if differing := _differing(info, config, origin):
+        raise UsageError(
+            f"checkpoint {directory} belongs to another run, these differ: {'; '.join(differing)}. Set them "
+            "as they were, or start anew with another --out directory"
+        )
+
+
+def _differing(info: CheckpointInfo, config: LlavaTraining, origin: Origin) -> list[str]:
+    """What is not as it was when the checkpoint was saved, and must be for its run to go on."""
     differing = []
     if (info.base.config, info.base.weights) != (origin.base.config, origin.base.weights):
         differing.append(f"the base model ({origin.base.name!r} here, {info.base.name!r} there)")
     if info.data_hash != origin.data_hash:
         differing.append("the training data")
+    if _evaluates_otherwise(info, config, origin):
+        differing.append("the evaluation data (eval_data)")
     if info.prompt_version != origin.prompt_version:
         differing.append(f"the prompt ({origin.prompt_version!r} here, {info.prompt_version!r} there)")
-    for field in (*_FIXED, "global_batch"):
+    fields = dict.fromkeys(_FIXED, "") | {"global_batch": ", batch_size x accumulate x num_workers"}
+    if config.group_by_length:
+        fields["batch_size"] = ", which group_by_length groups by"
+    root = info.config.image_root
+    if root is None or root.is_absolute():  # one of an earlier version may not say where it lay
+        fields["image_root"] = ""
+    for field, note in fields.items():
         here, there = getattr(config, field), getattr(info.config, field)
         if here != there:
-            note = ", batch_size x accumulate x num_workers" if field == "global_batch" else ""
             differing.append(f"{field} ({here} here, {there} there{note})")
-    if differing:
-        raise UsageError(
-            f"checkpoint {directory} belongs to another run, these differ: {'; '.join(differing)}. Set them "
-            "as they were, or start anew with another --out directory"
-        )
+    return differing
+
+
+def _evaluates_otherwise(info: CheckpointInfo, config: LlavaTraining, origin: Origin) -> bool:
+    if info.eval_hash is None:  # of an earlier version, which says only whether there was a file
+        return (info.config.eval_data is None) != (config.eval_data is None)
+    return info.eval_hash != origin.eval_hash
 
 
 def _write(
@@ -214,9 +235,12 @@ def _store(file: Path, content: bytes) -> None:
     sync(file)
 
 
-def _replace(directory: Path, new: Path) -> None:
-    """A directory cannot be renamed over one that is not empty: for a moment the old one has another name."""
-    _recover(directory)
+def replace_directory(directory: Path, new: Path) -> None:
+    """Have `new` take the name of `directory`, whose contents, if any, are deleted.
+
+    A directory cannot be renamed over one that is not empty: for a moment the old one has another name.
+    """
+    recover(directory)
     old = _old_name(directory)
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
@@ -226,7 +250,7 @@ def _replace(directory: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _recover(directory: Path) -> None:
+def recover(directory: Path) -> None:
     """Undo a replacement that was killed in that moment."""
     if not directory.exists() and _old_name(directory).exists():
         _old_name(directory).rename(directory)

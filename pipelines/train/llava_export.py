@@ -7,6 +7,7 @@ weights. Knows nothing of training, Ray or vLLM itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -32,14 +33,18 @@ from pipelines.train.llava_checkpoint import (
     ADAPTER,
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    INFO_FILE,
     PEFT_PREFIX,
     THAWED,
     CheckpointInfo,
     read_info,
     read_tensors,
+    recover,
+    replace_directory,
 )
 from pipelines.train.llava_config import LlavaTraining
 from pipelines.train.llava_model import base_directory
+from pipelines.train.llava_plan import Origin
 
 Kind = Literal["adapter", "merged"]
 
@@ -59,27 +64,32 @@ class LlavaExport:
     warnings: tuple[str, ...] = ()
 
 
-def export_llava(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") -> LlavaExport:
+def export_llava(
+    checkpoint: Path, out: Path, kind: Kind, base_model: str = "", replace: bool = False
+) -> LlavaExport:
     """Write `out` and its manifest; it is whole or not there at all.
 
-    An `out` that an earlier call wrote, by its manifest of the same step and data, is left as it is and said
-    in the warnings: a job that is started again ends well. `base_model` says where the base model lies now,
-    if not where the training found it. Raises UsageError for what is no checkpoint, another base model, an
-    `out` that holds something else, and an `adapter` of what was not trained as one; MmragError where `out`
-    cannot be written.
+    An `out` that an earlier call wrote, by its manifest of the same checkpoint, is left as it is and said in
+    the warnings: a job that is started again ends well. One of the same run's other checkpoints gives way
+    where `replace` says so. `base_model` says where the base model lies now, if not where the training found
+    it. Raises UsageError for what is no checkpoint, another base model, an `out` that holds something else,
+    and an `adapter` of what was not trained as one; MmragError where `out` cannot be written.
     """
     out = out.absolute()
     info = read_info(checkpoint)
     require_exportable(info.config, kind)
     named = base_model or info.config.base_model
     base = base_directory(named)
-    manifest = _manifest(info, kind, base)
+    manifest = _manifest(checkpoint, info, kind, base)
     warnings = _warnings(info, base) if kind == "adapter" else ()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not _holds(out, manifest):
-            raise UsageError(f"{out} is there already and not empty: name another directory")
-        kept = f"{out} is there already, of step {info.step} and the same data: it is left as it is"
-        return LlavaExport(out, manifest, (*warnings, kept))
+    if (held := _held(out)) is not None:
+        if _same(held, manifest):
+            kept = f"{out} is there already, of step {info.step} and the same data: it is left as it is"
+            return LlavaExport(out, manifest, (*warnings, kept))
+        if not replace:
+            raise _occupied(out, f" (an export of step {held.step})")
+        _require_replaceable(out, held, _run_of(manifest), base)
+        warnings = (*warnings, f"{out} was an export of this run's step {held.step}: it is replaced")
 
     def write(directory: Path) -> None:
         if kind == "adapter":
@@ -88,7 +98,7 @@ def export_llava(checkpoint: Path, out: Path, kind: Kind, base_model: str = "") 
             _write_merged(checkpoint, base, directory, info)
         manifest.write(directory)
 
-    _write_whole(out, write)
+    _write_whole(out, write, replace=held is not None)
     return LlavaExport(out, manifest, warnings)
 
 
@@ -108,7 +118,65 @@ def require_exportable(config: LlavaTraining, kind: Kind) -> None:
         )
 
 
-def _manifest(info: CheckpointInfo, kind: Kind, base: Path) -> AdapterManifest:
+def require_room(
+    out: Path, kind: Kind, config: LlavaTraining, origin: Origin, base: Path, taken_up: bool
+) -> None:
+    """Raise UsageError where `out` holds what a run's export does not replace. Known before the training.
+
+    It replaces an export of the run's own, so only one that was there when the run is `taken_up` again.
+    """
+    if (held := _held(out)) is None:
+        return
+    if not taken_up:
+        raise _occupied(out, f" (an export of another run, of step {held.step})")
+    run = (kind, origin.base.config, origin.base.weights, origin.data_hash, origin.prompt_version)
+    _require_replaceable(out, held, (*run, config.frame, config.lora.r), base)
+
+
+def _held(out: Path) -> AdapterManifest | None:
+    """What the export in `out` says of itself; None where there is nothing. Raises UsageError for what is no
+    export."""
+    recover(out)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / MANIFEST_FILE).is_file():
+        raise _occupied(out)
+    return read_manifest(out)
+
+
+def _occupied(out: Path, held: str = "") -> UsageError:
+    return UsageError(f"{out} is there already and not empty{held}: move it away, or name another directory")
+
+
+def _require_replaceable(out: Path, held: AdapterManifest, run: tuple[object, ...], base: Path) -> None:
+    """Raise UsageError unless `out`, which will be deleted, is an export of the run and nothing besides."""
+    if _run_of(held) != run:
+        raise _occupied(out, f" (an export of another run, of step {held.step})")
+    written = {MANIFEST_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
+    if held.kind == "merged":
+        suffixes = (*_BESIDE_WEIGHTS, ".safetensors")
+        written = {MANIFEST_FILE, *(file.name for file in base.iterdir() if file.suffix in suffixes)}
+    if added := {file.name for file in out.iterdir()} - written:
+        raise _occupied(out, f" (files beside the export, such as {min(added)!r})")
+
+
+def _run_of(manifest: AdapterManifest) -> tuple[object, ...]:
+    """What all exports of a run have in common."""
+    base = manifest.base
+    run = (manifest.kind, base.config, base.weights, manifest.data_hash, manifest.prompt_version)
+    return (*run, manifest.frame, manifest.rank)
+
+
+def _same(held: AdapterManifest, manifest: AdapterManifest) -> bool:
+    """Whether both are of one checkpoint, whichever version of mmrag exported it."""
+    return (
+        _run_of(held) == _run_of(manifest)
+        and held.step == manifest.step
+        and held.checkpoint in (None, manifest.checkpoint)
+    )
+
+
+def _manifest(checkpoint: Path, info: CheckpointInfo, kind: Kind, base: Path) -> AdapterManifest:
     identity = base_identity(base)
     if (identity.config, identity.weights) != (info.base.config, info.base.weights):
         raise UsageError(
@@ -123,16 +191,9 @@ def _manifest(info: CheckpointInfo, kind: Kind, base: Path) -> AdapterManifest:
         frame=info.config.frame,
         rank=info.config.lora.r,
         step=info.step,
+        checkpoint=hashlib.sha256((checkpoint / INFO_FILE).read_bytes()).hexdigest(),
         mmrag_version=__version__,
     )
-
-
-def _holds(out: Path, manifest: AdapterManifest) -> bool:
-    """Whether `out` is an export with this manifest, whichever version of mmrag wrote it."""
-    if not (out / MANIFEST_FILE).is_file():
-        return False
-    version = {"mmrag_version": manifest.mmrag_version}
-    return read_manifest(out).model_copy(update=version) == manifest
 
 
 def _warnings(info: CheckpointInfo, base: Path) -> tuple[str, ...]:
@@ -224,14 +285,18 @@ def _merge_file(source: Path, target: Path, trained: _Trained) -> list[str]:
     return list(merged)
 
 
-def _write_whole(out: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a directory beside `out`, which then takes its name."""
+def _write_whole(out: Path, write: Callable[[Path], None], replace: bool) -> None:
+    """Have `write` fill a directory beside `out`, which then takes its name, and where it is to `replace`
+    one that holds something, its place."""
     partial = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
         partial.mkdir(parents=True)
         write(partial)
-        partial.replace(out)  # also over an empty directory
+        if replace:
+            replace_directory(out, partial)
+        else:
+            partial.replace(out)  # also over an empty directory
     except (OSError, SafetensorError) as exc:
         raise MmragError(f"{out} cannot be written: {exc}") from exc
     finally:

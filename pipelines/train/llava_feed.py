@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.core.errors import BadPart, MmragError
+from pipelines.core.errors import BadPart, MmragError, UsageError
 from pipelines.train.conversations import Sample
 from pipelines.train.llava_batch import Example, Prepare, collate
 from pipelines.train.llava_config import LlavaTraining
@@ -137,6 +137,25 @@ def held_out_batches(
                 refuse(_shortened(part, sample, examples[-1]))
         if examples:
             yield to_batch(examples, prepare)
+
+
+def require_usable(held_out: Part, prepare: Prepare) -> None:
+    """Raise UsageError where samples are held out and none of them can be used: no checkpoint could be
+    judged. Reads up to the first that can, so before a training this costs one sample."""
+    why = ""
+    for place in range(len(held_out)):
+        (sample,) = held_out.samples([place])
+        try:
+            prepare(sample)
+        except BadPart as exc:
+            why = why or f"line {sample.line}: {exc}"
+        else:
+            return
+    if why:
+        raise UsageError(
+            f"{held_out.rows.path}: none of the {len(held_out):,} rows to evaluate on can be used; {why} "
+            "(`--check` lists all). Mend them, or set eval_data or eval_fraction otherwise"
+        )
 
 
 def _shortened(part: Part, sample: Sample, example: Example) -> list[Rejected]:

@@ -38,7 +38,15 @@ from pipelines.train.job import own_error
 from pipelines.train.llava_batch import Prepare, load_processor
 from pipelines.train.llava_checkpoint import made_by, require_own
 from pipelines.train.llava_config import LlavaTraining
-from pipelines.train.llava_feed import LoadExamples, held_out_batches, loaded, places, to_batch
+from pipelines.train.llava_export import Kind, require_exportable, require_room
+from pipelines.train.llava_feed import (
+    LoadExamples,
+    held_out_batches,
+    loaded,
+    places,
+    require_usable,
+    to_batch,
+)
 from pipelines.train.llava_loop import Batch, Loop, Place
 from pipelines.train.llava_model import base_directory, in_own_frame, load_base, prepare_trainable, shard
 from pipelines.train.llava_plan import Origin, Part, Plan, SkipLog, make_plan, write_rejected
@@ -81,46 +89,38 @@ class LlavaSummary:
 
 
 def train_llava(
-    data: Path, out: Path, config: LlavaTraining, progress: ReportProgress = lambda what, done, total: None
+    data: Path,
+    out: Path,
+    config: LlavaTraining,
+    progress: ReportProgress = lambda what, done, total: None,
+    export: Kind | None = None,
 ) -> LlavaSummary:
     """Fine-tune `config.base_model` on conversations, or take up a run that `out` holds.
 
     `out` is shared by all workers; checkpoints, figures, the curve, the refused rows and in the end the
     summary are in it. A run that is done is not started again: its summary is returned, with no `steps_run`.
-    Raises UsageError for data, a model or settings that cannot be used and for an `out` of another run;
-    MmragError where training fails.
+    `export`: what the caller is going to write into `out` by `export_llava`, under this name.
+    Raises UsageError for data, a model or settings that cannot be used, for an `out` of another run and for
+    an `export` that will not be possible, all before a worker starts; MmragError where training fails.
     """
     start = time.perf_counter()
     require_curve()
+    if export:
+        require_exportable(config, export)
     progress("reading the data", 0, 0)
     if config.compile:
         require_compiler("train.llava.compile")
     base = base_directory(config.base_model)
-    if Path(config.base_model).is_dir():  # workers run in directories of their own
-        config = config.model_copy(update={"base_model": str(base.resolve())})
-    config = in_own_frame(config, base)
-    origin, out = Origin(base_identity(base), data_hash(data), PROMPT_VERSION), out.resolve()
+    config = in_own_frame(_found_anywhere(config, base), base)
+    origin, out = _origin(base, data, config), out.resolve()
     if (done := _finished(out, config, origin)) is not None:
         return done
-    _prepare(config)  # here, before a worker starts: refuses a model that has no template
-    plan = make_plan(data, config)
-    require_own((out / _CHECKPOINTS / _RUN).glob("checkpoint_*"), config, origin)
+    plan = _plan(data, out, config, origin, base, export)
     out.mkdir(parents=True, exist_ok=True)
     (out / SUMMARY_FILE).unlink(missing_ok=True)  # of fewer steps
     write_rejected(out, plan)
     progress("starting the workers", 0, 0)
-    settings = {"config": config, "out": out, "plan": plan, "origin": origin}
-    trainer = TorchTrainer(
-        _worker,  # type: ignore[arg-type]  # what rank 0 returns is Result.return_value; the hint is older
-        train_loop_config=settings,
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
-        run_config=RunConfig(
-            name=_RUN,
-            storage_path=str(out / _CHECKPOINTS),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=_kept(config, plan),
-        ),
-    )
+    trainer = _trainer(out, config, plan, origin)
     cpus = math.ceil(config.num_workers * (1 + config.loaders * _LOADER_CPUS))
     gpus = config.num_workers if config.use_gpu else 0
     with ray_runtime(waits_for={"CPU": cpus, "GPU": gpus}), followed(out, progress):
@@ -133,6 +133,49 @@ def train_llava(
     summary = _summary(out, plan, outcome, result, time.perf_counter() - start)
     replace_file(out / SUMMARY_FILE, json.dumps(summary.as_dict(), indent=2) + "\n")
     return summary
+
+
+def _found_anywhere(config: LlavaTraining, base: Path) -> LlavaTraining:
+    """With whole paths: workers run in directories of their own, and a run may be taken up from another."""
+    whole: dict[str, object] = {}
+    if Path(config.base_model).is_dir():
+        whole["base_model"] = str(base.resolve())
+    if config.image_root:
+        whole["image_root"] = Path(os.path.normpath(config.image_root.absolute()))
+    return config.model_copy(update=whole)
+
+
+def _origin(base: Path, data: Path, config: LlavaTraining) -> Origin:
+    eval_hash = data_hash(config.eval_data) if config.eval_data else ""
+    return Origin(base_identity(base), data_hash(data), PROMPT_VERSION, eval_hash)
+
+
+def _plan(
+    data: Path, out: Path, config: LlavaTraining, origin: Origin, base: Path, export: Kind | None
+) -> Plan:
+    """What is to be read, once all is known to be in order that would end the run later."""
+    prepare = _prepare(config)  # refuses a model that has no template
+    checkpoints = list((out / _CHECKPOINTS / _RUN).glob("checkpoint_*"))
+    require_own(checkpoints, config, origin)
+    if export:
+        require_room(out / export, export, config, origin, base, taken_up=bool(checkpoints))
+    plan = make_plan(data, config)
+    require_usable(plan.held_out, prepare)
+    return plan
+
+
+def _trainer(out: Path, config: LlavaTraining, plan: Plan, origin: Origin) -> TorchTrainer:
+    return TorchTrainer(
+        _worker,  # type: ignore[arg-type]  # what rank 0 returns is Result.return_value; the hint is older
+        train_loop_config={"config": config, "out": out, "plan": plan, "origin": origin},
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        run_config=RunConfig(
+            name=_RUN,
+            storage_path=str(out / _CHECKPOINTS),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=_kept(config, plan),
+        ),
+    )
 
 
 def _finished(out: Path, config: LlavaTraining, origin: Origin) -> LlavaSummary | None:

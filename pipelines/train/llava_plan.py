@@ -27,11 +27,15 @@ Ordinals = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a run's checkpoints belong to. Ray Train's controller reads it, too, and needs no torch."""
+    """What a run's checkpoints belong to. Ray Train's controller reads it, too, and needs no torch.
+
+    `eval_hash`: of `eval_data`; empty without one.
+    """
 
     base: BaseModelIdentity
     data_hash: str
     prompt_version: str
+    eval_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ import psutil
 import pytest
 from llava_run import QUICK, STEPS, command, conversations, losses, settings, train
 from ray_metrics_port import highest_exported
+from shell import mmrag
 
 from benchmarks.processes import below, kill, matching
 from pipelines import export_llava, train_llava
+from pipelines.core.adapter import read_manifest
 from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.train import llava_job
 from pipelines.train.metrics import METRICS, STEP
@@ -70,6 +72,71 @@ def test_a_finished_command_given_again_ends_well_and_needs_no_ray(
     assert summary == told | {"steps_run": 0, "export": summary["export"]}
     assert "it is left as it is" in said
     assert merged.stat().st_mtime_ns == written
+
+
+def test_an_export_that_fails_takes_no_summary_with_it(work: Path, uninterrupted: Path) -> None:
+    told = json.loads((uninterrupted / "summary.json").read_text())
+    (uninterrupted / "adapter").write_text("mine")
+    summary, said = train(work, uninterrupted, "--export", "adapter", status=2)
+    assert summary == told | {"steps_run": 0}
+    assert "adapter is there already and not empty" in said
+    assert (uninterrupted / "adapter").read_text() == "mine"
+
+
+@pytest.mark.timeout(600)  # two jobs
+def test_a_finished_run_whose_steps_are_raised_trains_on(work: Path, tmp_path: Path, roomy_ray: None) -> None:
+    few: dict[str, Any] = {"eval_fraction": 0, "save_steps": 2, "image_root": os.path.relpath(work)}
+    train(work, tmp_path / "run", "--export", "adapter", steps=2, **few)
+    assert read_manifest(tmp_path / "run" / "adapter").step == 2
+    summary, said = train(work, tmp_path / "run", "--export", "adapter", steps=4, **few)
+    assert (summary["step"], summary["steps_run"]) == (4, 2)
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4]
+    assert read_manifest(tmp_path / "run" / "adapter").step == 4
+    assert "an export of this run's step 2: it is replaced" in said
+    done = mmrag(*command(work, tmp_path / "run", steps=6, **few | {"image_root": tmp_path})[1:])
+    assert done.status == 2
+    assert f"these differ: image_root ({tmp_path} here, {work} there)" in done.err
+
+
+def test_held_out_rows_that_are_all_unusable_end_a_run_before_its_first_step(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(llava_job, "ray_runtime")  # a worker would be wanted
+    turns = [{"from": "human", "value": "q" * 500}, {"from": "gpt", "value": "a"}]
+    (tmp_path / "val.jsonl").write_text(json.dumps({"id": "long", "conversations": turns}) + "\n")
+    earlier = {tmp_path / "out" / name: name for name in ("summary.json", "rejected.jsonl")}
+    (tmp_path / "out").mkdir()
+    for file, text in earlier.items():
+        file.write_text(text)
+    done = mmrag(*command(work, tmp_path / "out", eval_data=tmp_path / "val.jsonl")[1:])
+    assert done.status == 2
+    assert (
+        f"{tmp_path / 'val.jsonl'}: none of the 1 rows to evaluate on can be used; line 1: has 5" in done.err
+    )
+    assert {file: file.read_text() for file in (tmp_path / "out").iterdir()} == earlier
+
+
+def test_an_export_that_has_no_place_ends_a_run_before_its_first_step(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(llava_job, "ray_runtime")
+    (tmp_path / "out" / "merged").mkdir(parents=True)
+    (tmp_path / "out" / "merged" / "mine.txt").write_text("mine")
+    done = mmrag(*command(work, tmp_path / "out", "--export", "merged")[1:])
+    assert done.status == 2
+    assert "out/merged is there already and not empty: move it away" in done.err
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["merged", "mine.txt"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"group_by_length": True}, {"image_root": "."}, {"eval_data": "data.jsonl"}]
+)
+def test_a_run_that_reads_or_compares_other_samples_is_not_taken_up(
+    work: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(work)
+    with pytest.raises(UsageError, match=f"these differ: .*{next(iter(changed))}"):
+        train_llava(work / "data.jsonl", uninterrupted, settings(work, **changed))
 
 
 @pytest.mark.timeout(600)  # two jobs

@@ -16,7 +16,7 @@ from peft import PeftModel
 from tiny_llava import save_tiny_llava
 
 from pipelines.core.errors import MmragError, UsageError
-from pipelines.train.llava_checkpoint import load, read_info, save
+from pipelines.train.llava_checkpoint import load, made_by, read_info, require_own, save
 from pipelines.train.llava_model import load_base
 
 DROPOUT = {"r": 4, "alpha": 8, "dropout": 0.2}
@@ -92,7 +92,10 @@ def test_a_checkpoint_of_another_base_model_is_refused_and_nothing_is_changed(tr
     [
         ({}, {"data_hash": "e"}, "the training data"),
         ({}, {"prompt_version": "2"}, "the prompt"),
+        ({}, {"eval_hash": "f"}, "the evaluation data"),
         ({"seed": 1}, {}, "seed"),
+        ({"group_by_length": True}, {}, "group_by_length .True here, False there"),
+        ({"image_root": "/pictures"}, {}, "image_root ./pictures here, None there"),
         ({"accumulate": 2}, {}, "global_batch .4 here, 8 there"),
         ({"lora": {"r": 8}}, {}, "lora"),
         ({"vision_layers": 1}, {}, "vision_layers"),
@@ -104,6 +107,52 @@ def test_a_checkpoint_of_another_run_is_refused(trained, base, tmp_path, changed
     loop = new_loop(settings(base, **{"lora": DROPOUT} | changed))
     with pytest.raises(UsageError, match=f"belongs to another run, these differ: {says}"):
         load(tmp_path / "c", loop.trainable, loop, origin(base, **now))
+
+
+def test_samples_grouped_by_length_are_grouped_by_the_batch_size(base, tmp_path):
+    loop = new_loop(settings(base, group_by_length=True))
+    save(tmp_path / "c", loop.trainable, loop, origin(base))
+    changed = settings(base, group_by_length=True, batch_size=4, accumulate=2)
+    with pytest.raises(
+        UsageError, match=r"these differ: batch_size \(4 here, 2 there, which group_by_length"
+    ):
+        require_own([tmp_path / "c"], changed, origin(base))
+
+
+def of_an_earlier_version(checkpoint, **config):
+    """Without what was not recorded then."""
+    file = checkpoint / "checkpoint.json"
+    told = json.loads(file.read_bytes())
+    del told["eval_hash"]
+    file.write_text(json.dumps(told | {"config": told["config"] | config}))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_up(trained, base, tmp_path):
+    save(tmp_path / "c", trained.trainable, trained, origin(base))
+    of_an_earlier_version(tmp_path / "c", eval_data="val.jsonl", image_root="pictures")
+    now = settings(base, lora=DROPOUT, eval_data="/moved/val.jsonl", image_root="/work/pictures")
+    loop = new_loop(now)
+    assert load(tmp_path / "c", loop.trainable, loop, origin(base, eval_hash="f")).step == 2
+    with pytest.raises(UsageError, match="these differ: the evaluation data"):
+        require_own([tmp_path / "c"], settings(base, lora=DROPOUT), origin(base))
+
+
+def test_a_run_is_known_by_its_settings_and_data(trained, base, tmp_path):
+    config, now = settings(base, lora=DROPOUT, eval_data="val.jsonl"), origin(base, eval_hash="f")
+    loop = new_loop(config)
+    save(tmp_path / "c", loop.trainable, loop, now)
+    assert made_by(tmp_path / "c", config, now)
+    assert not made_by(tmp_path / "c", config, origin(base, eval_hash="g"))
+    assert not made_by(tmp_path / "c", config.model_copy(update={"steps": 9}), now)
+    of_an_earlier_version(tmp_path / "c", image_root="pictures")
+    in_place = config.model_copy(update={"image_root": tmp_path / "pictures"})
+    assert made_by(tmp_path / "c", in_place, now)
+
+
+def test_a_checkpoint_that_was_cut_short_says_nothing_of_its_run(base, tmp_path):
+    (tmp_path / "checkpoint.json").write_text("{")
+    require_own([tmp_path, tmp_path / "gone"], settings(base), origin(base))
+    assert not made_by(tmp_path, settings(base), origin(base))
 
 
 def test_what_does_not_matter_may_change(trained, base, tmp_path):

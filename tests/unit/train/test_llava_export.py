@@ -13,7 +13,10 @@ from tuned_llava import as_on_a_hub, save_base, save_tuned
 
 from pipelines.core.adapter import read_manifest
 from pipelines.core.errors import MmragError, UsageError
-from pipelines.train.llava_export import Kind, export_llava
+from pipelines.core.grounding import FrameConfig
+from pipelines.train.llava_checkpoint import read_info
+from pipelines.train.llava_export import Kind, export_llava, require_room
+from pipelines.train.llava_plan import Origin
 
 
 @pytest.fixture
@@ -187,6 +190,81 @@ def test_an_export_of_another_step_is_not_written_over(tmp_path: Path, base: Pat
     manifest.model_copy(update={"step": 7}).write(tmp_path / "out")
     with pytest.raises(UsageError, match="not empty"):
         export_llava(tmp_path / "last", tmp_path / "out", "merged")
+
+
+def test_an_export_of_other_settings_at_the_same_step_is_not_taken_for_this_one(
+    tmp_path: Path, base: Path
+) -> None:
+    save_tuned(base, tmp_path / "last")
+    save_tuned(base, tmp_path / "other", learning_rate=1e-3)
+    export_llava(tmp_path / "other", tmp_path / "out", "merged")
+    with pytest.raises(UsageError, match=r"not empty \(an export of step 0\)"):
+        export_llava(tmp_path / "last", tmp_path / "out", "merged")
+
+
+def test_an_export_of_an_earlier_version_is_left_as_it_is(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    manifest = export_llava(tmp_path / "last", tmp_path / "out", "adapter").manifest
+    earlier = manifest.model_copy(update={"checkpoint": None, "mmrag_version": "0.0.1"})
+    earlier.write(tmp_path / "out")
+    assert "it is left as it is" in export_llava(tmp_path / "last", tmp_path / "out", "adapter").warnings[-1]
+    assert read_manifest(tmp_path / "out") == earlier
+
+
+def test_an_export_of_the_same_run_is_replaced_where_that_is_said(tmp_path: Path, base: Path) -> None:
+    tuned = save_tuned(base, tmp_path / "last")
+    out = tmp_path / "out"
+    new = export_llava(tmp_path / "last", out, "merged").manifest
+    new.model_copy(update={"step": 7}).write(out)
+    (out / "model.safetensors").write_bytes(b"another step's")
+    again = export_llava(tmp_path / "last", out, "merged", replace=True)
+    assert "was an export of this run's step 7: it is replaced" in again.warnings[-1]
+    assert read_manifest(out) == new
+    torch.testing.assert_close(logits(load(out)), logits(tuned.llava), rtol=1e-4, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "last", "out"]
+
+
+@pytest.mark.parametrize("changed", [{"data_hash": "of other data"}, {"kind": "adapter"}, {"rank": 8}])
+def test_what_is_not_of_the_same_run_is_never_replaced(
+    tmp_path: Path, base: Path, changed: dict[str, Any]
+) -> None:
+    save_tuned(base, tmp_path / "last")
+    manifest = export_llava(tmp_path / "last", tmp_path / "out", "merged").manifest
+    manifest.model_copy(update=changed).write(tmp_path / "out")
+    with pytest.raises(UsageError, match="not empty"):
+        export_llava(tmp_path / "last", tmp_path / "out", "merged", replace=True)
+    manifest.model_copy(update={"step": 7}).write(tmp_path / "out")
+    (tmp_path / "out" / "card.md").write_text("mine", "utf-8")
+    with pytest.raises(UsageError, match="files beside the export"):
+        export_llava(tmp_path / "last", tmp_path / "out", "merged", replace=True)
+    assert (tmp_path / "out" / "card.md").read_text("utf-8") == "mine"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("mine", "utf-8")
+    with pytest.raises(UsageError, match="not empty"):
+        export_llava(tmp_path / "last", tmp_path / "mine", "merged", replace=True)
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["config.json"]
+
+
+def test_room_for_an_export_is_known_before_the_training(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    info, out = read_info(tmp_path / "last"), tmp_path / "merged"
+    of = Origin(info.base, info.data_hash, info.prompt_version)
+    require_room(out, "merged", info.config, of, base, taken_up=False)
+    out.mkdir()
+    require_room(out, "merged", info.config, of, base, taken_up=False)
+    export_llava(tmp_path / "last", out, "merged")
+    require_room(out, "merged", info.config, of, base, taken_up=True)  # which it is to replace
+    with pytest.raises(UsageError, match=r"not empty \(an export of another run, of step 0\): move"):
+        require_room(out, "merged", info.config, of, base, taken_up=False)
+    other = info.config.model_copy(update={"frame": FrameConfig(fit="squash")})
+    with pytest.raises(UsageError, match="an export of another run"):
+        require_room(out, "merged", other, of, base, taken_up=True)
+    (out / "card.md").write_text("mine", "utf-8")
+    with pytest.raises(UsageError, match=r"not empty \(files beside the export, such as 'card.md'\): move"):
+        require_room(out, "merged", info.config, of, base, taken_up=True)
+    (out / "mmrag.json").unlink()
+    with pytest.raises(UsageError, match="not empty: move it away"):
+        require_room(out, "merged", info.config, of, base, taken_up=True)
 
 
 def test_an_export_that_was_killed_is_written_anew(tmp_path: Path, base: Path) -> None:
