@@ -44,7 +44,7 @@ QUESTION = {"en": "What does the sign beside the door tell?", "zh": "门边的�
 HELD_OUT = 150
 _SETTINGS = {
     "base_model": str(TINY_LLAVA), "frame": {"fit": "pad", "units": 100}, "max_tokens": 512,
-    "batch_size": 16, "accumulate": 1, "learning_rate": 1e-3, "save_steps": 100,
+    "accumulate": 1, "learning_rate": 1e-3, "save_steps": 100,
     "gradient_checkpointing": False, "group_by_length": True,
 }  # fmt: skip
 
@@ -138,13 +138,15 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="a folder for the data and the run")
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="doors that are asked about")
     args = parser.parse_args()
     held_out = doors(1, args.held_out)
     data = write(args.work, doors(0, args.rows, frozenset(held_out)))
     before = accuracy(held_out, None)
     print(f"{args.held_out} held-out questions before: {before:.3f} right", flush=True)
-    settings = {"train": {"llava": _SETTINGS | {"steps": args.steps, "warm_up": args.steps // 20}}}
+    chosen = {"steps": args.steps, "warm_up": args.steps // 20, "batch_size": args.batch_size}
+    settings = {"train": {"llava": _SETTINGS | chosen}}
     (args.work / "settings.yaml").write_text(json.dumps(settings), "utf-8")  # JSON is YAML
     run = args.work / f"run-{args.rows}-{args.steps}"
     command = ["train", "llava", "--data", data, "--out", run, "--export", "adapter"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -21,7 +22,6 @@ from shell import mmrag
 
 from benchmarks.processes import below, kill, matching
 from pipelines import export_llava, train_llava
-from pipelines.core.adapter import read_manifest
 from pipelines.core.errors import MissingDependency, UsageError
 from pipelines.train import llava_job
 from pipelines.train.metrics import METRICS, STEP
@@ -83,19 +83,22 @@ def test_an_export_that_fails_takes_no_summary_with_it(work: Path, uninterrupted
     assert (uninterrupted / "adapter").read_text() == "mine"
 
 
-@pytest.mark.timeout(600)  # two jobs
-def test_a_finished_run_whose_steps_are_raised_trains_on(work: Path, tmp_path: Path, roomy_ray: None) -> None:
-    few: dict[str, Any] = {"eval_fraction": 0, "save_steps": 2, "image_root": os.path.relpath(work)}
-    train(work, tmp_path / "run", "--export", "adapter", steps=2, **few)
-    assert read_manifest(tmp_path / "run" / "adapter").step == 2
-    summary, said = train(work, tmp_path / "run", "--export", "adapter", steps=4, **few)
-    assert (summary["step"], summary["steps_run"]) == (4, 2)
-    assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4]
-    assert read_manifest(tmp_path / "run" / "adapter").step == 4
-    assert "an export of this run's step 2: it is replaced" in said
-    done = mmrag(*command(work, tmp_path / "run", steps=6, **few | {"image_root": tmp_path})[1:])
-    assert done.status == 2
-    assert f"these differ: image_root ({tmp_path} here, {work} there)" in done.err
+def test_a_finished_run_whose_steps_are_raised_is_taken_up(
+    work: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And replaces its export; what else stands in that place is refused before."""
+
+    def begins(**resources: object) -> NoReturn:
+        raise InterruptedError
+
+    monkeypatch.setattr(llava_job, "ray_runtime", begins)
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    more = settings(work, steps=STEPS + 2)
+    with pytest.raises(InterruptedError):
+        train_llava(work / "data.jsonl", tmp_path / "run", more, export="merged")
+    (tmp_path / "run" / "merged" / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"files beside the export, such as 'mine\.txt'"):
+        train_llava(work / "data.jsonl", tmp_path / "run", more, export="merged")
 
 
 def test_held_out_rows_that_are_all_unusable_end_a_run_before_its_first_step(
