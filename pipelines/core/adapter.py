@@ -45,8 +45,8 @@ class BaseModelIdentity(BaseModel):
 class AdapterManifest(BaseModel):
     """Written beside an export, as JSON.
 
-    `checkpoint`: a hash of its checkpoint's own account, which holds all settings; None: of a version that
-    did not record it.
+    `checkpoint`: a hash of its checkpoint's own account, which holds all settings; `run`: one of what all
+    checkpoints of its run have in common. None: of a version that did not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +60,7 @@ class AdapterManifest(BaseModel):
     rank: int
     step: int
     checkpoint: str | None = None
+    run: str | None = None
     mmrag_version: str
 
     def write(self, directory: Path) -> None:

@@ -9,9 +9,10 @@ then would be refused.
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.core.processes import Process
 
 FILE: Final = "writer.json"
 _PIDS: Final = Path("/proc/self/ns/pid")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,19 @@ class Writer:
 
 @contextmanager
 def noted(directory: Path) -> Iterator[None]:
-    """This process writes while the block lasts. Only for the holder of the write lock."""
-    replace_file(directory / FILE, json.dumps(asdict(Writer.current())))
+    """This process writes while the block lasts. Only for the holder of the write lock. A disk that has no
+    room for the note, or does not let it go, ends no job: what is noted is for those who look on."""
+    try:
+        replace_file(directory / FILE, json.dumps(asdict(Writer.current())))
+    except OSError as exc:
+        _LOG.warning(
+            "%s cannot be written, so `mmrag status` will not tell who writes: %s", directory / FILE, exc
+        )
     try:
         yield
     finally:
-        (directory / FILE).unlink(missing_ok=True)
+        with suppress(OSError):
+            (directory / FILE).unlink(missing_ok=True)
 
 
 def writer_of(directory: Path) -> Writer | None:

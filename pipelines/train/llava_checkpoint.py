@@ -59,6 +59,10 @@ class CheckpointInfo(BaseModel):
     steady: int
     figures: dict[str, float] = {}
 
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.base, self.data_hash, self.prompt_version, self.eval_hash or "")
+
 
 def save(
     directory: Path,
@@ -190,14 +194,20 @@ def _differing(info: CheckpointInfo, config: LlavaTraining, origin: Origin) -> l
     fields = dict.fromkeys(_FIXED, "") | {"global_batch": ", batch_size x accumulate x num_workers"}
     if config.group_by_length:
         fields["batch_size"] = ", which group_by_length groups by"
-    root = info.config.image_root
-    if root is None or root.is_absolute():  # one of an earlier version may not say where it lay
-        fields["image_root"] = ""
     for field, note in fields.items():
         here, there = getattr(config, field), getattr(info.config, field)
         if here != there:
             differing.append(f"{field} ({here} here, {there} there{note})")
+    here, there = config.image_root, info.config.image_root
+    told = there is None or there.is_absolute()  # one of an earlier version may not say where it lay
+    if told and _place(here) != _place(there):
+        differing.append(f"image_root ({here} here, {there} there)")
     return differing
+
+
+def _place(folder: Path | None) -> Path | None:
+    """Pictures that have moved are found through a link from where they were."""
+    return folder.resolve() if folder else None
 
 
 def _evaluates_otherwise(info: CheckpointInfo, config: LlavaTraining, origin: Origin) -> bool:
@@ -251,9 +261,12 @@ def replace_directory(directory: Path, new: Path) -> None:
 
 
 def recover(directory: Path) -> None:
-    """Undo a replacement that was killed in that moment."""
-    if not directory.exists() and _old_name(directory).exists():
-        _old_name(directory).rename(directory)
+    """Undo a replacement that was killed in that moment, or do what one that was killed later left."""
+    old = _old_name(directory)
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(directory)
 
 
 def _old_name(directory: Path) -> Path:

@@ -29,6 +29,8 @@ from pipelines.core.adapter import (
     tensor_names,
 )
 from pipelines.core.errors import MmragError, UsageError
+from pipelines.core.files import sync
+from pipelines.core.space import digest
 from pipelines.train.llava_checkpoint import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -70,12 +72,13 @@ def export_llava(
     """Write `out` and its manifest; it is whole or not there at all.
 
     An `out` that an earlier call wrote, by its manifest of the same checkpoint, is left as it is and said in
-    the warnings: a job that is started again ends well. One of the same run's other checkpoints gives way
-    where `replace` says so. `base_model` says where the base model lies now, if not where the training found
-    it. Raises UsageError for what is no checkpoint, another base model, an `out` that holds something else,
-    and an `adapter` of what was not trained as one; MmragError where `out` cannot be written.
+    the warnings: a job that is started again ends well. One of another checkpoint of the same run, with the
+    same settings but `steps`, gives way where `replace` says so. `base_model` says where the base model lies
+    now, if not where the training found it. Raises UsageError for what is no checkpoint, another base model,
+    an `out` that holds something else, and an `adapter` of what was not trained as one; MmragError where
+    `out` cannot be written.
     """
-    out = out.absolute()
+    out = out.resolve()  # a link stays, to a larger disk, say
     info = read_info(checkpoint)
     require_exportable(info.config, kind)
     named = base_model or info.config.base_model
@@ -88,7 +91,7 @@ def export_llava(
             return LlavaExport(out, manifest, (*warnings, kept))
         if not replace:
             raise _occupied(out, f" (an export of step {held.step})")
-        _require_replaceable(out, held, _run_of(manifest), base)
+        _require_replaceable(out, held, manifest.run, base)
         warnings = (*warnings, f"{out} was an export of this run's step {held.step}: it is replaced")
 
     def write(directory: Path) -> None:
@@ -125,12 +128,10 @@ def require_room(
 
     It replaces an export of the run's own, so only one that was there when the run is `taken_up` again.
     """
-    if (held := _held(out)) is None:
-        return
-    if not taken_up:
-        raise _occupied(out, f" (an export of another run, of step {held.step})")
-    run = (kind, origin.base.config, origin.base.weights, origin.data_hash, origin.prompt_version)
-    _require_replaceable(out, held, (*run, config.frame, config.lora.r), base)
+    out = out.resolve()
+    if (held := _held(out)) is not None:
+        run = _run_of(kind, config, origin) if taken_up else None
+        _require_replaceable(out, held, run, base)
 
 
 def _held(out: Path) -> AdapterManifest | None:
@@ -141,16 +142,19 @@ def _held(out: Path) -> AdapterManifest | None:
         return None
     if not (out / MANIFEST_FILE).is_file():
         raise _occupied(out)
-    return read_manifest(out)
+    try:
+        return read_manifest(out)
+    except UsageError as exc:
+        raise _occupied(out, ": an export whose manifest cannot be read") from exc
 
 
 def _occupied(out: Path, held: str = "") -> UsageError:
     return UsageError(f"{out} is there already and not empty{held}: move it away, or name another directory")
 
 
-def _require_replaceable(out: Path, held: AdapterManifest, run: tuple[object, ...], base: Path) -> None:
+def _require_replaceable(out: Path, held: AdapterManifest, run: str | None, base: Path) -> None:
     """Raise UsageError unless `out`, which will be deleted, is an export of the run and nothing besides."""
-    if _run_of(held) != run:
+    if run is None or held.run != run:
         raise _occupied(out, f" (an export of another run, of step {held.step})")
     written = {MANIFEST_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
     if held.kind == "merged":
@@ -160,20 +164,23 @@ def _require_replaceable(out: Path, held: AdapterManifest, run: tuple[object, ..
         raise _occupied(out, f" (files beside the export, such as {min(added)!r})")
 
 
-def _run_of(manifest: AdapterManifest) -> tuple[object, ...]:
-    """What all exports of a run have in common."""
-    base = manifest.base
-    run = (manifest.kind, base.config, base.weights, manifest.data_hash, manifest.prompt_version)
-    return (*run, manifest.frame, manifest.rank)
+def _run_of(kind: Kind, config: LlavaTraining, origin: Origin) -> str:
+    """A hash of what all exports of a run have in common: all but its steps, and where its files lie."""
+    settings = config.model_dump(mode="json", exclude={"steps", "base_model", "image_root", "eval_data"})
+    base = origin.base.config, origin.base.weights
+    hashes = origin.data_hash, origin.eval_hash, origin.prompt_version
+    return digest({"kind": kind, "settings": settings, "base": base, "hashes": hashes})
 
 
 def _same(held: AdapterManifest, manifest: AdapterManifest) -> bool:
     """Whether both are of one checkpoint, whichever version of mmrag exported it."""
-    return (
-        _run_of(held) == _run_of(manifest)
-        and held.step == manifest.step
-        and held.checkpoint in (None, manifest.checkpoint)
-    )
+    alike = _lasting(held) == _lasting(manifest)
+    return alike and held.checkpoint in (None, manifest.checkpoint)
+
+
+def _lasting(manifest: AdapterManifest) -> dict[str, object]:
+    besides = {"mmrag_version", "checkpoint", "run"}
+    return manifest.model_dump(exclude=besides) | {"base": manifest.base.model_dump(exclude={"name"})}
 
 
 def _manifest(checkpoint: Path, info: CheckpointInfo, kind: Kind, base: Path) -> AdapterManifest:
@@ -192,6 +199,7 @@ def _manifest(checkpoint: Path, info: CheckpointInfo, kind: Kind, base: Path) ->
         rank=info.config.lora.r,
         step=info.step,
         checkpoint=hashlib.sha256((checkpoint / INFO_FILE).read_bytes()).hexdigest(),
+        run=_run_of(kind, info.config, info.origin),
         mmrag_version=__version__,
     )
 
@@ -293,6 +301,8 @@ def _write_whole(out: Path, write: Callable[[Path], None], replace: bool) -> Non
         shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
         partial.mkdir(parents=True)
         write(partial)
+        for written in (*partial.iterdir(), partial):
+            sync(written)  # before it takes the place of another
         if replace:
             replace_directory(out, partial)
         else:

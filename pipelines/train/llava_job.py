@@ -141,7 +141,7 @@ def _found_anywhere(config: LlavaTraining, base: Path) -> LlavaTraining:
     if Path(config.base_model).is_dir():
         whole["base_model"] = str(base.resolve())
     if config.image_root:
-        whole["image_root"] = Path(os.path.normpath(config.image_root.absolute()))
+        whole["image_root"] = config.image_root.absolute()
     return config.model_copy(update=whole)
 
 

@@ -53,9 +53,12 @@ CASES = [
     ("MmragIngestOverdue", {LAST: f"{NIGHTLY} {DAY * 60}x{DAY}"}, 3 * DAY - 1, True),
     ("MmragIngestRejecting", {PARTS: "0+10x60", REJECTED: "0+10x60"}, 60, True),
     # As a process tells them, at once; and they end with their Ray, or stay for as long as that lives on.
-    ("MmragIngestRejecting", {PARTS: "_x5 60x3", LISTED: "_x5 40x3"}, 30, True),
-    ("MmragIngestRejecting", {PARTS: "_x5 960x3", LISTED: "_x5 40x3"}, 30, False),
-    ("MmragIngestRejecting", {PARTS: "_x5 60x3", LISTED: "_x5 40x3"}, 90, False),
+    ("MmragIngestRejecting", {PARTS: "_x5 60x3", READ: "_x5 40x3"}, 30, True),
+    ("MmragIngestRejecting", {PARTS: "_x5 960x3", READ: "_x5 40x3"}, 30, False),
+    ("MmragIngestRejecting", {PARTS: "_x5 60x3", READ: "_x5 40x3"}, 90, False),
+    # Refused by a listing, long before the first part is written, and again every night.
+    ("MmragIngestRejecting", {PARTS: "_x40 960x30", LISTED: "_x5 40x65"}, 30, False),
+    ("MmragIngestRejecting", {PARTS: "_x5 10x3", LISTED: "_x5 40x3"}, 30, False),
     ("MmragIngestRejecting", {PARTS: "60x200", READ: "40x200"}, 30, True),
     ("MmragIngestRejecting", {PARTS: "60x200", READ: "40x200"}, 90, False),
     ("MmragIngestRejecting", {PARTS: "900x90 990x20", READ: "10x90 30x20"}, 110, True),

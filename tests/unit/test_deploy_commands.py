@@ -64,16 +64,32 @@ def kubectl_lines(text: str) -> list[list[str]]:
     return [words for line in text.splitlines() for words in commands(line) if words[:1] == ["kubectl"]]
 
 
-def test_an_ingest_that_has_ended_is_deleted_before_it_is_applied() -> None:
-    """KubeRay starts none again: an apply alone would find it Complete, or Failed, as it was."""
-    page = (ROOT / "deploy/README.md").read_text()
-    told = re.search(r"^kubectl create namespace.*?^```", page, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize(
+    ("state", "deletes"), [("Complete", True), ("Failed", True), ("Running", False), ("", False)]
+)
+def test_an_ingest_that_has_ended_is_deleted_before_it_is_applied(
+    state: str, deletes: bool, tmp_path: Path
+) -> None:
+    """KubeRay starts none again: an apply alone would find it Complete, or Failed, as it was. One that runs
+    still, for a day, stays."""
+    name = read(KUBERAY / "base/ingest.yaml")["metadata"]["name"]
+    fake = tmp_path / "kubectl"
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *" get "*) printf "{state}";; *) echo "told $*";; esac\n')
+    fake.chmod(0o755)
+    told = re.search(
+        r"^kubectl -n mmrag get rayjob.*?(?=^while )", (ROOT / "deploy/README.md").read_text(), re.M | re.S
+    )
     assert told
-    run = [words for words in kubectl_lines(told[0]) if "--dry-run=server" not in words]
+    command = ["bash", "-c", f"PATH={tmp_path}:$PATH\n{told[0]}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    *before, last = [line for line in done.stdout.splitlines() if line != state]
+    assert before == ([f"told -n mmrag delete rayjob {name}"] if deletes else [])
+    assert last.startswith("told apply -k deploy/kuberay/cpu ")
+
+
+def test_how_an_ingest_runs_again_is_said_in_its_manifest() -> None:
     name = read(KUBERAY / "base/ingest.yaml")["metadata"]["name"]
     deleted = ["kubectl", "-n", "mmrag", "delete", "rayjob", name, "--ignore-not-found"]
-    first = next(at for at, words in enumerate(run) if words[1] == "apply")
-    assert run[first - 1] == deleted
     told_there = re.findall(r"^#   (kubectl .*)$", (KUBERAY / "base/ingest.yaml").read_text(), re.M)
     assert kubectl_lines("\n".join(told_there)) == [deleted]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -33,6 +35,19 @@ def test_one_that_fails_gives_it_back(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert (tmp_path / "writer.lock").exists()
     assert writer_of(tmp_path) is None
+
+
+def test_a_disk_that_takes_no_note_ends_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: object, **options: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "replace_file", full)
+    monkeypatch.setattr(Path, "unlink", full)
+    with Index(tmp_path, IndexConfig()).write_lock():
+        pass
+    assert "writer.json cannot be written, so `mmrag status` will not tell who writes" in caplog.text
 
 
 def test_another_process_is_told_and_that_it_was_killed(tmp_path: Path) -> None:

@@ -278,6 +278,25 @@ def test_a_damaged_report_is_as_none_until_it_is_written_anew(
     assert len(load_likeness(tmp_path).first_of) == 1
 
 
+@pytest.mark.parametrize("column", ["tenant", "picture", "like", "is_same_file"])
+def test_a_report_of_which_one_column_is_damaged_is_written_anew(tmp_path: Path, column: str) -> None:
+    first = acks(("a", "A", 0b0), ("b", "B", 0b11))
+    keep(tmp_path, first, ledger_of(tmp_path, first))
+    ledger = ledger_of(tmp_path, first)
+    write_report(tmp_path, ledger, 4)
+    described = pq.read_metadata(tmp_path / REPORT).row_group(0)
+    [chunk] = [
+        one for one in map(described.column, range(described.num_columns)) if one.path_in_schema == column
+    ]
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    whole = bytearray((tmp_path / REPORT).read_bytes())
+    whole[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    (tmp_path / REPORT).write_bytes(whole)
+    assert write_report(tmp_path, ledger, 4) == Alike(same=0, near=1)
+    assert len(load_likeness(tmp_path).first_of) == 1
+    assert read_report(tmp_path) == Alike(same=0, near=1)
+
+
 def test_a_report_whose_footer_is_damaged_is_dropped_where_none_is_made(tmp_path: Path) -> None:
     first = acks(("a", "A", 0b0))
     write_report(tmp_path, ledger_of(tmp_path, first), 4)

@@ -137,6 +137,18 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_up(trained, base, tmp_path)
         require_own([tmp_path / "c"], settings(base, lora=DROPOUT), origin(base))
 
 
+def test_pictures_that_moved_are_found_through_a_link(base, tmp_path):
+    there, moved = tmp_path / "there", tmp_path / "moved"
+    loop = new_loop(settings(base, image_root=there))
+    save(tmp_path / "c", loop.trainable, loop, origin(base))
+    moved.mkdir()
+    with pytest.raises(UsageError, match="these differ: image_root"):
+        require_own([tmp_path / "c"], settings(base, image_root=moved), origin(base))
+    there.symlink_to(moved)
+    for root in (there, moved, moved / ".." / "there"):
+        require_own([tmp_path / "c"], settings(base, image_root=root), origin(base))
+
+
 def test_a_run_is_known_by_its_settings_and_data(trained, base, tmp_path):
     config, now = settings(base, lora=DROPOUT, eval_data="val.jsonl"), origin(base, eval_hash="f")
     loop = new_loop(config)

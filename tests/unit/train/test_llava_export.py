@@ -205,7 +205,7 @@ def test_an_export_of_other_settings_at_the_same_step_is_not_taken_for_this_one(
 def test_an_export_of_an_earlier_version_is_left_as_it_is(tmp_path: Path, base: Path) -> None:
     save_tuned(base, tmp_path / "last")
     manifest = export_llava(tmp_path / "last", tmp_path / "out", "adapter").manifest
-    earlier = manifest.model_copy(update={"checkpoint": None, "mmrag_version": "0.0.1"})
+    earlier = manifest.model_copy(update={"checkpoint": None, "run": None, "mmrag_version": "0.0.1"})
     earlier.write(tmp_path / "out")
     assert "it is left as it is" in export_llava(tmp_path / "last", tmp_path / "out", "adapter").warnings[-1]
     assert read_manifest(tmp_path / "out") == earlier
@@ -224,15 +224,40 @@ def test_an_export_of_the_same_run_is_replaced_where_that_is_said(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "last", "out"]
 
 
-@pytest.mark.parametrize("changed", [{"data_hash": "of other data"}, {"kind": "adapter"}, {"rank": 8}])
-def test_what_is_not_of_the_same_run_is_never_replaced(
+def test_an_export_behind_a_link_is_replaced_there(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
+    large, out = tmp_path / "large" / "disk", tmp_path / "out"
+    large.mkdir(parents=True)
+    out.symlink_to(large)
+    new = export_llava(tmp_path / "last", out, "merged").manifest
+    new.model_copy(update={"step": 7}).write(out)
+    (large.parent / ".disk.replaced").mkdir()  # of a replacement that was killed at its end
+    export_llava(tmp_path / "last", out, "merged", replace=True)
+    assert out.readlink() == large
+    assert read_manifest(large) == new
+    assert [path.name for path in large.parent.iterdir()] == ["disk"]
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": 1e-3}, {"seed": 7}])
+def test_an_export_of_another_run_is_never_replaced(
     tmp_path: Path, base: Path, changed: dict[str, Any]
 ) -> None:
     save_tuned(base, tmp_path / "last")
+    save_tuned(base, tmp_path / "other", **changed)
+    held = export_llava(tmp_path / "other", tmp_path / "out", "merged").manifest
+    for manifest in (
+        held,
+        held.model_copy(update={"run": None, "step": 7}),
+    ):  # an earlier version tells no run
+        manifest.write(tmp_path / "out")
+        with pytest.raises(UsageError, match="not empty"):
+            export_llava(tmp_path / "last", tmp_path / "out", "merged", replace=True)
+        assert read_manifest(tmp_path / "out") == manifest
+
+
+def test_what_is_more_than_an_export_is_never_replaced(tmp_path: Path, base: Path) -> None:
+    save_tuned(base, tmp_path / "last")
     manifest = export_llava(tmp_path / "last", tmp_path / "out", "merged").manifest
-    manifest.model_copy(update=changed).write(tmp_path / "out")
-    with pytest.raises(UsageError, match="not empty"):
-        export_llava(tmp_path / "last", tmp_path / "out", "merged", replace=True)
     manifest.model_copy(update={"step": 7}).write(tmp_path / "out")
     (tmp_path / "out" / "card.md").write_text("mine", "utf-8")
     with pytest.raises(UsageError, match="files beside the export"):
@@ -261,6 +286,9 @@ def test_room_for_an_export_is_known_before_the_training(tmp_path: Path, base: P
         require_room(out, "merged", other, of, base, taken_up=True)
     (out / "card.md").write_text("mine", "utf-8")
     with pytest.raises(UsageError, match=r"not empty \(files beside the export, such as 'card.md'\): move"):
+        require_room(out, "merged", info.config, of, base, taken_up=True)
+    (out / "mmrag.json").write_text("{")
+    with pytest.raises(UsageError, match="not empty: an export whose manifest cannot be read: move it away"):
         require_room(out, "merged", info.config, of, base, taken_up=True)
     (out / "mmrag.json").unlink()
     with pytest.raises(UsageError, match="not empty: move it away"):
