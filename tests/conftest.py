@@ -6,6 +6,7 @@ import os
 import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # some import pymilvus before ours could say so
 
 
 def pytest_configure() -> None:

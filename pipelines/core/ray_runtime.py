@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 _STARTING = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its own log lines are not for users
     "RAY_gcs_server_port_wait_time_s": "120",  # 30 are too few where every core is busy
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # why so: stores/pymilvus_names.py; Ray imports gRPC, too
     # Our deployments block no event loop: they need no second one.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # A request whose gateway is lost goes to another.

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import grpc  # type: ignore[import-untyped]
-
 from pipelines.core.errors import StoreError, StoreUnavailable
-from pipelines.core.stores.pymilvus_names import ErrorCode, MilvusException, MilvusUnavailableException
+from pipelines.core.stores.pymilvus_names import (
+    ErrorCode,
+    MilvusException,
+    MilvusUnavailableException,
+    grpc,
+)
 
 _CONNECT_FAILED: Final = 2  # pymilvus.client.types.Status.CONNECT_FAILED
 # A channel is being subscribed to, or moves to another node.
