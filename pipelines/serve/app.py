@@ -127,16 +127,17 @@ def serving(parts: Parts) -> Iterator[str]:
     host, port = parts.serve.host, parts.serve.port
     # A cluster that is joined listens at its head, or does so already: its Serve takes our application.
     if starts_here() or not port:
-        port = open_port(host, port)
+        open_port(host, port)
     print(f"loading the models ({parts.generator.served_by} writes the answers)", file=sys.stderr)
-    with deployed(parts, (host, port)):
+    with deployed(parts, (host, port)) as port:
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager
-def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[None]:
-    """The application, started; without an address it is reached by handles only. Raises MmragError when
-    a part cannot start, or this machine lacks GPUs for it; for what a cluster lacks it waits, and says so."""
+def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[int]:
+    """The application, started, and its port, for 0 any that is free; without an address it is reached by
+    handles only. Raises MmragError when a part cannot start, or this machine lacks GPUs for it; for what a
+    cluster lacks it waits, and says so."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     is_own = starts_here()
     # Replicas wait for one another most of the time: they fit on a laptop of two cores.
@@ -146,8 +147,9 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
     ):
         # Not before: Ray Serve LLM would start a Ray of its own, too small for all replicas.
         app = application(parts)
-        if address and is_own:
-            open_port(*address)  # once more: another server may have begun while Ray started
+        if address and (is_own or not address[1]):
+            # Now: while Ray started, another server may have begun, and Ray's own processes took any ports.
+            address = address[0], open_port(*address)
         _listen(parts.serve, address)
         try:
             try:
@@ -155,7 +157,7 @@ def deployed(parts: Parts, address: tuple[str, int] | None = None) -> Iterator[N
             except RuntimeError as exc:  # Serve's word for a deployment that failed
                 raise MmragError(f"the server did not start: {_reasons() or exc}") from exc
             try:
-                yield
+                yield address[1] if address else 0
             finally:
                 _finish(parts.serve.deadline_s)
         finally:

@@ -107,15 +107,29 @@ def test_a_second_signal_leaves_the_ending_alone(monkeypatch: pytest.MonkeyPatch
 
 
 class Deployed:
-    """In the application's place: keeps the addresses that it was to be started at."""
+    """In Ray's place: keeps the addresses at which its Serve was to listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.addresses: list[tuple[str, int]] = []
+        self.while_ray_starts: Callable[[], None] = lambda: None
+        replaced: dict[str, Any] = {
+            "ray_runtime": self._ray,
+            "serve": SimpleNamespace(run=lambda *_, **__: None, shutdown=lambda: None),
+            "_listen": self._listen,
+            "application": lambda parts: None,
+            "reserved": lambda parts: {},
+            "_finish": lambda within_s: None,
+        }
+        for name, instead in replaced.items():
+            monkeypatch.setattr(app, name, instead)
 
     @contextmanager
-    def __call__(self, parts: Any, address: tuple[str, int]) -> Iterator[None]:
-        self.addresses.append(address)
+    def _ray(self, **options: Any) -> Iterator[None]:
+        self.while_ray_starts()
         yield
+
+    def _listen(self, config: ServeConfig, address: tuple[str, int]) -> None:
+        self.addresses.append(address)
 
 
 @pytest.fixture
@@ -127,9 +141,8 @@ def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Deployed:
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cli_serve, "served_parts", parts)
-    monkeypatch.setattr(app, "deployed", found := Deployed())
     monkeypatch.setattr(app, "_wait_until_healthy", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    return found
+    return Deployed(monkeypatch)
 
 
 @pytest.fixture
@@ -157,6 +170,32 @@ def test_a_free_port_is_the_one_that_is_served(deployed: Deployed, host: str) ->
     assert mmrag("serve", "--host", host, "--port", 0).status == 0
     [(at, port)] = deployed.addresses
     assert (at, port > 0) == (host, True)
+
+
+def test_any_port_is_drawn_when_rays_own_processes_have_theirs(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn before, it was now and then one that they took, and the server did not start."""
+    drawn = app.open_port("127.0.0.1")
+    deployed.while_ray_starts = lambda: monkeypatch.setattr(
+        app, "open_port", lambda host, port: port or drawn
+    )
+    parts: Any = SimpleNamespace(serve=ServeConfig(port=0), generator=SimpleNamespace(served_by="none"))
+    with app.serving(parts) as address:
+        assert address == f"http://127.0.0.1:{drawn}"
+    assert deployed.addresses == [("127.0.0.1", drawn)]
+
+
+def test_a_port_that_was_named_and_is_taken_meanwhile_is_refused(deployed: Deployed) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    others: list[socket.socket] = []
+    deployed.while_ray_starts = lambda: others.append(socket.create_server(("127.0.0.1", port)))
+    parts: Any = SimpleNamespace(serve=ServeConfig(port=port), generator=SimpleNamespace(served_by="none"))
+    with pytest.raises(UsageError, match=f"port {port} of 127.0.0.1 is taken"), app.serving(parts):
+        pass
+    others.pop().close()
+    assert deployed.addresses == []
 
 
 @pytest.mark.parametrize("joined", ["RAY_ADDRESS", "the caller's"])
