@@ -130,7 +130,7 @@ def of_an_earlier_version(checkpoint, **config):
 def test_a_checkpoint_of_an_earlier_version_is_taken_up(trained, base, tmp_path):
     save(tmp_path / "c", trained.trainable, trained, origin(base))
     of_an_earlier_version(tmp_path / "c", eval_data="val.jsonl", image_root="pictures")
-    now = settings(base, lora=DROPOUT, eval_data="/moved/val.jsonl", image_root="/work/pictures")
+    now = settings(base, lora=DROPOUT, eval_data="/moved/val.jsonl", image_root="/data/pictures")
     loop = new_loop(now)
     assert load(tmp_path / "c", loop.trainable, loop, origin(base, eval_hash="f")).step == 2
     with pytest.raises(UsageError, match="these differ: the evaluation data"):
