@@ -307,7 +307,7 @@ def _memory(settings: Settings) -> str:
     cards = [] if wanted == "cpu" else gpus()
     elsewhere = not cards and wanted != "cpu" and bool(_ray_address(settings))
     if not (cards or elsewhere):
-        _require_no_gpu(wanted, uses_vllm)
+        _require_that_cpus_do(wanted, uses_vllm)
     if profile is None:
         return "what it takes is known when the model is here: see generator"
     need = memory_needed(
@@ -322,7 +322,7 @@ def _memory(settings: Settings) -> str:
     return on_cpu(need, host_memory())
 
 
-def _require_no_gpu(wanted: str, uses_vllm: bool) -> None:
+def _require_that_cpus_do(wanted: str, uses_vllm: bool) -> None:
     """Raises UsageError where the settings want a GPU, of which there is none."""
     if uses_vllm and wanted == "gpu":
         raise UsageError(

@@ -35,9 +35,9 @@ def encoders_for(
     """One a GPU, else half of each node's CPUs shared out among a few: the rest is for reading and writing.
 
     `node_cpus` are those that Ray counts on each node, and an encoder fits on one; `gpus` are those of all
-    nodes, 0 where the models do not use them. No more encoders than the
-    blocks that there are to encode (`most`): another would only load its models. Several of one thread beat
-    one of several, whose threads wait for each other while the same cores decode.
+    nodes, 0 where the models do not use them. No more encoders than the blocks that there are to encode
+    (`most`): another would only load its models. Several of one thread beat one of several, whose threads
+    wait for each other while the same cores decode.
     Raises UsageError where the settings leave no CPU to others, or want an encoder that no node can hold.
     """
     total, largest = sum(node_cpus), max(node_cpus, default=0)

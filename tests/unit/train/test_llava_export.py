@@ -224,15 +224,16 @@ def test_an_export_of_the_same_run_is_replaced_where_that_is_said(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "last", "out"]
 
 
-def test_an_export_behind_a_link_is_replaced_there(tmp_path: Path, base: Path) -> None:
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_an_export_behind_a_link_is_replaced_there(tmp_path: Path, base: Path, kind: Kind) -> None:
     save_tuned(base, tmp_path / "last")
     large, out = tmp_path / "large" / "disk", tmp_path / "out"
     large.mkdir(parents=True)
     out.symlink_to(large)
-    new = export_llava(tmp_path / "last", out, "merged").manifest
+    new = export_llava(tmp_path / "last", out, kind).manifest
     new.model_copy(update={"step": 7}).write(out)
     (large.parent / ".disk.replaced").mkdir()  # of a replacement that was killed at its end
-    export_llava(tmp_path / "last", out, "merged", replace=True)
+    export_llava(tmp_path / "last", out, kind, replace=True)
     assert out.readlink() == large
     assert read_manifest(large) == new
     assert [path.name for path in large.parent.iterdir()] == ["disk"]
